@@ -1,0 +1,130 @@
+"""Checkpoints by Orbax: asynchronous, atomic, the last few and the best."""
+
+import pathlib
+from typing import Any
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_rules
+
+from alexnet_jax.config import Config, ConfigError, changed_fields, from_json, to_json
+
+CONFIG_FILE = "config.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read; the message names its folder and what to do."""
+
+
+class Checkpoints:
+    """The folder `checkpoints` of a workdir.
+
+    A step's folder appears under its name only when it is complete; what a killed save left behind
+    is removed at the next start.
+    """
+
+    def __init__(self, workdir: pathlib.Path, keep: int):
+        self.path = workdir.absolute() / "checkpoints"
+        best = keep_rules.BestN(
+            get_metric_fn=lambda metrics: metrics["top1_error"],
+            reverse=True,
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        policy = keep_rules.AnyPreservationPolicy([keep_rules.LatestN(keep), best])
+        self._manager = ocp.CheckpointManager(
+            self.path,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policy,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=True,
+                best_fn=lambda metrics: metrics["top1_error"],
+                best_mode="min",
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """Returns the newest complete checkpoint's step, or None."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """Returns the kept checkpoint with the least validation error, else the newest, or None."""
+        best = self._manager.best_step()
+        return self.latest_step() if best is None else best
+
+    def save(self, step: int, state: Any, evaluation: dict[str, float] | None) -> None:
+        """Starts saving; returns when the arrays may be overwritten.
+
+        Args:
+          step: finished updates.
+          state: a tree of arrays.
+          evaluation: of this very state, where there is one; ranks it for "best".
+
+        Raises:
+          Whatever a save in the background failed with, at the next call.
+        """
+        metrics = {"top1_error": float(evaluation["top1_error"])} if evaluation else None
+        arguments = ocp.args.StandardSave(state)
+        self._manager.save(step, args=arguments, metrics=metrics, force=True)
+
+    def restore(self, step: int, abstract: Any) -> Any:
+        """Reads a step into the shapes and shardings of `abstract`.
+
+        Raises:
+          CheckpointError: the folder is damaged, or of another network.
+        """
+        try:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.path / str(step)}: cannot be restored ({str(error).splitlines()[0][:200]});"
+                " remove that folder to go on from the one before"
+            ) from error
+
+    def wait(self) -> None:
+        """Returns when every started save is complete."""
+        self._manager.wait_until_finished()
+
+
+def read_config(workdir: pathlib.Path) -> Config:
+    """Returns the config that a workdir was run with.
+
+    Raises:
+      ConfigError: there is none, or it is of another version.
+    """
+    path = workdir / CONFIG_FILE
+    try:
+        return from_json(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: not found; is {workdir} the workdir of a run?") from error
+
+
+def refuse_changes(workdir: pathlib.Path, config: Config) -> Config:
+    """Checks that `config` may continue the run in `workdir`; returns the run's own.
+
+    Raises:
+      ConfigError: names a field that may not change, with both values.
+    """
+    old = read_config(workdir)
+    changed = changed_fields(old, config)
+    if changed:
+        rows = "; ".join(f"{name}: {was!r} there, {now!r} here" for name, (was, now) in changed.items())
+        raise ConfigError(f"{workdir} holds another run ({rows}); use another workdir")
+    return old
+
+
+def write_config(workdir: pathlib.Path, config: Config) -> None:
+    """Writes config.json so that it is either the old text or the new."""
+    replace_text(workdir / CONFIG_FILE, to_json(config))
+
+
+def replace_text(path: pathlib.Path, text: str) -> None:
+    """Writes a small file in one step."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

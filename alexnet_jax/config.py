@@ -1,0 +1,418 @@
+"""The configuration of a run: typed fields, validated as a whole before anything starts.
+
+The places where the paper, its code (FACTS: run #145 of the authors' notebook) and Caffe differ are
+fields here, each with its source; the recipes in `configs/` are small differences from `Config()`.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A field that cannot be used; the message names it and the nearest right value."""
+
+
+@dataclasses.dataclass
+class LrnConfig:
+    """Local response normalisation (paper section 3.3); see `lrn.CONVENTIONS`."""
+
+    # How alpha is read: paper (on the sum, k = 2), original_code (divided by the window, k = 2:
+    # layer.py), caffe and torch (divided by the window, k = 1).
+    convention: str = "paper"
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    # The paper's windows stop at the column's edge (layers-145.cfg); Caffe's cross it.
+    across_columns: bool = False
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """The network (paper section 3.5) and where its descriptions disagree."""
+
+    # 2: conv2, conv4 and conv5 read their own column only; 1: everything reads everything.
+    columns: int = 2
+    # Multiplies every layer's channels but the classes; 0.5 is half as wide.
+    width: float = 1.0
+    # Zeros past the right and bottom edge: 0 with 227 crops (Caffe), 3 with the 224 of the paper
+    # and the authors' code, where 1 + ceil((224 - 11) / 4) = 55.
+    conv1_padding: int = 0
+    # What follows conv1 and conv2, in order. Paper 3.5: "relu norm pool". Run #145, layer 1:
+    # "norm pool relu". CaffeNet: "relu pool norm". Run #167 has no norm in layer 2.
+    layer1: str = "relu norm pool"
+    layer2: str = "relu norm pool"
+    lrn: LrnConfig = dataclasses.field(default_factory=LrnConfig)
+    # Run #145: a same-map 5x5 response norm after layer 2's (alpha 0.001 / 25, k = 1).
+    spatial_norm2: bool = False
+    # normal: the standard deviations below (paper section 5); he: sqrt(2 / fan in) for all but fc8.
+    init: str = "normal"
+    conv_std: float = 0.01
+    conv345_std: float = 0.01  # 0.03 in run #145 (layers-145.cfg)
+    fc_std: float = 0.01  # fc6, fc7; 0.005 in Caffe
+    fc8_std: float = 0.01
+    bias_value: float = 1.0  # conv2, conv4, conv5, fc6, fc7 (paper section 5); Caffe's AlexNet 0.1
+    dropout_rate: float = 0.5
+    # test: outputs times (1 - rate) when evaluating (paper 4.2, layer.cu); train: divided by it
+    # when training (Caffe). With weight decay and fixed initial scales the two are not the same.
+    dropout_scaling: str = "test"
+
+
+@dataclasses.dataclass
+class AugmentConfig:
+    """What happens to a 256x256 image on its way to the network (paper sections 2 and 4.1)."""
+
+    random_crop: bool = True
+    flip: bool = True
+    # Images that share one crop and flip: 1 in the paper, 32 in the authors' convdata_jpeg.py.
+    chunk: int = 1
+    # none; stddev: noise times the standard deviations of the colour axes (authors' code);
+    # eigenvalue_unit_range: times the eigenvalues on [0, 1] (fb.resnet.torch, 2 to 17 times weaker).
+    lighting: str = "eigenvalue_unit_range"
+    lighting_std: float = 0.1
+    lighting_rescale: float = 1.0  # training pixels are divided by it after the noise; code: 1.1
+    lighting_off_epoch: int = 0  # no noise from this epoch on (code: 67); 0 = never off
+    # Channel means on 0..255, RGB (authors' input_meta), and what centred pixels are divided by.
+    mean: tuple[float, float, float] = (127.305, 119.715, 104.913)
+    pixel_std: float = 1.0
+
+
+@dataclasses.dataclass
+class ScheduleConfig:
+    """The learning rate over time; epochs may be fractions."""
+
+    # constant; step: `steps`; dexp: the authors' later hands-off rule; polynomial; cosine;
+    # plateau: divided by ten when the validation error stops improving (paper section 5).
+    kind: str = "plateau"
+    warmup_epochs: float = 0.0
+    # step: ((epoch, rate from there on), ...), and the same for biases (empty: as the kernels).
+    steps: tuple[tuple[float, float], ...] = ()
+    bias_steps: tuple[tuple[float, float], ...] = ()
+    # Rates of conv1 alone from these epochs on, whatever the kind; 0 freezes it (run #145).
+    conv1_steps: tuple[tuple[float, float], ...] = ()
+    # dexp: in `count` equal stages the rate falls by `factor` in all, biases by their own.
+    dexp_factor: float = 250.0
+    dexp_count: int = 4
+    bias_dexp_factor: float = 10.0
+    bias_dexp_count: int = 2
+    power: float = 2.0  # polynomial
+    patience: int = 5  # plateau: evaluations without improvement
+    most_drops: int = 3  # plateau
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    """The paper's update (section 5): v <- momentum v - rate (decay w + g); w <- w + v."""
+
+    kind: str = "momentum"  # or lars, for large batches (You et al. 2017)
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    bias_rate_factor: float = 1.0  # biases learn this many times faster; code and Caffe: 2
+    decay_biases: bool = True  # paper: all weights; code and Caffe: not biases
+    trust_coefficient: float = 0.001  # lars
+    accumulate_steps: int = 1  # parts that a batch is computed in; the update is the same
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+
+
+@dataclasses.dataclass
+class MeshConfig:
+    """Devices by what they share out: the batch (`data`) and the channels (`model`)."""
+
+    data: int = -1  # -1: what is left
+    model: int = 1
+
+
+@dataclasses.dataclass
+class Config:
+    """One run. Sizes are pixels, `batch_size` is global, errors are fractions."""
+
+    dataset: str = "drawn_patterns"  # TFDS name, or the path of a folder split/class/image
+    data_dir: str = ""  # TFDS's data_dir; empty: TFDS's own default
+    train_split: str = "train"
+    eval_split: str = ""  # empty: the first of validation, val, test that exists
+    num_classes: int = 0  # 0: from the data set
+    resize: int = 256
+    image_size: int = 227
+    exif_orientation: bool = False  # turn photographs as their EXIF field says
+    on_bad_image: str = "raise"  # or skip: counted and reported
+    read_threads: int = 2
+    read_ahead: int = 2  # batches
+    cache_gib: float = 2.0  # splits whose decoded images fit are decoded once, then kept in memory
+
+    batch_size: int = 128
+    num_epochs: int = 90
+    num_steps: int = 0  # wins over num_epochs when not 0
+    seed: int = 0
+    precision: str = "float32"  # or bfloat16; parameters are float32 in both
+    deterministic: bool = False  # GPU: XLA's deterministic kernels
+
+    eval_views: int = 1  # of the last evaluation: 1 or 10; the others use one view
+    eval_batch_size: int = 0  # 0: as batch_size
+    eval_every_epochs: int = 1
+    log_every_steps: int = 10
+    checkpoint_every_steps: int = 500
+    keep_checkpoints: int = 2  # the last ones; the best is kept too
+
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+
+CHOICES: dict[str, tuple[object, ...]] = {
+    "on_bad_image": ("raise", "skip"),
+    "precision": ("float32", "bfloat16"),
+    "eval_views": (1, 10),
+    "model.columns": (1, 2),
+    "model.init": ("normal", "he"),
+    "model.dropout_scaling": ("test", "train"),
+    "model.lrn.convention": ("paper", "original_code", "caffe", "torch"),
+    "augment.lighting": ("none", "stddev", "eigenvalue_unit_range"),
+    "optimizer.kind": ("momentum", "lars"),
+    "optimizer.schedule.kind": ("plateau", "step", "dexp", "polynomial", "cosine", "constant"),
+}
+
+# field -> least value allowed (the second: must it be larger than that?).
+LEAST: dict[str, tuple[float, bool]] = {
+    "batch_size": (1, False),
+    "num_epochs": (1, False),
+    "num_steps": (0, False),
+    "num_classes": (0, False),
+    "seed": (0, False),
+    "resize": (1, False),
+    "read_threads": (1, False),
+    "read_ahead": (1, False),
+    "cache_gib": (0, False),
+    "eval_batch_size": (0, False),
+    "eval_every_epochs": (1, False),
+    "log_every_steps": (1, False),
+    "checkpoint_every_steps": (1, False),
+    "keep_checkpoints": (1, False),
+    "mesh.model": (1, False),
+    "model.width": (0, True),
+    "model.conv1_padding": (0, False),
+    "model.lrn.size": (1, False),
+    "model.lrn.alpha": (0, False),
+    "augment.chunk": (1, False),
+    "augment.lighting_std": (0, False),
+    "augment.lighting_rescale": (0, True),
+    "augment.lighting_off_epoch": (0, False),
+    "augment.pixel_std": (0, True),
+    "optimizer.learning_rate": (0, True),
+    "optimizer.weight_decay": (0, False),
+    "optimizer.bias_rate_factor": (0, False),
+    "optimizer.trust_coefficient": (0, True),
+    "optimizer.accumulate_steps": (1, False),
+    "optimizer.schedule.warmup_epochs": (0, False),
+    "optimizer.schedule.dexp_factor": (0, True),
+    "optimizer.schedule.bias_dexp_factor": (0, True),
+    "optimizer.schedule.dexp_count": (1, False),
+    "optimizer.schedule.bias_dexp_count": (1, False),
+    "optimizer.schedule.power": (0, True),
+    "optimizer.schedule.patience": (1, False),
+    "optimizer.schedule.most_drops": (0, False),
+}
+
+# Fields that may differ between a run and its continuation: they do not change what is computed.
+RESUMABLE = (
+    "mesh.data",
+    "mesh.model",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "eval_views",
+    "data_dir",
+    "read_threads",
+    "read_ahead",
+    "cache_gib",
+    "num_epochs",
+    "num_steps",
+)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns every leaf field by its dotted name."""
+    leaves: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            leaves |= flatten(value, name + ".")
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def to_json(config: Config) -> str:
+    """Returns the text form that a workdir keeps."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Reads `to_json`'s text.
+
+    Raises:
+      ConfigError: a field that this version does not have, or a value of another type.
+    """
+    config = _from_dict(Config, json.loads(text), "")
+    _check_types(config)
+    return config
+
+
+def _from_dict(cls: type, values: dict[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise ConfigError(unknown(prefix + name, [prefix + known for known in hints]))
+        if dataclasses.is_dataclass(hints[name]):
+            value = _from_dict(typing.cast(type, hints[name]), value, f"{prefix}{name}.")
+        arguments[name] = _tuples(value)
+    return cls(**arguments)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def unknown(name: object, known: Iterable[object]) -> str:
+    """Says that `name` is not among `known`, and which of them is nearest."""
+    names = [str(k) for k in known]
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0)
+    return f"{name} is not known; did you mean {close[0]}? (known: {', '.join(names)})"
+
+
+def validate(config: Config) -> None:
+    """Refuses what cannot run, before anything is started.
+
+    Raises:
+      ConfigError: names the field and the nearest right value.
+    """
+    _check_types(config)
+    leaves = flatten(config)
+    for name, choices in CHOICES.items():
+        if leaves[name] not in choices:
+            raise ConfigError(f"{name}: {unknown(leaves[name], choices)}")
+    for name, (least, exclusive) in LEAST.items():
+        if leaves[name] < least or (exclusive and leaves[name] == least):
+            relation = "larger than" if exclusive else "at least"
+            raise ConfigError(f"{name}: {leaves[name]} must be {relation} {least}")
+    for name in ("model.dropout_rate", "optimizer.momentum"):
+        if not 0 <= leaves[name] < 1:
+            raise ConfigError(f"{name}: {leaves[name]} must be in [0, 1)")
+    _check_sizes(config)
+    _check_network(config)
+    _check_optimizer(config.optimizer, config.batch_size)
+    if not config.dataset:
+        raise ConfigError("dataset: name a TFDS data set or a folder split/class/image")
+
+
+def _check_types(config: Any, prefix: str = "") -> None:
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, typing.cast(type, hint)):
+                raise ConfigError(f"{prefix}{name}: {value!r} is not a {hint}")
+            _check_types(value, f"{prefix}{name}.")
+            continue
+        wanted = typing.get_origin(hint) or hint
+        whole = wanted is float and isinstance(value, int) and not isinstance(value, bool)
+        if whole:
+            setattr(config, name, float(value))
+        elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+            raise ConfigError(f"{prefix}{name}: {value!r} is not of type {wanted.__name__}")
+        elif wanted is float and not math.isfinite(value):
+            raise ConfigError(f"{prefix}{name}: {value!r} is not finite")
+
+
+def _check_sizes(config: Config) -> None:
+    if config.image_size > config.resize:
+        raise ConfigError(
+            f"image_size: a crop of {config.image_size} does not fit in images of resize = "
+            f"{config.resize}; the largest is {config.resize}"
+        )
+    rest = (config.image_size + config.model.conv1_padding - 11) % 4
+    if rest:
+        lower, upper = config.image_size - rest, config.image_size - rest + 4
+        raise ConfigError(
+            f"image_size: (image_size + model.conv1_padding - 11) must divide by conv1's stride "
+            f"of 4; with padding {config.model.conv1_padding} the nearest to {config.image_size} "
+            f"are {lower} and {upper}"
+        )
+    if feature_sizes(config)[-1] < 1:
+        raise ConfigError(f"image_size: {config.image_size} leaves nothing after pool5; least: 67")
+    if config.mesh.data == 0 or config.mesh.data < -1:
+        raise ConfigError(f"mesh.data: {config.mesh.data} must be positive, or -1 for what is left")
+    if config.mesh.model != 1:
+        raise ConfigError(
+            f"mesh.model: {config.mesh.model} is not supported by this version; the nearest is 1"
+        )
+
+
+def feature_sizes(config: Config) -> tuple[int, int, int, int]:
+    """Returns the side of the maps after conv1, pool1, pool2 and pool5."""
+    conv1 = (config.image_size + config.model.conv1_padding - 11) // 4 + 1
+    pool1 = (conv1 - 3) // 2 + 1
+    pool2 = (pool1 - 3) // 2 + 1
+    return conv1, pool1, pool2, (pool2 - 3) // 2 + 1
+
+
+def _check_network(config: Config) -> None:
+    model = config.model
+    for name, channels in (("conv1", 96), ("conv2", 256), ("conv3", 384), ("fc6", 4096)):
+        wide = channels * model.width
+        if wide < 2 or wide % 2:
+            nearest = max(1, round(96 * model.width / 2)) * 2 / 96
+            raise ConfigError(
+                f"model.width: {model.width} gives {name} {wide:g} channels, not an even number; "
+                f"the nearest is {nearest:g}"
+            )
+    for field in ("layer1", "layer2"):
+        parts = getattr(model, field).split()
+        if sorted(parts) not in (["norm", "pool", "relu"], ["pool", "relu"]):
+            raise ConfigError(
+                f"model.{field}: {getattr(model, field)!r} must order relu, pool and at most one "
+                "norm, such as 'relu norm pool'"
+            )
+    if model.lrn.size % 2 == 0:
+        raise ConfigError(f"model.lrn.size: {model.lrn.size} is even; use {model.lrn.size + 1}")
+
+
+def _check_optimizer(optimizer: OptimizerConfig, batch_size: int) -> None:
+    schedule = optimizer.schedule
+    if batch_size % optimizer.accumulate_steps:
+        divisors = [d for d in range(1, batch_size + 1) if batch_size % d == 0]
+        nearest = min(divisors, key=lambda d: abs(d - optimizer.accumulate_steps))
+        raise ConfigError(
+            f"optimizer.accumulate_steps: {optimizer.accumulate_steps} does not divide batch_size "
+            f"= {batch_size}; the nearest is {nearest}"
+        )
+    if schedule.kind == "step" and not schedule.steps:
+        raise ConfigError("optimizer.schedule.steps: empty with kind = step; use ((30.0, 0.001),)")
+    for name in ("steps", "bias_steps", "conv1_steps"):
+        rows = getattr(schedule, name)
+        if any(not isinstance(row, tuple) or len(row) != 2 for row in rows):
+            raise ConfigError(f"optimizer.schedule.{name}: {rows} must be ((epoch, rate), ...)")
+        if list(rows) != sorted(rows) or any(min(row) < 0 for row in rows):
+            raise ConfigError(
+                f"optimizer.schedule.{name}: {rows} must have rising epochs, no negative rates"
+            )
+
+
+def num_train_steps(config: Config, num_examples: int) -> int:
+    """Returns the updates of the whole run, for a training split of `num_examples`."""
+    return config.num_steps or math.ceil(config.num_epochs * num_examples / config.batch_size)
+
+
+def changed_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns the fields that forbid a resume, each with both values."""
+    before, after = flatten(old), flatten(new)
+    return {
+        name: (before[name], after[name])
+        for name in after
+        if before[name] != after[name] and name not in RESUMABLE
+    }

@@ -1,0 +1,23 @@
+"""Ten classes of photographs from scratch, within an hour on two CPU cores.
+
+    python -m alexnet_jax.main --workdir=runs/imagenette --config=imagenette \\
+        --config.dataset=PATH/imagenette
+
+PATH/imagenette holds train/CLASS/*.JPEG and val/CLASS/*.JPEG.
+"""
+
+from alexnet_jax.config import Config
+from alexnet_jax.configs import default
+
+
+def get_config() -> Config:
+    """Returns the recipe."""
+    config = default.get_config()
+    config.dataset = "imagenette"
+    config.resize, config.image_size = 192, 163
+    config.model.width = 0.5
+    config.num_epochs = 50
+    config.eval_views = 10
+    config.eval_every_epochs = 5
+    config.optimizer.schedule.warmup_epochs = 1.0
+    return config

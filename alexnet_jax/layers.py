@@ -1,0 +1,196 @@
+"""Convolution and pooling as AlexNet uses them, with gradients that are fast on every back end."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def conv(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | Padding = 0, groups: int = 1
+) -> jax.Array:
+    """Convolves channels-last images; groups are written as one plain convolution each.
+
+    XLA gathers the whole batch for a grouped convolution under a mesh and differentiates it several
+    times slower, so `feature_group_count` is never used.
+
+    Args:
+      x: (B, H, W, C).
+      kernel: (h, w, C / groups, O), group 0's outputs first.
+      stride: in pixels, both ways.
+      padding: zeros on each side, or ((top, bottom), (left, right)).
+      groups: number of channel groups that do not see each other.
+
+    Returns:
+      (B, H', W', O).
+    """
+    if isinstance(padding, int):
+        padding = ((padding, padding), (padding, padding))
+    if any(side for pair in padding for side in pair):
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    if stride > 1:
+        x, kernel = _space_to_depth(x, kernel, stride)
+    inputs = jnp.split(x, groups, axis=-1)
+    kernels = jnp.split(kernel, groups, axis=-1)
+    outputs = [_valid_conv(i, k) for i, k in zip(inputs, kernels, strict=True)]
+    return outputs[0] if groups == 1 else jnp.concatenate(outputs, axis=-1)
+
+
+def _space_to_depth(x: jax.Array, kernel: jax.Array, s: int) -> tuple[jax.Array, jax.Array]:
+    """Rewrites a stride-s convolution as a stride-1 one over s x s blocks of pixels.
+
+    conv1 has three input channels, too few for any matrix unit; as 3x3 over 48 it is the same sum.
+    """
+    h, w, channels, out = kernel.shape
+    taps_h, taps_w = -(-h // s), -(-w // s)
+    rows = (x.shape[1] - h) // s + taps_h
+    columns = (x.shape[2] - w) // s + taps_w
+    kernel = jnp.pad(kernel, ((0, taps_h * s - h), (0, taps_w * s - w), (0, 0), (0, 0)))
+    kernel = kernel.reshape(taps_h, s, taps_w, s, channels, out).transpose(0, 2, 1, 3, 4, 5)
+    x = x[:, : rows * s, : columns * s]
+    x = jnp.pad(x, ((0, 0), (0, rows * s - x.shape[1]), (0, columns * s - x.shape[2]), (0, 0)))
+    x = x.reshape(-1, rows, s, columns, s, channels).transpose(0, 1, 3, 2, 4, 5)
+    return (
+        x.reshape(-1, rows, columns, s * s * channels),
+        kernel.reshape(taps_h, taps_w, s * s * channels, out),
+    )
+
+
+def _lax_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=dimensions)
+
+
+@jax.custom_vjp
+def _valid_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    # XLA's CPU convolution is slow where few channels enter many pixels (conv1): one matrix
+    # product a tap is not. Elsewhere, and off the CPU, the library's convolution wins.
+    if x.shape[-1] <= 64 and kernel.shape[0] <= 3:
+        return lax.platform_dependent(x, kernel, cpu=_conv_by_taps, default=_lax_conv)
+    return _lax_conv(x, kernel)
+
+
+def _conv_forward(
+    x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _valid_conv(x, kernel), (x, kernel)
+
+
+def _conv_backward(
+    residual: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residual
+    dx = jax.vjp(lambda v: _lax_conv(v, kernel), x)[1](dy)[0]
+    dk = lax.platform_dependent(
+        x, kernel, dy, cpu=_kernel_gradient_by_taps, default=_kernel_gradient
+    )
+    return dx, dk
+
+
+_valid_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _tap(x: jax.Array, row: int, column: int, height: int, width: int) -> jax.Array:
+    """The pixels that one kernel tap meets, as a matrix (B * height * width, C)."""
+    return x[:, row : row + height, column : column + width].reshape(-1, x.shape[-1])
+
+
+def _conv_by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    h, w, _, out = kernel.shape
+    height, width = x.shape[1] - h + 1, x.shape[2] - w + 1
+    products = (
+        _tap(x, row, column, height, width) @ kernel[row, column]
+        for row in range(h)
+        for column in range(w)
+    )
+    return functools.reduce(jnp.add, products).reshape(x.shape[0], height, width, out)
+
+
+def _kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
+    return jax.vjp(lambda k: _lax_conv(x, k), kernel)[1](dy)[0]
+
+
+def _kernel_gradient_by_taps(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
+    h, w = kernel.shape[:2]
+    height, width = dy.shape[1:3]
+    flat = dy.reshape(-1, dy.shape[-1])
+    taps = [
+        _tap(x, row, column, height, width).T @ flat for row in range(h) for column in range(w)
+    ]
+    return jnp.stack(taps).reshape(kernel.shape)
+
+
+@jax.custom_vjp
+def overlapping_max_pool(x: jax.Array) -> jax.Array:
+    """3x3 maximum with stride 2, no padding (paper section 3.4).
+
+    Where several inputs of a window share its maximum each gets the whole gradient, as in the
+    authors' kernels; after a ReLU such ties are zeros and the question does not arise.
+
+    Args:
+      x: (B, H, W, C), H and W at least 3.
+
+    Returns:
+      (B, (H - 3) // 2 + 1, (W - 3) // 2 + 1, C).
+    """
+    return _stride_two_max(_stride_two_max(x, 1), 2)
+
+
+def _stride_two_max(x: jax.Array, axis: int) -> jax.Array:
+    count = (x.shape[axis] - 3) // 2 + 1
+    end = 2 * count - 1
+    shifted = (lax.slice_in_dim(x, i, i + end, 2, axis) for i in range(3))
+    return functools.reduce(jnp.maximum, shifted)
+
+
+def _pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y = overlapping_max_pool(x)
+    return y, (x, y)
+
+
+def _pool_backward(residual: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array]:
+    # Window r covers rows 2r .. 2r + 2: an even row lies in windows r - 1 and r, an odd one in r
+    # alone, and columns alike. So each parity of (row, column) is compared with four, two, two and
+    # one windows: nine comparisons of a quarter of the map, where XLA's select-and-scatter walks it.
+    x, y = residual
+    batch, height, width, channels = x.shape
+    rows, columns = y.shape[1], y.shape[2]
+    border = ((0, 0), (1, 1), (1, 1), (0, 0))
+    windows = jnp.pad(y, border, constant_values=jnp.nan)
+    gradients = jnp.pad(dy, border)
+
+    def parity(row: int, column: int) -> jax.Array:
+        part = x[:, row : 2 * rows + 1 : 2, column : 2 * columns + 1 : 2]
+        shape = part.shape
+        total = jnp.zeros_like(part)
+        for i in (1,) if row else (0, 1):
+            for j in (1,) if column else (0, 1):
+                area = (slice(None), slice(i, i + shape[1]), slice(j, j + shape[2]))
+                total += jnp.where(part == windows[area], gradients[area], 0)
+        missing = ((0, 0), (0, rows + 1 - shape[1]), (0, columns + 1 - shape[2]), (0, 0))
+        return jnp.pad(total, missing)
+
+    lines = [jnp.stack([parity(row, 0), parity(row, 1)], axis=3) for row in (0, 1)]
+    dx = jnp.stack(lines, axis=2).reshape(batch, 2 * rows + 2, 2 * columns + 2, channels)
+    dx = dx[:, : min(height, 2 * rows + 1), : min(width, 2 * columns + 1)]
+    rest = ((0, 0), (0, height - dx.shape[1]), (0, width - dx.shape[2]), (0, 0))
+    return (jnp.pad(dx, rest),)
+
+
+overlapping_max_pool.defvjp(_pool_forward, _pool_backward)
+
+
+def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
+    """Sets units to zero at random, without rescaling the others (paper section 4.2).
+
+    Args:
+      x: (B, units).
+      keys: (B,) typed keys, one an example, so that the mask belongs to the example and the unit
+        and not to the device that computes it.
+      rate: probability of a zero.
+    """
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x, jnp.zeros((), x.dtype))

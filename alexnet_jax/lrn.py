@@ -1,0 +1,131 @@
+"""Local response normalisation, with its gradient in closed form (paper section 3.3).
+
+One formula serves every variant: ``y = x / (k + scale * sum x^2) ** beta``, the sum over a window
+of odd size around each value and cut at the border. Frameworks print different constants for the
+same formula, because some divide alpha by the window size; `Lrn.named` converts.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# name -> (is alpha divided by the window size?, k). Sources: paper section 3.3; layer.py of the
+# authors' 2012 code (`scale /= size`, minDiv 2); Caffe lrn_layer.cpp and caffe.proto (k = 1);
+# torch.nn.LocalResponseNorm (default k = 1).
+CONVENTIONS: dict[str, tuple[bool, float]] = {
+    "paper": (False, 2.0),
+    "original_code": (True, 2.0),
+    "caffe": (True, 1.0),
+    "torch": (True, 1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lrn:
+    """Constants of the formula above; `scale` multiplies the plain sum of squares."""
+
+    size: int = 5
+    scale: float = 1e-4
+    beta: float = 0.75
+    k: float = 2.0
+
+    @classmethod
+    def named(
+        cls,
+        convention: str,
+        size: int = 5,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float | None = None,
+    ) -> "Lrn":
+        """Translates a framework's alpha (and its default k) into this file's constants.
+
+        Raises:
+          ValueError: an unknown convention, or an even window.
+        """
+        if convention not in CONVENTIONS:
+            raise ValueError(f"LRN convention {convention!r} is not one of {sorted(CONVENTIONS)}")
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"LRN window size {size} must be odd, such as {max(1, size - 1)}")
+        divided, default_k = CONVENTIONS[convention]
+        scale = alpha / size if divided else alpha
+        return cls(size, scale, beta, default_k if k is None else k)
+
+
+def lrn(x: jax.Array, constants: Lrn = Lrn(), groups: int = 1) -> jax.Array:
+    """Normalises across adjacent channels.
+
+    Args:
+      x: activations, (..., C).
+      constants: window size and the constants of the formula.
+      groups: windows stop at the edges of this many equal channel groups, which are the paper's
+        columns. C must be divisible by it.
+
+    Returns:
+      An array like x.
+    """
+    grouped = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return _normalise(grouped, constants, (-1,)).reshape(x.shape)
+
+
+def spatial_response_norm(x: jax.Array, constants: Lrn) -> jax.Array:
+    """Normalises within each map over a square spatial window (`cnorm2` of run #145).
+
+    Args:
+      x: activations, (B, H, W, C).
+      constants: `size` is the side of the window; `scale` multiplies the sum over it.
+    """
+    return _normalise(x, constants, (1, 2))
+
+
+def _window_sum(x: jax.Array, size: int, axis: int) -> jax.Array:
+    """Sums a centred window of odd `size` along one axis, zero past the border."""
+    axis %= x.ndim
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = (size // 2, size // 2)
+    padded = jnp.pad(x, pad)
+    length = x.shape[axis]
+    shifted = (lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(size))
+    return functools.reduce(jnp.add, shifted)
+
+
+def _window_sums(x: jax.Array, size: int, axes: tuple[int, ...]) -> jax.Array:
+    for axis in axes:
+        x = _window_sum(x, size, axis)
+    return x
+
+
+def _inverse_power(base: jax.Array, beta: float) -> jax.Array:
+    """base ** -beta; the usual 0.75 by two square roots, several times faster than a power."""
+    if beta == 0.75:
+        root = lax.rsqrt(base)
+        return root * jnp.sqrt(root)
+    return base**-beta
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _normalise(x: jax.Array, c: Lrn, axes: tuple[int, ...]) -> jax.Array:
+    base = c.k + c.scale * _window_sums(x * x, c.size, axes)
+    return x * _inverse_power(base, c.beta)
+
+
+def _normalise_forward(x: jax.Array, c: Lrn, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    return _normalise(x, c, axes), x
+
+
+def _normalise_backward(
+    c: Lrn, axes: tuple[int, ...], x: jax.Array, dy: jax.Array
+) -> tuple[jax.Array]:
+    # With d = k + s * W(x^2) and a symmetric window sum W:
+    # dx = dy * d^-beta - 2 s beta x W(dy * x * d^(-beta - 1)). Recomputing d costs less than
+    # keeping it.
+    base = c.k + c.scale * _window_sums(x * x, c.size, axes)
+    power = _inverse_power(base, c.beta)
+    crossed = _window_sums(dy * x * power / base, c.size, axes)
+    return (dy * power - (2 * c.scale * c.beta) * x * crossed,)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)

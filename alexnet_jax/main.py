@@ -1,0 +1,55 @@
+"""python -m alexnet_jax.main --workdir=W [--config=NAME or FILE.py] [--config.FIELD=VALUE ...]"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from alexnet_jax import configs
+from alexnet_jax.config import Config, ConfigError, flatten, unknown
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", configs.path("default"), f"a recipe ({', '.join(configs.names())}) or a file"
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "the folder that the run is kept in", required=True)
+
+
+def resolve(arguments: list[str]) -> list[str]:
+    """Replaces a recipe's name after --config by its file.
+
+    Raises:
+      ConfigError: an unknown recipe or field; says which is nearest.
+    """
+    resolved = list(arguments)
+    fields = list(flatten(Config()))
+    for i, argument in enumerate(resolved):
+        flag, equals, value = argument.partition("=")
+        name = flag.lstrip("-")
+        if name == "config" and equals:
+            resolved[i] = f"{flag}={configs.path(value)}"
+        elif name == "config" and i + 1 < len(resolved):
+            resolved[i + 1] = configs.path(resolved[i + 1])
+        elif name.startswith(("config.", "noconfig.")):
+            field = name.partition(".")[2]
+            if field not in fields:
+                raise ConfigError(f"--config.{unknown(field, fields)[:300]}")
+    return resolved
+
+
+def _train(_: list[str]) -> None:
+    from alexnet_jax import startup  # jax starts here, after the flags are known to be right
+
+    startup.run(_CONFIG.value, _WORKDIR.value)
+
+
+def main() -> None:
+    """Parses the flags and trains; a wrong configuration or input ends it with one line."""
+    try:
+        arguments = resolve(sys.argv)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    app.run(_train, argv=arguments)
+
+
+if __name__ == "__main__":
+    main()

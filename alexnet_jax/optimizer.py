@@ -1,0 +1,160 @@
+"""The paper's update (section 5) as optax pieces, its learning rates over time, and LARS."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from alexnet_jax.config import Config, OptimizerConfig, ScheduleConfig, num_train_steps
+
+Rates = dict[str, dict[str, jax.Array]]
+
+
+class Plateau(NamedTuple):
+    """Where the plateau rule stands; saved with the parameters.
+
+    Attributes:
+      best: lowest validation error so far, 0-d float32 (NumPy's or JAX's, as the others).
+      waited: evaluations since, 0-d int32.
+      drops: times the rate was divided by ten, 0-d int32.
+    """
+
+    best: jax.Array
+    waited: jax.Array
+    drops: jax.Array
+
+
+def plateau_start() -> Plateau:
+    """Returns the state before the first evaluation."""
+    return Plateau(jnp.float32(jnp.inf), jnp.int32(0), jnp.int32(0))
+
+
+def plateau_update(state: Plateau, error: float, schedule: ScheduleConfig) -> Plateau:
+    """Counts one evaluation, on the host; drops the rate after `patience` without improvement."""
+    error = np.float32(error)
+    waited = 0 if error < state.best else int(state.waited) + 1
+    drop = waited >= schedule.patience and int(state.drops) < schedule.most_drops
+    return Plateau(
+        np.minimum(state.best, error),
+        np.int32(0 if drop else waited),
+        np.int32(int(state.drops) + drop),
+    )
+
+
+def scale_by_rates() -> optax.GradientTransformationExtraArgs:
+    """Multiplies each leaf by minus its own rate, given to `update` as the tree `rates`."""
+
+    def update(
+        updates: Any, state: optax.EmptyState, params: Any = None, *, rates: Any, **_: Any
+    ) -> tuple[Any, optax.EmptyState]:
+        return jax.tree.map(lambda u, rate: -rate * u, updates, rates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def kernels(params: Any) -> Any:
+    """Marks the kernels of a parameter tree."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def build(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
+    """Returns v <- momentum v - rate (decay w + g); w <- w + v.
+
+    The rate is inside the velocity, as in the paper, the authors' weights.cu and Caffe;
+    `optax.sgd` has it outside, which differs after every change of the rate. LARS multiplies
+    (decay w + g) of each kernel by trust * |w| / |decay w + g| first.
+    """
+    mask = None if config.decay_biases else kernels
+    pieces = [optax.add_decayed_weights(config.weight_decay, mask)]
+    if config.kind == "lars":
+        trust = optax.scale_by_trust_ratio(trust_coefficient=config.trust_coefficient)
+        pieces.append(optax.masked(trust, kernels))
+    return optax.chain(*pieces, scale_by_rates(), optax.trace(config.momentum))
+
+
+def velocity(opt_state: Any) -> Any:
+    """Returns the velocity tree inside an optimizer state of `build`."""
+    return opt_state[-1].trace
+
+
+def make_rates(
+    config: Config, num_examples: int
+) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
+    """Returns the learning rates as a function of (updates done, plateau drops).
+
+    The result holds 0-d float32 rates for `kernel` and `bias`, and `conv1_kernel` and
+    `conv1_bias`, which differ from them only where `conv1_steps` says so.
+    """
+    optimizer, schedule = config.optimizer, config.optimizer.schedule
+    base, bias_base = optimizer.learning_rate, optimizer.learning_rate * optimizer.bias_rate_factor
+    total = num_train_steps(config, num_examples)
+
+    def first_step(epoch: float) -> int:
+        return math.ceil(epoch * num_examples / config.batch_size)
+
+    def stepped(start: float, rows: tuple[tuple[float, float], ...], step: jax.Array) -> jax.Array:
+        rate = jnp.float32(start)
+        for epoch, value in rows:
+            rate = jnp.where(step >= first_step(epoch), jnp.float32(value), rate)
+        return rate
+
+    def dexp(factor: float, count: int, step: jax.Array) -> jax.Array:
+        share = jnp.float32(1)
+        for stage in range(1, count):
+            later = factor ** (-stage / (count - 1))
+            share = jnp.where(step >= math.ceil(stage * total / count), jnp.float32(later), share)
+        return share
+
+    def shares(step: jax.Array, drops: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What is left of the kernels' and the biases' first rate."""
+        progress = jnp.minimum(step.astype(jnp.float32) / total, 1.0)
+        one = jnp.float32(1)
+        if schedule.kind == "plateau":
+            one = jnp.float32(10) ** -drops.astype(jnp.float32)
+        elif schedule.kind == "polynomial":
+            one = (1 - progress) ** schedule.power
+        elif schedule.kind == "cosine":
+            one = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        elif schedule.kind == "dexp":
+            biases = dexp(schedule.bias_dexp_factor, schedule.bias_dexp_count, step)
+            return dexp(schedule.dexp_factor, schedule.dexp_count, step), biases
+        elif schedule.kind == "step":
+            one = stepped(base, schedule.steps, step) / base
+            if schedule.bias_steps and bias_base:
+                return one, stepped(bias_base, schedule.bias_steps, step) / bias_base
+        return one, one
+
+    def rates(step: jax.Array, drops: jax.Array) -> dict[str, jax.Array]:
+        kernel_share, bias_share = shares(step, drops)
+        warm = jnp.float32(1)
+        if schedule.warmup_epochs:
+            length = max(1, first_step(schedule.warmup_epochs))
+            warm = jnp.minimum((step.astype(jnp.float32) + 1) / length, 1.0)
+        kernel, bias = base * kernel_share * warm, bias_base * bias_share * warm
+        conv1_kernel, conv1_bias = kernel, bias
+        for epoch, value in schedule.conv1_steps:
+            late = step >= first_step(epoch)
+            conv1_kernel = jnp.where(late, jnp.float32(value), conv1_kernel)
+            conv1_bias = jnp.where(late & (value == 0), 0.0, conv1_bias)
+        return {
+            "kernel": kernel,
+            "bias": bias,
+            "conv1_kernel": conv1_kernel,
+            "conv1_bias": conv1_bias,
+        }
+
+    return rates
+
+
+def rate_tree(rates: dict[str, jax.Array], params: Any) -> Any:
+    """Spreads `make_rates`'s result over the leaves of a parameter tree."""
+
+    def leaf(path: tuple[Any, ...], _: Any) -> jax.Array:
+        layer, name = path[0].key, path[-1].key
+        return rates[f"conv1_{name}" if layer == "conv1" else name]
+
+    return jax.tree_util.tree_map_with_path(leaf, params)

@@ -1,0 +1,34 @@
+"""From parsed flags to a run: errors a person can act on become one line."""
+
+import logging
+import sys
+
+from absl import logging as absl_logging
+
+from alexnet_jax.config import Config, ConfigError
+
+
+def run(config: Config, workdir: str) -> None:
+    """Trains; exits with one line and a code that is not 0 where something is wrong."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    from alexnet_jax import checkpoint, evaluate, train
+    from alexnet_jax.data.types import DataError
+
+    expected = (
+        ConfigError,
+        DataError,
+        checkpoint.CheckpointError,
+        evaluate.EvaluationError,
+        train.NonFiniteError,
+        OSError,
+    )
+    try:
+        summary = train.train(config, workdir)
+    except expected as error:
+        sys.exit(f"error: {error}")
+    print(
+        f"{workdir}: {summary['split']} top-1 error {100 * summary['top1_error']:.2f} %, "
+        f"top-5 {100 * summary['top5_error']:.2f} % over {summary['count']:,} images, "
+        f"{summary['views']} view{'s' if summary['views'] > 1 else ''}, step {summary['step']:,}"
+    )

@@ -1,0 +1,53 @@
+"""What an update changes, and how it is born on the mesh."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from alexnet_jax import mesh as meshes
+from alexnet_jax import optimizer
+from alexnet_jax.config import Config
+from alexnet_jax.model import AlexNet
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a checkpoint must hold to go on.
+
+    Attributes:
+      step: finished updates, 0-d int32.
+      params: the standard tree, conv1 .. fc8 with `kernel` and `bias`, float32.
+      opt_state: the velocity, inside optax's state.
+      plateau: where the plateau rule stands.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    plateau: optimizer.Plateau
+
+
+def initial_state(config: Config, model: AlexNet) -> TrainState:
+    """Computes the state before the first update (under jit, or abstractly)."""
+    image = jnp.zeros((1, config.image_size, config.image_size, 3), jnp.float32)
+    params = model.init(jax.random.key(config.seed), image)["params"]
+    opt_state = optimizer.build(config.optimizer).init(params)
+    return TrainState(jnp.int32(0), params, opt_state, optimizer.plateau_start())
+
+
+def abstract_state(config: Config, model: AlexNet, mesh: Mesh) -> TrainState:
+    """Returns the state as shapes with their shardings."""
+    sharding = meshes.replicated(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(lambda: initial_state(config, model)),
+    )
+
+
+def create_state(config: Config, model: AlexNet, mesh: Mesh) -> TrainState:
+    """Initialises the state where it belongs; nothing passes through the host."""
+    build = jax.jit(lambda: initial_state(config, model), out_shardings=meshes.replicated(mesh))
+    return build()

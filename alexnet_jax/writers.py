@@ -1,0 +1,155 @@
+"""What a run leaves for people: rows, TensorBoard, a picture, a progress bar."""
+
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+import tqdm
+from tensorboardX import SummaryWriter
+
+Row = dict[str, Any]
+
+
+class MetricsFile:
+    """metrics.jsonl: one object a line, in the order of steps."""
+
+    def __init__(self, path: pathlib.Path, last_step: int):
+        """Opens the file to go on after `last_step`; later and half-written rows are dropped."""
+        kept = [row for row in read_rows(path) if row["step"] <= last_step]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        temporary.replace(path)
+        self.rows = kept
+        self._file = path.open("a")
+
+    def write(self, row: Row) -> None:
+        """Appends a row."""
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Returns when the rows are on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.sync()
+        self._file.close()
+
+
+def read_rows(path: pathlib.Path) -> list[Row]:
+    """Returns the whole rows of a metrics.jsonl; a last line cut short is left out.
+
+    Raises:
+      ValueError: a broken line that is not the last.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is cut short
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: line {number} is not JSON; restore or remove it") from error
+    return rows
+
+
+class Progress:
+    """One bar on a terminal; plain lines elsewhere."""
+
+    def __init__(self, description: str, done: int, total: int, unit: str):
+        self.live = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self._bar = tqdm.tqdm(
+            desc=description,
+            initial=done,
+            total=total,
+            unit=unit,
+            disable=not self.live,
+            dynamic_ncols=True,
+            mininterval=0.2,
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self, count: int = 1) -> None:
+        """Counts work done."""
+        self._bar.update(min(count, (self._bar.total or count) - self._bar.n))
+
+    def show(self, text: str) -> None:
+        """Puts the latest figures beside the bar, or on a line where there is none."""
+        if self.live:
+            self._bar.set_postfix_str(text)
+        else:
+            print(text, flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line that stays."""
+        tqdm.tqdm.write(text) if self.live else print(text, flush=True)
+
+
+class Writers:
+    """metrics.jsonl, tensorboard/ and plots/ of one workdir, kept together."""
+
+    def __init__(self, workdir: pathlib.Path, last_step: int):
+        self._metrics = MetricsFile(workdir / "metrics.jsonl", last_step)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=last_step + 1)
+        self._picture = workdir / "plots" / "learning_curves.png"
+
+    def __enter__(self) -> "Writers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._metrics.close()
+        self._board.close()
+
+    def write(self, row: Row) -> None:
+        """Writes a row of numbers that belong to `step` and `split`."""
+        self._metrics.write(row)
+        for name, value in row.items():
+            if name not in ("step", "split"):
+                self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def sync(self) -> None:
+        """Returns when every row is on the disk."""
+        self._metrics.sync()
+        self._board.flush()
+
+    def draw(self) -> None:
+        """Redraws plots/learning_curves.png."""
+        learning_curves(self._metrics.rows, self._picture)
+
+
+def learning_curves(rows: list[Row], path: pathlib.Path) -> None:
+    """Draws loss, error and learning rate over steps, training and evaluation together."""
+    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+
+    by_split: dict[str, list[Row]] = {}
+    for row in rows:
+        by_split.setdefault(row["split"], []).append(row)
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for split, own in by_split.items():
+        steps = [row["step"] for row in own]
+        style = {"linewidth": 1, "alpha": 0.7} if split == "train" else {"marker": "o", "ms": 3}
+        axes[0].plot(steps, [row["loss"] for row in own], label=split, **style)
+        axes[1].plot(steps, [100 * row["top1_error"] for row in own], label=split, **style)
+    rates = [(row["step"], row["learning_rate"]) for row in rows if "learning_rate" in row]
+    axes[2].plot(*zip(*rates, strict=True) if rates else ([], []), color="tab:green")
+    names = (("loss", "nats"), ("top-1 error", "%"), ("learning rate", ""))
+    for axis, (title, unit) in zip(axes, names, strict=True):
+        axis.set(title=title, xlabel="step", ylabel=unit)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylim(bottom=0)
+    axes[1].set_ylim(bottom=0)
+    axes[0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
