@@ -22,7 +22,7 @@ class Checkpoints:
     is removed at the next start.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int):
+    def __init__(self, workdir: pathlib.Path, keep: int) -> None:
         self.path = workdir.absolute() / "checkpoints"
         best = keep_rules.BestN(
             get_metric_fn=lambda metrics: metrics["top1_error"],
@@ -113,7 +113,9 @@ def refuse_changes(workdir: pathlib.Path, config: Config) -> Config:
     old = read_config(workdir)
     changed = changed_fields(old, config)
     if changed:
-        rows = "; ".join(f"{name}: {was!r} there, {now!r} here" for name, (was, now) in changed.items())
+        rows = "; ".join(
+            f"{name}: {was!r} there, {now!r} here" for name, (was, now) in changed.items()
+        )
         raise ConfigError(f"{workdir} holds another run ({rows}); use another workdir")
     return old
 

@@ -71,7 +71,7 @@ class AugmentConfig:
     # Images that share one crop and flip: 1 in the paper, 32 in the authors' convdata_jpeg.py.
     chunk: int = 1
     # none; stddev: noise times the standard deviations of the colour axes (authors' code);
-    # eigenvalue_unit_range: times the eigenvalues on [0, 1] (fb.resnet.torch, 2 to 17 times weaker).
+    # eigenvalue_unit_range: by the eigenvalues on [0, 1] (fb.resnet.torch; 2 to 17 times weaker).
     lighting: str = "eigenvalue_unit_range"
     lighting_std: float = 0.1
     lighting_rescale: float = 1.0  # training pixels are divided by it after the noise; code: 1.1

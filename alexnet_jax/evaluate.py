@@ -25,7 +25,7 @@ def average_probabilities(
     """Returns the softmax averaged over views (paper section 4.1), (B, K) float32."""
 
     def one(total: jax.Array, view: jax.Array) -> tuple[jax.Array, None]:
-        return total + jax.nn.softmax(network.apply({"params": params}, view)), None
+        return total + jax.nn.softmax(model.logits(network, params, view)), None
 
     crops = augment.evaluation_views(image, views, config.augment, config.image_size)
     start = jnp.zeros((image.shape[0], network.num_classes), jnp.float32)

@@ -73,9 +73,7 @@ def _valid_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _lax_conv(x, kernel)
 
 
-def _conv_forward(
-    x: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _conv_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _valid_conv(x, kernel), (x, kernel)
 
 
@@ -117,9 +115,7 @@ def _kernel_gradient_by_taps(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> 
     h, w = kernel.shape[:2]
     height, width = dy.shape[1:3]
     flat = dy.reshape(-1, dy.shape[-1])
-    taps = [
-        _tap(x, row, column, height, width).T @ flat for row in range(h) for column in range(w)
-    ]
+    taps = [_tap(x, row, column, height, width).T @ flat for row in range(h) for column in range(w)]
     return jnp.stack(taps).reshape(kernel.shape)
 
 
@@ -154,7 +150,7 @@ def _pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]
 def _pool_backward(residual: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array]:
     # Window r covers rows 2r .. 2r + 2: an even row lies in windows r - 1 and r, an odd one in r
     # alone, and columns alike. So each parity of (row, column) is compared with four, two, two and
-    # one windows: nine comparisons of a quarter of the map, where XLA's select-and-scatter walks it.
+    # one windows: nine comparisons of a quarter of the map; XLA's select-and-scatter walks it.
     x, y = residual
     batch, height, width, channels = x.shape
     rows, columns = y.shape[1], y.shape[2]

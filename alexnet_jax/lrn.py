@@ -68,7 +68,7 @@ def lrn(x: jax.Array, constants: Lrn = Lrn(), groups: int = 1) -> jax.Array:
       An array like x.
     """
     grouped = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-    return _normalise(grouped, constants, (-1,)).reshape(x.shape)
+    return jnp.reshape(_normalise(grouped, constants, (-1,)), x.shape)
 
 
 def spatial_response_norm(x: jax.Array, constants: Lrn) -> jax.Array:

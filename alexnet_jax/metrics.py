@@ -36,7 +36,12 @@ def classification(log_probabilities: jax.Array, label: jax.Array, mask: jax.Arr
     rank = rank_of_label(log_probabilities, label)
     loss = jnp.where(mask > 0, cross_entropy(log_probabilities, label), 0)
     values = {"loss": loss, "top1_error": mask * (rank >= 1), "top5_error": mask * (rank >= 5)}
-    return {name: Average(total=v.sum(), count=mask.sum()) for name, v in values.items()}
+    return {name: average(v.sum(), mask.sum()) for name, v in values.items()}
+
+
+def average(total: jax.Array, count: jax.Array) -> Average:
+    """Returns a sum that is divided by `count` at the end."""
+    return Average(total=total, count=count)  # pyright: ignore[reportCallIssue]
 
 
 def merge(a: Sums, b: Sums) -> Sums:

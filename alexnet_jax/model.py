@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -157,6 +158,13 @@ class AlexNet(nn.Module):
             return x * (1 - rate) if self.config.dropout_scaling == "test" else x
         x = layers.dropout(x, jax.vmap(lambda key: jax.random.fold_in(key, layer))(keys), rate)
         return x / (1 - rate) if self.config.dropout_scaling == "train" else x
+
+
+def logits(
+    model: AlexNet, params: Any, views: jax.Array, dropout_keys: jax.Array | None = None
+) -> jax.Array:
+    """Applies a module to its parameters: (B, S, S, 3) to (B, num_classes) float32."""
+    return jnp.asarray(model.apply({"params": params}, views, dropout_keys))
 
 
 def abstract_parameters(model: AlexNet, image_size: int) -> dict:

@@ -11,7 +11,7 @@ import optax
 
 from alexnet_jax.config import Config, OptimizerConfig, ScheduleConfig, num_train_steps
 
-Rates = dict[str, dict[str, jax.Array]]
+Scalar = Any  # a 0-d array, NumPy's on the host or JAX's on a device
 
 
 class Plateau(NamedTuple):
@@ -23,9 +23,9 @@ class Plateau(NamedTuple):
       drops: times the rate was divided by ten, 0-d int32.
     """
 
-    best: jax.Array
-    waited: jax.Array
-    drops: jax.Array
+    best: Scalar
+    waited: Scalar
+    drops: Scalar
 
 
 def plateau_start() -> Plateau:
@@ -35,11 +35,10 @@ def plateau_start() -> Plateau:
 
 def plateau_update(state: Plateau, error: float, schedule: ScheduleConfig) -> Plateau:
     """Counts one evaluation, on the host; drops the rate after `patience` without improvement."""
-    error = np.float32(error)
-    waited = 0 if error < state.best else int(state.waited) + 1
+    waited = 0 if np.float32(error) < state.best else int(state.waited) + 1
     drop = waited >= schedule.patience and int(state.drops) < schedule.most_drops
     return Plateau(
-        np.minimum(state.best, error),
+        np.minimum(state.best, np.float32(error)),
         np.int32(0 if drop else waited),
         np.int32(int(state.drops) + drop),
     )
@@ -49,11 +48,12 @@ def scale_by_rates() -> optax.GradientTransformationExtraArgs:
     """Multiplies each leaf by minus its own rate, given to `update` as the tree `rates`."""
 
     def update(
-        updates: Any, state: optax.EmptyState, params: Any = None, *, rates: Any, **_: Any
-    ) -> tuple[Any, optax.EmptyState]:
+        updates: Any, state: Any, params: Any = None, *, rates: Any, **_: Any
+    ) -> tuple[Any, Any]:
         return jax.tree.map(lambda u, rate: -rate * u, updates, rates), state
 
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    transformation = optax.GradientTransformationExtraArgs
+    return transformation(lambda _: optax.EmptyState(), update)  # pyright: ignore[reportArgumentType]
 
 
 def kernels(params: Any) -> Any:
@@ -83,7 +83,7 @@ def velocity(opt_state: Any) -> Any:
 
 def make_rates(
     config: Config, num_examples: int
-) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
+) -> Callable[[jax.Array, Scalar], dict[str, jax.Array]]:
     """Returns the learning rates as a function of (updates done, plateau drops).
 
     The result holds 0-d float32 rates for `kernel` and `bias`, and `conv1_kernel` and

@@ -1,5 +1,6 @@
 """One update as a pure function, and its compiled form."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 from alexnet_jax import augment, metrics, optimizer
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config
-from alexnet_jax.model import AlexNet
+from alexnet_jax.model import AlexNet, logits
 from alexnet_jax.state import TrainState, abstract_state
 
 DeviceBatch = dict[str, jax.Array]
@@ -29,26 +30,34 @@ def make_train_step(
     make_rates = optimizer.make_rates(config, num_examples)
     parts = config.optimizer.accumulate_steps
 
-    def forward(params: Any, part: DeviceBatch) -> tuple[jax.Array, metrics.Sums]:
-        logits = model.apply({"params": params}, part["views"], part["dropout_key"])
-        sums = metrics.classification(jax.nn.log_softmax(logits), part["label"], part["mask"])
+    def loss(params: Any, part: DeviceBatch, views: jax.Array) -> tuple[jax.Array, metrics.Sums]:
+        scores = logits(model, params, views, part["dropout_key"])
+        sums = metrics.classification(jax.nn.log_softmax(scores), part["label"], part["mask"])
         return sums["loss"].total, sums
 
-    gradient = jax.grad(forward, has_aux=True)
+    def gradient(params: Any, part: DeviceBatch) -> tuple[Any, metrics.Sums]:
+        """Returns the gradient of the summed loss, and sums, of images on this device."""
+        seed_key = jax.random.key(config.seed)
+        views = augment.training_views(part, seed_key, config.augment, config.image_size)
+        return jax.grad(loss, has_aux=True)(params, part, views)
+
+    def accumulated(params: Any, batch: DeviceBatch) -> tuple[Any, metrics.Sums]:
+        """Returns the same over equal parts of the batch, one in memory at a time."""
+        split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
+        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda a: a[0], split))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+        def add(total: Any, part: DeviceBatch) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(params, part)), None
+
+        return jax.lax.scan(add, zeros, split)[0]
 
     def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Any]]:
-        seed_key = jax.random.key(config.seed)
+        key = augment.purpose_key(jax.random.key(config.seed), augment.DROPOUT, state.step)
         where = meshes.global_positions(batch["label"].shape[0])
-        key = augment.purpose_key(seed_key, augment.DROPOUT, state.step)
-        batch["dropout_key"] = jax.vmap(lambda p: jax.random.fold_in(key, p))(where)
-
-        if parts == 1:
-            batch["views"] = augment.training_views(
-                batch, seed_key, config.augment, config.image_size
-            )
-            grads, sums = gradient(state.params, batch)
-        else:
-            grads, sums = accumulate(state.params, batch, seed_key)
+        keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(where)
+        batch = batch | {"dropout_key": keys}
+        grads, sums = (gradient if parts == 1 else accumulated)(state.params, batch)
         grads, sums = meshes.sum_over_data((grads, sums))
         grads = jax.tree.map(lambda g: g / jnp.maximum(sums["loss"].count, 1), grads)
 
@@ -65,32 +74,13 @@ def make_train_step(
             (params, opt_state),
             (state.params, state.opt_state),
         )
-        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+        state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
         return state, {
             "sums": sums,
             "learning_rate": rates["kernel"],
             "gradient_norm": norm,
             "finite": finite,
         }
-
-    def accumulate(params: Any, batch: DeviceBatch, seed_key: jax.Array) -> Any:
-        """Sums gradients over equal parts of the batch, one part in memory at a time."""
-
-        def add(total: Any, part: DeviceBatch) -> tuple[Any, None]:
-            part["views"] = augment.training_views(
-                part, seed_key, config.augment, config.image_size
-            )
-            return jax.tree.map(jnp.add, total, gradient(params, part)), None
-
-        split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
-        first = jax.tree.map(lambda a: a[0], split)
-        shapes = jax.eval_shape(lambda part: add_shape(params, part, seed_key), first)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return jax.lax.scan(add, zeros, split)[0]
-
-    def add_shape(params: Any, part: DeviceBatch, seed_key: jax.Array) -> Any:
-        views = augment.training_views(part, seed_key, config.augment, config.image_size)
-        return gradient(params, part | {"views": views})
 
     return train_step
 
@@ -112,7 +102,7 @@ def abstract_batch(config: Config, batch_size: int, mesh: Mesh) -> dict[str, jax
     }
 
 
-def compile_options(config: Config) -> dict[str, bool]:
+def compile_options(config: Config) -> dict[str, str | bool]:
     """Returns XLA's options for a run; CPU kernels are deterministic as they are."""
     if not config.deterministic or jax.default_backend() != "gpu":
         return {}
@@ -163,5 +153,3 @@ def first_nonfinite_layer(
         if not all(kept[name]):
             return name.removesuffix("_output")
     return "the gradient (every layer's output is finite)"
-
-

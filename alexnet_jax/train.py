@@ -127,7 +127,7 @@ class Run:
         workdir: pathlib.Path,
         checkpoints: checkpoint.Checkpoints,
         dataset: Dataset,
-    ):
+    ) -> None:
         self.config, self.mesh, self.workdir = config, mesh, workdir
         self.checkpoints = checkpoints
         self.eval_split = config.eval_split or dataset.eval_split()
@@ -200,9 +200,7 @@ class Run:
         """Runs updates start + 1 .. the last, and evaluates."""
         config = self.config
         print(
-            report.header(
-                config, self.network, self.mesh, self.sizes, start + 1, self.last_step
-            ),
+            report.header(config, self.network, self.mesh, self.sizes, start + 1, self.last_step),
             flush=True,
         )
         update = step.compile_step(config, self.network, self.mesh, self.num_train)
@@ -251,7 +249,7 @@ class Loop:
         writers: Writers,
         progress: Progress,
         signals: "Signals",
-    ):
+    ) -> None:
         self.run_, self.update, self.writers = run, update, writers
         self.progress, self.signals = progress, signals
         self.clock = Clock()
@@ -304,7 +302,7 @@ class Loop:
                 f"learning rate divided by ten ({after.drops} of {schedule.most_drops})"
             )
         sharding = meshes.replicated(self.run_.mesh)
-        return state.replace(plateau=jax.device_put(after, sharding))
+        return dataclasses.replace(state, plateau=jax.device_put(after, sharding))
 
     def _write_pending(self, state: TrainState) -> None:
         if self._pending is None:

@@ -15,7 +15,7 @@ Row = dict[str, Any]
 class MetricsFile:
     """metrics.jsonl: one object a line, in the order of steps."""
 
-    def __init__(self, path: pathlib.Path, last_step: int):
+    def __init__(self, path: pathlib.Path, last_step: int) -> None:
         """Opens the file to go on after `last_step`; later and half-written rows are dropped."""
         kept = [row for row in read_rows(path) if row["step"] <= last_step]
         temporary = path.with_suffix(".tmp")
@@ -62,7 +62,7 @@ def read_rows(path: pathlib.Path) -> list[Row]:
 class Progress:
     """One bar on a terminal; plain lines elsewhere."""
 
-    def __init__(self, description: str, done: int, total: int, unit: str):
+    def __init__(self, description: str, done: int, total: int, unit: str) -> None:
         self.live = sys.stderr.isatty() or "ipykernel" in sys.modules
         self._bar = tqdm.tqdm(
             desc=description,
@@ -99,7 +99,7 @@ class Progress:
 class Writers:
     """metrics.jsonl, tensorboard/ and plots/ of one workdir, kept together."""
 
-    def __init__(self, workdir: pathlib.Path, last_step: int):
+    def __init__(self, workdir: pathlib.Path, last_step: int) -> None:
         self._metrics = MetricsFile(workdir / "metrics.jsonl", last_step)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=last_step + 1)
         self._picture = workdir / "plots" / "learning_curves.png"

@@ -1,6 +1,6 @@
 """The embedded default: a narrow two-column AlexNet on drawn patterns, minutes on two CPU cores.
 
-    python -m alexnet_jax.main --workdir=runs/first
+python -m alexnet_jax.main --workdir=runs/first
 """
 
 from alexnet_jax.config import Config

@@ -22,7 +22,7 @@ class ImageReader:
         exif_orientation: bool = False,
         on_bad_image: str = "raise",
         cache_gib: float = 0.0,
-    ):
+    ) -> None:
         self._source, self._side, self._exif = source, side, exif_orientation
         self._skip = on_bad_image == "skip"
         self._bad: dict[int, str] = {}
@@ -75,7 +75,7 @@ class Loader:
     A failure in a thread is raised from the iterator, at the batch that has it.
     """
 
-    def __init__(self, reader: ImageReader, side: int, threads: int, ahead: int):
+    def __init__(self, reader: ImageReader, side: int, threads: int, ahead: int) -> None:
         self._reader, self._side, self._ahead = reader, side, ahead
         self._threads = threads
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, "read")

@@ -1,6 +1,8 @@
 """Where examples come from: any TFDS classification data set, or a folder split/class/image."""
 
+import hashlib
 import pathlib
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -81,7 +83,7 @@ class Dataset:
 class Slice:
     """A contiguous part of a source."""
 
-    def __init__(self, source: Source, start: int, end: int):
+    def __init__(self, source: Source, start: int, end: int) -> None:
         self.class_names = source.class_names
         self._source, self._start, self._end = source, start, end
 
@@ -99,7 +101,7 @@ class Folder(Dataset):
     every class.
     """
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path) -> None:
         self.name = str(path)
         splits = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
         names = {c.name for s in splits for c in s.iterdir() if c.is_dir()}
@@ -125,13 +127,11 @@ class Folder(Dataset):
 
 
 def _spread(name: str) -> tuple[str, str]:
-    import hashlib
-
     return hashlib.sha256(name.encode()).hexdigest(), name
 
 
 class _Files:
-    def __init__(self, files: list[tuple[pathlib.Path, int]], class_names: list[str]):
+    def __init__(self, files: list[tuple[pathlib.Path, int]], class_names: list[str]) -> None:
         self.class_names, self._files = class_names, files
 
     def __len__(self) -> int:
@@ -148,7 +148,7 @@ class _Files:
 class TfdsDataset(Dataset):
     """A TFDS data set in ArrayRecord files, prepared first where it is not."""
 
-    def __init__(self, name: str, data_dir: str):
+    def __init__(self, name: str, data_dir: str) -> None:
         self.name, self._data_dir = name, data_dir or None
         builder = self._builder()
         if not builder.is_prepared():
@@ -156,19 +156,17 @@ class TfdsDataset(Dataset):
             config = tfds.download.DownloadConfig(try_download_gcs=False)
             builder.download_and_prepare(file_format="array_record", download_config=config)
             builder = self._builder()
-        features = builder.info.features or {}
+        features: Any = builder.info.features or {}
         if "image" not in features or "label" not in features:
             raise DataError(f"dataset: {name} has features {sorted(features)}, not image and label")
         self._info = builder.info
-        self._opener = builder
+        self._opener: Any = builder
         self.class_names = list(features["label"].names)
         self.sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
 
     def _builder(self) -> tfds.core.DatasetBuilder:
         if self.name == drawn_patterns.DrawnPatterns.name:
-            return drawn_patterns.DrawnPatterns(
-                data_dir=self._data_dir, file_format="array_record"
-            )
+            return drawn_patterns.DrawnPatterns(data_dir=self._data_dir, file_format="array_record")
         try:
             return tfds.builder(self.name, data_dir=self._data_dir)
         except tfds.core.DatasetNotFoundError as error:
@@ -191,14 +189,14 @@ class TfdsDataset(Dataset):
 
 
 class _Records:
-    def __init__(self, data: object, class_names: list[str], name: str):
+    def __init__(self, data: Any, class_names: list[str], name: str) -> None:
         self.class_names, self._data, self._name = class_names, data, name
 
     def __len__(self) -> int:
-        return len(self._data)  # type: ignore[arg-type]
+        return len(self._data)
 
     def __getitem__(self, index: int) -> Example:
-        record = self._data[index]  # type: ignore[index]
+        record = self._data[index]
         source_name = record.get("file_name") or record.get("id") or b""
         if isinstance(source_name, bytes):
             source_name = source_name.decode()

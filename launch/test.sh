@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Lints, type-checks and tests: bash launch/test.sh [pytest's arguments]
+# ALEXNET_EXTRAS=dev,torch also runs the comparisons with PyTorch.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+install -r requirements.txt -e ".[${ALEXNET_EXTRAS:-dev}]"
+cd "$root"
+"$venv/bin/ruff" format --check .
+"$venv/bin/ruff" check .
+"$venv/bin/pyright" --pythonpath "$venv/bin/python"
+"$venv/bin/python" -m pytest "$@"
