@@ -1,0 +1,116 @@
+"""python -m alexnet_jax.predict --workdir=W photo.jpg ...: the five best classes of photographs."""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.data.decode import decode
+from alexnet_jax.data.types import DataError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "the folder of a run", required=True)
+_VIEWS = flags.DEFINE_enum("views", "10", ["1", "10"], "views whose probabilities are averaged")
+_OUT = flags.DEFINE_string("out", None, "folder of the pictures; default: plots in the workdir")
+
+
+class Predictor:
+    """A run's best checkpoint, ready to name what is on photographs."""
+
+    def __init__(self, workdir: pathlib.Path, views: int = 10) -> None:
+        """Reads the run.
+
+        Raises:
+          ConfigError: not the workdir of a run with a checkpoint.
+        """
+        import jax
+
+        from alexnet_jax import checkpoint, evaluate, mesh, model
+        from alexnet_jax.state import abstract_state
+
+        self.config: Config = checkpoint.read_config(workdir)
+        self.class_names: list[str] = json.loads((workdir / "class_names.json").read_text())
+        self.config.mesh.data = self.config.mesh.model = 1
+        devices = mesh.build(self.config.mesh)
+        network = model.build(
+            self.config.model,
+            self.config.num_classes or len(self.class_names),
+            self.config.precision,
+        )
+        with checkpoint.Checkpoints(workdir, self.config.keep_checkpoints) as checkpoints:
+            step = checkpoints.best_step()
+            if step is None:
+                raise ConfigError(f"{workdir} has no checkpoint yet; train first")
+            state = checkpoints.restore(step, abstract_state(self.config, network, devices))
+        self.step, self._params = step, state.params
+        self._probabilities: Any = jax.jit(
+            lambda params, image: evaluate.average_probabilities(
+                network, params, image, views, self.config
+            )
+        )
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Maps one decoded square, (R, R, 3) uint8, to its probabilities, (K,) float32."""
+        return np.asarray(self._probabilities(self._params, image[None])[0])
+
+
+def best_five(probabilities: np.ndarray, class_names: list[str]) -> list[tuple[str, float]]:
+    """Returns the five likeliest classes with their probabilities, likeliest first."""
+    order = np.argsort(-probabilities, kind="stable")[:5]
+    names = {int(i): class_names[i] if i < len(class_names) else f"class {i}" for i in order}
+    return [(names[int(i)], float(probabilities[i])) for i in order]
+
+
+def draw(image: np.ndarray, rows: list[tuple[str, float]], path: pathlib.Path) -> None:
+    """Draws the photograph with bars of its likeliest classes beside it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.4))
+    left.imshow(image)
+    left.set_axis_off()
+    names, values = [name for name, _ in rows][::-1], [100 * p for _, p in rows][::-1]
+    bars = right.barh(names, values, color=["tab:gray"] * (len(rows) - 1) + ["tab:blue"])
+    right.bar_label(bars, fmt="%.1f %%", padding=3)
+    right.set(xlim=(0, 115), xlabel="probability, %")
+    right.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _run(arguments: list[str]) -> None:
+    workdir = pathlib.Path(_WORKDIR.value).expanduser()
+    folder = pathlib.Path(_OUT.value) if _OUT.value else workdir / "plots" / "predictions"
+    photographs = [pathlib.Path(name) for name in arguments[1:]]
+    if not photographs:
+        sys.exit("error: name at least one photograph after the flags")
+    from alexnet_jax.checkpoint import CheckpointError
+
+    try:
+        predictor = Predictor(workdir, int(_VIEWS.value))
+    except (ConfigError, CheckpointError, OSError) as error:
+        sys.exit(f"error: {error}")
+    config, failed = predictor.config, 0
+    for path in photographs:
+        try:
+            encoded = path.read_bytes()
+            image = decode(encoded, str(path), config.resize, config.exif_orientation)
+        except (DataError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        rows = best_five(predictor(image), predictor.class_names)
+        print(path)
+        for name, probability in rows:
+            print(f"  {100 * probability:6.2f} %  {name}")
+        picture = folder / f"{path.stem}.png"
+        draw(image, rows, picture)
+        print(f"  drawn in {picture}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    app.run(_run)

@@ -1,0 +1,34 @@
+"""A data set and a network small enough to train within a test."""
+
+import pathlib
+
+import cv2
+import numpy as np
+
+from alexnet_jax import configs
+from alexnet_jax.config import Config
+
+
+def write_folder(path: pathlib.Path, train: int = 20, val: int = 14, side: int = 80) -> None:
+    """Writes split/class/image with two classes, one dark and one light."""
+    rng = np.random.default_rng(7)
+    for split, count in (("train", train), ("val", val)):
+        for i in range(count):
+            folder = path / split / ("dark", "light")[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            low = 20 + 110 * (i % 2)
+            image = rng.integers(low, low + 100, (side, side + i, 3), dtype=np.uint8)
+            cv2.imwrite(str(folder / f"{i:03}.png"), image)
+
+
+def config(dataset: pathlib.Path) -> Config:
+    """Returns the smallest network that has every part: two columns, LRN, dropout."""
+    c = configs.get("default")
+    c.dataset = str(dataset)
+    c.resize, c.image_size = 71, 67
+    c.model.width = 1 / 16
+    c.batch_size, c.num_epochs = 8, 2
+    c.log_every_steps = 1
+    c.checkpoint_every_steps = 2
+    c.mesh.data = 1
+    return c

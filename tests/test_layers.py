@@ -1,0 +1,81 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from alexnet_jax import layers
+
+
+def plain_conv(x, kernel, stride, padding, groups):
+    """XLA's own grouped convolution, which the code never uses."""
+    pad = padding if isinstance(padding, tuple) else ((padding, padding),) * 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        pad,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "out", "size", "stride", "padding", "groups"),
+    [
+        (35, 3, 4, 11, 4, 0, 1),  # conv1, 227-like
+        (32, 3, 4, 11, 4, ((0, 3), (0, 3)), 1),  # conv1, 224 with right and bottom padding
+        (37, 3, 4, 11, 4, 0, 1),  # a size with pixels left over
+        (9, 6, 8, 5, 1, 2, 2),
+        (7, 8, 6, 3, 1, 1, 1),
+        (7, 140, 6, 3, 1, 1, 2),
+    ],
+)
+def test_conv_and_its_gradients(rng, side, channels, out, size, stride, padding, groups):
+    with jax.enable_x64(True):
+        x = jnp.asarray(rng.normal(size=(2, side, side, channels)))
+        kernel = jnp.asarray(rng.normal(size=(size, size, channels // groups, out)))
+        want, want_vjp = jax.vjp(lambda a, b: plain_conv(a, b, stride, padding, groups), x, kernel)
+        got, got_vjp = jax.vjp(lambda a, b: layers.conv(a, b, stride, padding, groups), x, kernel)
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10)
+        dy = jnp.asarray(rng.normal(size=want.shape))
+        for g, w in zip(got_vjp(dy), want_vjp(dy), strict=True):
+            np.testing.assert_allclose(g, w, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (8, 8), (3, 3), (4, 9), (13, 27)])
+def test_max_pool_and_its_gradient(rng, shape):
+    x = jnp.asarray(rng.normal(size=(2, *shape, 3)), jnp.float32)
+
+    def plain(v):
+        return lax.reduce_window(v, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
+
+    want, want_vjp = jax.vjp(plain, x)
+    got, got_vjp = jax.vjp(layers.overlapping_max_pool, x)
+    np.testing.assert_array_equal(got, want)
+    dy = jnp.asarray(rng.normal(size=want.shape), jnp.float32)
+    np.testing.assert_allclose(got_vjp(dy)[0], want_vjp(dy)[0], atol=1e-6)
+
+
+def test_max_pool_gives_ties_the_whole_gradient():
+    x = jnp.ones((1, 3, 3, 1))
+    gradient = jax.grad(lambda v: layers.overlapping_max_pool(v).sum())(x)
+    np.testing.assert_array_equal(gradient, jnp.ones_like(x))
+
+
+def test_no_grouped_convolution_in_the_program():
+    x, kernel = jnp.ones((2, 9, 9, 8)), jnp.ones((5, 5, 4, 6))
+    f = jax.grad(lambda a, b: layers.conv(a, b, 1, 2, 2).sum(), argnums=(0, 1))
+    text = jax.jit(f).lower(x, kernel).as_text()
+    assert "convolution" in text
+    assert "feature_group_count = 1 " in text
+    assert "feature_group_count = 2" not in text
+
+
+def test_dropout_belongs_to_the_example(rng):
+    keys = jax.vmap(jax.random.key)(jnp.arange(64))
+    x = jnp.ones((64, 500))
+    all_rows = layers.dropout(x, keys, 0.5)
+    assert float(all_rows.mean()) == pytest.approx(0.5, abs=0.02)
+    assert set(np.unique(all_rows)) == {0.0, 1.0}
+    np.testing.assert_array_equal(layers.dropout(x[10:20], keys[10:20], 0.5), all_rows[10:20])

@@ -1,0 +1,99 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet_jax.lrn import Lrn, lrn, spatial_response_norm
+
+
+def naive_lrn(x: np.ndarray, size: int, scale: float, beta: float, k: float, groups: int):
+    """The formula, one number at a time."""
+    y = np.empty_like(x)
+    width = x.shape[-1] // groups
+    for where in np.ndindex(*x.shape[:-1]):
+        for c in range(x.shape[-1]):
+            first = c // width * width
+            total = 0.0
+            for other in range(c - size // 2, c + size // 2 + 1):
+                if first <= other < first + width:
+                    total += x[where][other] ** 2
+            y[where][c] = x[where][c] / (k + scale * total) ** beta
+    return y
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    size=st.sampled_from([1, 3, 5, 7]),
+    groups=st.sampled_from([1, 2, 3]),
+    width=st.integers(1, 7),
+    beta=st.sampled_from([0.75, 0.5, 1.0]),
+    k=st.sampled_from([1.0, 2.0]),
+)
+def test_equals_the_naive_loop(size, groups, width, beta, k):
+    x = np.random.default_rng(1).normal(0, 30, (2, 3, groups * width))
+    got = lrn(jnp.asarray(x, jnp.float32), Lrn(size, 1e-3, beta, k), groups)
+    np.testing.assert_allclose(got, naive_lrn(x, size, 1e-3, beta, k, groups), rtol=2e-5)
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.6])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_gradient_equals_finite_differences(rng, beta, groups):
+    with jax.enable_x64(True):
+        x, dy = jnp.asarray(rng.normal(0, 20, (3, 12))), jnp.asarray(rng.normal(0, 1, (3, 12)))
+        constants = Lrn(5, 2e-3, beta, 2.0)
+        got = jax.grad(lambda v: (lrn(v, constants, groups) * dy).sum())(x)
+        for where in np.ndindex(*x.shape):
+            step = jnp.zeros_like(x).at[where].set(1e-4)
+            up = (lrn(x + step, constants, groups) * dy).sum()
+            down = (lrn(x - step, constants, groups) * dy).sum()
+            np.testing.assert_allclose(got[where], (up - down) / 2e-4, rtol=1e-5, atol=1e-7)
+
+
+def test_spatial_norm_equals_a_naive_loop_and_finite_differences(rng):
+    with jax.enable_x64(True):
+        x = rng.normal(0, 9, (1, 6, 7, 2))
+        constants = Lrn(5, 1e-3, 0.75, 1.0)
+        want = np.empty_like(x)
+        for b, i, j, c in np.ndindex(*x.shape):
+            patch = x[b, max(0, i - 2) : i + 3, max(0, j - 2) : j + 3, c]
+            want[b, i, j, c] = x[b, i, j, c] / (1 + 1e-3 * (patch**2).sum()) ** 0.75
+        x = jnp.asarray(x)
+        np.testing.assert_allclose(spatial_response_norm(x, constants), want, rtol=1e-12)
+        dy = jnp.asarray(rng.normal(0, 1, x.shape))
+        loss = lambda v: (spatial_response_norm(v, constants) * dy).sum()  # noqa: E731
+        got = jax.grad(loss)(x)
+        for where in [(0, 0, 0, 0), (0, 3, 4, 1), (0, 5, 6, 0)]:
+            step = jnp.zeros_like(x).at[where].set(1e-4)
+            np.testing.assert_allclose(
+                got[where], (loss(x + step) - loss(x - step)) / 2e-4, rtol=1e-5
+            )
+
+
+@pytest.mark.parametrize(
+    ("convention", "scale", "k"),
+    [
+        ("paper", 1e-4, 2.0),
+        ("original_code", 2e-5, 2.0),
+        ("caffe", 2e-5, 1.0),
+        ("torch", 2e-5, 1.0),
+    ],
+)
+def test_conventions(convention, scale, k):
+    assert Lrn.named(convention, 5, 1e-4) == Lrn(5, pytest.approx(scale), 0.75, k)
+
+
+def test_refuses_even_windows_and_unknown_names():
+    with pytest.raises(ValueError, match="must be odd"):
+        Lrn.named("paper", 4)
+    with pytest.raises(ValueError, match="not one of"):
+        Lrn.named("tensorflow")
+
+
+def test_equals_torch(rng):
+    torch = pytest.importorskip("torch")
+    x = rng.normal(0, 40, (2, 10, 3, 3)).astype(np.float32)
+    want = torch.nn.LocalResponseNorm(5, alpha=1e-3, beta=0.75, k=1.5)(torch.from_numpy(x))
+    got = lrn(jnp.asarray(x.transpose(0, 2, 3, 1)), Lrn.named("torch", 5, 1e-3, k=1.5))
+    np.testing.assert_allclose(got.transpose(0, 3, 1, 2), want, rtol=1e-5)

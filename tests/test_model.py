@@ -1,0 +1,184 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import configs, layers
+from alexnet_jax import model as models
+from alexnet_jax.lrn import Lrn, lrn
+
+
+@pytest.mark.parametrize("recipe", ["paper", "original_code", "caffenet", "bvlc_alexnet"])
+def test_parameters_of_the_paper(recipe):
+    config = configs.get(recipe)
+    network = models.build(config.model, 1000, config.precision)
+    params = models.abstract_parameters(network, config.image_size)
+    assert tuple(params) == models.LAYERS
+    assert models.count_parameters(params) == 60_965_224
+    shapes = {name: params[name]["kernel"].shape for name in params}
+    assert shapes == {
+        "conv1": (11, 11, 3, 96),
+        "conv2": (5, 5, 48, 256),
+        "conv3": (3, 3, 256, 384),
+        "conv4": (3, 3, 192, 384),
+        "conv5": (3, 3, 192, 256),
+        "fc6": (9216, 4096),
+        "fc7": (4096, 4096),
+        "fc8": (4096, 1000),
+    }
+
+
+def test_initial_scales_of_the_original_code():
+    config = configs.get("original_code").model
+    config.width = 0.25
+    network = models.build(config, 10, "float32")
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 68, 68, 3)))["params"]
+    for name, std in [("conv1", 0.01), ("conv3", 0.03), ("conv5", 0.03), ("fc7", 0.01)]:
+        assert float(params[name]["kernel"].std()) == pytest.approx(std, rel=0.05)
+    biases = {name: float(params[name]["bias"].mean()) for name in params}
+    ones = {name for name, value in biases.items() if value == 1}
+    assert ones == {"conv2", "conv4", "conv5", "fc6", "fc7"}
+    assert all(biases[name] == 0 for name in ("conv1", "conv3", "fc8"))
+
+
+def test_dropout_scaling():
+    config = configs.get("default").model
+    config.width = 1 / 16
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 67, 67, 3)), jnp.float32)
+    keys = jax.vmap(jax.random.key)(jnp.arange(4))
+    results = {}
+    for scaling in ("test", "train"):
+        network = models.build(dataclasses.replace(config, dropout_scaling=scaling), 3, "float32")
+        params = jax.jit(network.init)(jax.random.key(0), x)["params"]
+        apply = jax.jit(functools.partial(models.logits, network))
+        results[scaling] = [apply(params, x, k) for k in (None, keys)]
+    # Two layers of dropout at 0.5, no later bias but fc8's zero: a factor of about four.
+    np.testing.assert_allclose(results["train"][0], results["test"][0] * 4, rtol=1e-4)
+    np.testing.assert_allclose(results["train"][1], results["test"][1] * 4, rtol=1e-4)
+
+
+def test_bfloat16_computes_near_float32_with_float32_parameters():
+    config = configs.get("default").model
+    config.width = 1 / 16
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 67, 67, 3)), jnp.float32)
+    network = models.build(config, 3, "bfloat16")
+    params = jax.jit(network.init)(jax.random.key(0), x)["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    exact, half = (
+        jax.jit(functools.partial(models.logits, n))(params, x)
+        for n in (models.build(config, 3, "float32"), network)
+    )
+    assert half.dtype == jnp.float32
+    assert float(jnp.abs(half - exact).max()) < 0.03 * float(jnp.abs(exact).max())
+    assert float(jnp.abs(half - exact).max()) > 0
+
+
+def test_caffe_layer_vectors(shared_data):
+    """LRN, pooling, conv1 and conv2 against Caffe's own activations."""
+    oracle = np.load(shared_data / "oracles" / "caffenet_layer_vectors.npz")
+
+    def maps(name):  # CHW -> 1HWC
+        return jnp.asarray(oracle[name].transpose(1, 2, 0)[None])
+
+    def kernel(name):  # OIHW -> HWIO
+        return jnp.asarray(oracle[name].transpose(2, 3, 1, 0))
+
+    norm = Lrn.named("caffe", 5, 1e-4, 0.75)
+    conv1 = layers.conv(maps("image"), kernel("conv1_w"), 4) + oracle["conv1_b"]
+    conv2 = layers.conv(maps("norm1"), kernel("conv2_w"), 1, 2, 2) + oracle["conv2_b"]
+    computed = {
+        "conv1": jax.nn.relu(conv1),
+        "pool1": layers.overlapping_max_pool(maps("conv1")),
+        "norm1": lrn(maps("pool1"), norm),
+        "conv2": jax.nn.relu(conv2),
+        "pool2": layers.overlapping_max_pool(maps("conv2")),
+        "norm2": lrn(maps("pool2"), norm),
+        "pool5": layers.overlapping_max_pool(maps("conv5")),
+    }
+    for name, got in computed.items():
+        want = maps(name)
+        error = jnp.abs(got - want).max(axis=(0, 1, 2))
+        largest = jnp.abs(want).max()
+        assert float(error.max()) <= 1e-5 * float(largest), name
+
+
+def torch_forward(torch, params, x, constants, order):
+    """The two-column network written independently, in PyTorch's own grouped layers."""
+    f = torch.nn.functional
+
+    def w(name):
+        k = params[name]["kernel"]
+        return k.permute(3, 2, 0, 1) if k.ndim == 4 else k.T
+
+    def norm(v):  # each column by itself
+        half = v.shape[1] // 2
+        parts = (v[:, :half], v[:, half:])
+        n, alpha, beta, k = constants
+        return torch.cat([f.local_response_norm(p, n, alpha * n, beta, k) for p in parts], dim=1)
+
+    steps = {"relu": f.relu, "norm": norm, "pool": lambda v: f.max_pool2d(v, 3, 2)}
+    b = {name: params[name]["bias"] for name in params}
+    v = f.conv2d(x, w("conv1"), b["conv1"], stride=4)
+    for step in order.split():
+        v = steps[step](v)
+    v = f.conv2d(v, w("conv2"), b["conv2"], padding=2, groups=2)
+    for step in order.split():
+        v = steps[step](v)
+    v = f.relu(f.conv2d(v, w("conv3"), b["conv3"], padding=1))
+    v = f.relu(f.conv2d(v, w("conv4"), b["conv4"], padding=1, groups=2))
+    v = f.relu(f.conv2d(v, w("conv5"), b["conv5"], padding=1, groups=2))
+    v = f.max_pool2d(v, 3, 2).permute(0, 2, 3, 1).flatten(1)
+    v = 0.5 * f.relu(f.linear(v, w("fc6"), b["fc6"]))
+    v = 0.5 * f.relu(f.linear(v, w("fc7"), b["fc7"]))
+    return f.linear(v, w("fc8"), b["fc8"])
+
+
+def gradients(torch, config, precision, x, weights, params):
+    """Logits and the gradient of their weighted sum, ours and PyTorch's."""
+    network = models.build(config, 1000, precision)
+    # A copy: torch must not see the memory of a jax array.
+    leaf = lambda p: torch.from_numpy(np.array(p, precision)).requires_grad_()  # noqa: E731
+    theirs = jax.tree.map(leaf, params)
+    image = torch.from_numpy(x.transpose(0, 3, 1, 2).astype(precision))
+    constants, order = (5, 1e-4, 0.75, 2.0), "relu norm pool"
+    want = torch_forward(torch, theirs, image, constants, order)
+    (want * torch.from_numpy(weights)).sum().backward()
+
+    def loss(p):
+        logits = models.logits(network, p, jnp.asarray(x, precision))
+        return (logits * weights).sum(), logits
+
+    grads, got = jax.jit(jax.grad(loss, has_aux=True))(params)
+    reference = jax.tree.map(lambda leaf: leaf.grad.numpy(), theirs)
+    return (got, want.detach().numpy()), (jax.device_get(grads), reference)
+
+
+def relative_error(got, want):
+    flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(t)]) for t in (got, want)]
+    return np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[1])
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_whole_network_against_torch(precision):
+    """Every parameter is compared in float64. In float32 rounding decides a few near-ties of a ReLU
+    or a pooling window otherwise than PyTorch does, and one such flip moves the gradient of one
+    small layer by more than the tolerance: there the whole gradient is compared."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(3)
+    config = configs.get("paper").model
+    config.init = "he"  # activations of a trained network's size, so that LRN matters
+    x = rng.normal(0, 60, (2, 227, 227, 3)).astype(np.float32)
+    weights = rng.normal(size=(2, 1000)).astype(np.float32)
+    network = models.build(config, 1000, "float32")
+    params = jax.jit(network.init)(jax.random.key(1), jnp.asarray(x))["params"]
+    with jax.enable_x64(precision == "float64"):
+        logits, grads = gradients(torch, config, precision, x, weights, params)
+    assert relative_error(*logits) <= 1e-4
+    assert relative_error(*grads) <= 1e-4
+    if precision == "float64":
+        for name in models.LAYERS:
+            for part in ("kernel", "bias"):
+                assert relative_error(grads[0][name][part], grads[1][name][part]) <= 1e-5, name
