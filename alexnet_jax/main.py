@@ -9,13 +9,16 @@ from alexnet_jax import configs
 from alexnet_jax.config import Config, ConfigError, flatten, unknown
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", configs.path("default"), f"a recipe ({', '.join(configs.names())}) or a file"
+    "config", None, f"a recipe ({', '.join(configs.names())}) or a file"
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "the folder that the run is kept in", required=True)
 
 
+DEFAULT = f"--config={configs.path('default')}"
+
+
 def resolve(arguments: list[str]) -> list[str]:
-    """Replaces a recipe's name after --config by its file.
+    """Replaces a recipe's name after --config by its file; without one it is the default's.
 
     Raises:
       ConfigError: an unknown recipe or field; says which is nearest.
@@ -33,7 +36,8 @@ def resolve(arguments: list[str]) -> list[str]:
             field = name.partition(".")[2]
             if field not in fields:
                 raise ConfigError(f"--config.{unknown(field, fields)[:300]}")
-    return resolved
+    names = [argument.partition("=")[0].lstrip("-") for argument in arguments[1:]]
+    return resolved if "config" in names else [*resolved[:1], DEFAULT, *resolved[1:]]
 
 
 def _train(_: list[str]) -> None:
@@ -45,10 +49,10 @@ def _train(_: list[str]) -> None:
 def main() -> None:
     """Parses the flags and trains; a wrong configuration or input ends it with one line."""
     try:
-        arguments = resolve(sys.argv)
+        sys.argv = resolve(sys.argv)  # config_flags reads it too
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    app.run(_train, argv=arguments)
+    app.run(_train)
 
 
 if __name__ == "__main__":
