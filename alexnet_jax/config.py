@@ -282,8 +282,12 @@ def _tuples(value: Any) -> Any:
 def unknown(name: object, known: Iterable[object]) -> str:
     """Says that `name` is not among `known`, and which of them is nearest."""
     names = [str(k) for k in known]
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0)
-    return f"{name} is not known; did you mean {close[0]}? (known: {', '.join(names)})"
+    return f"{name} is not known; did you mean {nearest(name, names)}? (known: {', '.join(names)})"
+
+
+def nearest(name: object, known: Iterable[object]) -> str:
+    """Returns the known name that is most like `name`."""
+    return difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0)[0]
 
 
 def validate(config: Config) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from alexnet_jax.config import Config, unknown
+from alexnet_jax.config import Config, nearest, unknown
 from alexnet_jax.data import drawn_patterns
 from alexnet_jax.data.types import DataError, Example, Source
 
@@ -167,13 +167,16 @@ class TfdsDataset(Dataset):
     def _builder(self) -> tfds.core.DatasetBuilder:
         if self.name == drawn_patterns.DrawnPatterns.name:
             return drawn_patterns.DrawnPatterns(data_dir=self._data_dir, file_format="array_record")
-        try:
-            return tfds.builder(self.name, data_dir=self._data_dir)
-        except tfds.core.DatasetNotFoundError as error:
+        base = self.name.partition("/")[0].partition(":")[0]
+        folder = pathlib.Path(self._data_dir or tfds.core.constants.DATA_DIR).expanduser() / base
+        # Checked here, because TFDS asks the network, and for TensorFlow, about names it lacks.
+        known = tfds.list_builders(with_community_datasets=False)
+        if base not in known and not folder.is_dir():
             raise DataError(
-                f"dataset: {unknown(self.name, tfds.list_builders())[:200]}... "
-                "A folder needs a path such as ./photos"
-            ) from error
+                f"dataset: there is no folder and no TFDS data set {self.name}; did you mean "
+                f"{nearest(base, known)}? (a folder of your own: --config.dataset=./photos)"
+            )
+        return tfds.builder(self.name, data_dir=self._data_dir)
 
     def _whole(self, split: str) -> Source:
         try:

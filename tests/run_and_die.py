@@ -1,0 +1,64 @@
+"""Trains a config in a process of its own, and ends it with a signal at a given point.
+
+run_and_die.py CONFIG.json WORKDIR "step 3" | "save 2" | "committing 2" | "evaluate 3" | "row 3"
+    | "signal 15 2" | ""
+"""
+
+import os
+import pathlib
+import signal
+import sys
+
+from alexnet_jax import checkpoint, train, writers
+from alexnet_jax.config import from_json
+
+
+def end() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(point: str) -> None:
+    """Replaces the function that the point names by one that dies there."""
+    kind, *numbers = point.split()
+    at = int(numbers[-1])
+    save, evaluate = checkpoint.Checkpoints.save, train.Run.evaluate
+    write, put_batch = writers.MetricsFile.write, train.meshes.put_batch
+
+    def dying_put(batch, mesh):  # noqa: ANN001, ANN202
+        training = batch["position"][0] == (at - 1) * len(batch["label"])
+        if kind == "step" and training:
+            end()  # update `at` is about to start; evaluation's first batch counts as step 1
+        if kind == "signal" and training:
+            os.kill(os.getpid(), int(numbers[0]))
+        return put_batch(batch, mesh)
+
+    def dying_save(self, step, state, evaluation):  # noqa: ANN001, ANN202
+        if kind == "save" and step == at:
+            end()
+        save(self, step, state, evaluation)
+        if kind == "committing" and step == at:
+            end()  # the write in the background is under way
+
+    def dying_evaluate(self, state, views, progress):  # noqa: ANN001, ANN202
+        row = evaluate(self, state, views, progress)
+        if kind == "evaluate" and row["step"] == at:
+            end()
+        return row
+
+    def dying_write(self, row):  # noqa: ANN001, ANN202
+        if kind == "row" and row["step"] == at:
+            self._file.write(f'{{"step": {at}, "spl')  # a line cut short
+            self._file.flush()
+            end()
+        write(self, row)
+
+    train.meshes.put_batch = dying_put
+    checkpoint.Checkpoints.save = dying_save
+    train.Run.evaluate = dying_evaluate
+    writers.MetricsFile.write = dying_write
+
+
+if __name__ == "__main__":
+    if sys.argv[3]:
+        arm(sys.argv[3])
+    train.train(from_json(pathlib.Path(sys.argv[1]).read_text()), sys.argv[2])

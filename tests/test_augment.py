@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import augment
+from alexnet_jax.config import AugmentConfig
+
+
+def batch(count=64, side=24, epoch=0):
+    # Each pixel says where it is: red its row, green its column.
+    image = np.zeros((count, side, side, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.mgrid[:side, :side]
+    numbers = np.arange(count, dtype=np.int32)
+    return {
+        "image": jnp.asarray(image),
+        "index": jnp.asarray(numbers),
+        "position": jnp.asarray(numbers),
+        "epoch": jnp.full(count, epoch, jnp.int32),
+    }
+
+
+def plain(**changes) -> AugmentConfig:
+    return AugmentConfig(**({"lighting": "none", "mean": (0.0, 0.0, 0.0)} | changes))
+
+
+@pytest.fixture(scope="module")
+def views():
+    return jax.jit(augment.training_views, static_argnums=(2, 3))
+
+
+def draw(values, config, size=20, seed=0):
+    return np.asarray(augment.training_views(values, jax.random.key(seed), config, size))
+
+
+def corners(view):
+    """Row, column of the top left pixel, and whether the view is mirrored."""
+    mirrored = view[:, 0, 0, 1] > view[:, 0, -1, 1]
+    return np.stack([view[:, 0, 0, 0], view[:, 0, :, 1].min(axis=1), mirrored], axis=1).astype(int)
+
+
+def test_every_crop_and_flip_occurs_and_no_other():
+    found = {tuple(row) for e in range(20) for row in corners(draw(batch(epoch=e), plain()))}
+    assert found == {(y, x, f) for y in range(5) for x in range(5) for f in (0, 1)}
+
+
+def test_draws_belong_to_the_example_and_epoch():
+    whole, values = draw(batch(), AugmentConfig()), batch()
+    shuffled = jax.tree.map(lambda a: a[::-1][:10], values)
+    np.testing.assert_array_equal(draw(shuffled, AugmentConfig()), whole[::-1][:10])
+    assert (draw(batch(epoch=1), plain()) != draw(values, plain())).any()
+    assert (draw(values, plain(), seed=1) != draw(values, plain())).any()
+
+
+def test_a_chunk_shares_its_crop_and_flip_but_not_its_lighting():
+    rows = corners(draw(batch(96), plain(chunk=32)))
+    for chunk in rows.reshape(3, 32, 3):
+        assert (chunk == chunk[0]).all()
+    assert len({tuple(row) for row in rows}) > 1
+    lit = draw(batch(32), plain(chunk=32, lighting="stddev"))
+    assert len(np.unique(lit[:, 0, 0, 2])) == 32
+
+
+def test_centre_without_random_crops():
+    rows = corners(draw(batch(), plain(random_crop=False, flip=False)))
+    assert {tuple(row) for row in rows} == {(2, 2, 0)}
+
+
+@pytest.mark.parametrize("name", ["stddev", "eigenvalue_unit_range"])
+def test_lighting_has_the_colour_covariance(name):
+    config = plain(lighting=name)
+    keys = jax.vmap(jax.random.key)(jnp.arange(40_000))
+    drawn = np.asarray(jax.vmap(lambda key: augment.lighting(key, config))(keys), np.float64)
+    scales, axes = augment.LIGHTING[name]
+    along = drawn @ axes  # the axes are orthonormal to four digits
+    np.testing.assert_allclose(along.std(axis=0), 0.1 * scales, rtol=0.03)
+    np.testing.assert_allclose(np.corrcoef(along.T), np.eye(3), atol=0.03)
+
+
+def test_lighting_constants_are_the_authors(shared_data):
+    oracle = np.load(shared_data / "oracles" / "cuda_convnet2_input_meta.npz")
+    np.testing.assert_allclose(augment.STDDEV_SCALES, oracle["stdevs"], rtol=1e-8)
+    np.testing.assert_allclose(augment.STDDEV_AXES, oracle["vecs"], rtol=1e-7)
+    mean = oracle["data_mean"].reshape(3, -1).mean(axis=1)
+    np.testing.assert_allclose(AugmentConfig().mean, mean, atol=1e-3)
+
+
+def test_lighting_ends_at_its_epoch_and_pixels_are_rescaled():
+    config = plain(lighting="stddev", lighting_off_epoch=3, lighting_rescale=1.1, pixel_std=2.0)
+    clean = draw(batch(epoch=3), plain())
+    np.testing.assert_allclose(draw(batch(epoch=3), config), clean / 2.2, rtol=1e-6)
+    assert np.abs(draw(batch(epoch=2), config)[..., 2]).max() > 0
+
+
+def test_mean_and_scale():
+    config = plain(mean=(1.0, 2.0, 3.0), pixel_std=2.0, random_crop=False, flip=False)
+    view = draw(batch(), config)
+    np.testing.assert_allclose(view[0, 0, 0], [(2 - 1) / 2, (2 - 2) / 2, (0 - 3) / 2])
+
+
+def test_ten_views_are_corners_and_centre_and_mirrors():
+    views = augment.evaluation_views(batch(2)["image"], 10, plain(), 20)
+    rows = [tuple(corners(np.asarray(view))[0]) for view in views]
+    places = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    assert rows == [(*p, 0) for p in places] + [(*p, 1) for p in places]
+    (centre,) = augment.evaluation_views(batch(2)["image"], 1, plain(), 20)
+    np.testing.assert_array_equal(centre, views[4])

@@ -1,0 +1,332 @@
+"""Whole runs of the smallest network."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from alexnet_jax import checkpoint, evaluate, mesh, model, state, step, train
+from alexnet_jax.config import ConfigError, to_json
+from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.writers import read_rows
+
+TIMES = {"images_per_second", "step_seconds", "data_wait_fraction"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("set")
+    small.write_folder(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    """A run of 5 steps (2 epochs of 20 images by 8)."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, train.train(small.config(folder), workdir)
+
+
+def rows(workdir) -> list[dict]:
+    return [
+        {k: v for k, v in row.items() if k not in TIMES}
+        for row in read_rows(workdir / "metrics.jsonl")
+    ]
+
+
+def final_state(workdir, at):
+    """Parameters and velocity of a checkpoint, as numpy arrays by path."""
+    config = checkpoint.read_config(workdir)
+    devices = mesh.build(dataclasses.replace(config.mesh, data=1))
+    network = model.build(config.model, 2, config.precision)
+    with checkpoint.Checkpoints(workdir, 2) as checkpoints:
+        tree = checkpoints.restore(at, state.abstract_state(config, network, devices))
+    return {
+        jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def test_a_run_leaves_what_the_contract_says(finished):
+    workdir, summary = finished
+    assert {p.name for p in workdir.iterdir()} >= {
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints",
+        "tensorboard",
+        "plots",
+    }
+    assert (workdir / "plots" / "learning_curves.png").stat().st_size > 5_000
+    assert any((workdir / "tensorboard").iterdir())
+    assert json.loads((workdir / "summary.json").read_text()) == summary
+    assert summary["step"] == 5
+    assert (summary["split"], summary["count"], summary["views"]) == ("val", 14, 1)
+    assert 0 <= summary["top1_error"] <= 1
+    recorded = read_rows(workdir / "metrics.jsonl")
+    assert [r["step"] for r in recorded if r["split"] == "train"] == [1, 2, 3, 4, 5]
+    assert [r["step"] for r in recorded if r["split"] == "val"] == [3, 5]  # 20 = 2.5 x 8
+    assert recorded[1].keys() >= {"loss", "top1_error", "top5_error", "learning_rate"} | TIMES
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert environment["packages"]["jax"] == jax.__version__
+
+
+def test_the_first_loss_is_that_of_the_initial_network(finished, folder):
+    """The logged loss of step 1 against a forward pass with nothing shared but the modules."""
+    workdir, _ = finished
+    config = small.config(folder)
+    config.model.dropout_rate = 0.0
+    first = train.train(dataclasses.replace(config, num_steps=1), workdir.parent / "no_dropout")
+    row = read_rows(workdir.parent / "no_dropout" / "metrics.jsonl")[0]
+    from alexnet_jax import augment
+    from alexnet_jax.data.order import batch_positions
+
+    source = open_dataset(config).open("train")
+    where = batch_positions(0, 1, 8, 20)
+    images, labels = np.empty((8, 71, 71, 3), np.uint8), []
+    for i, index in enumerate(where.index):
+        labels.append(ImageReader(source, 71).read(int(index), images[i])[0])
+    batch = {k: jnp.asarray(v, jnp.int32) for k, v in where._asdict().items()}
+    views = augment.training_views(
+        batch | {"image": jnp.asarray(images)}, jax.random.key(0), config.augment, 67
+    )
+    network = model.build(config.model, 2, "float32")
+    params = jax.jit(network.init)(jax.random.key(0), views)["params"]
+    log_p = jax.nn.log_softmax(jax.jit(network.apply)({"params": params}, views))
+    assert row["loss"] == pytest.approx(-float(log_p[np.arange(8), labels].mean()), rel=1e-5)
+    assert first["step"] == 1
+
+
+def test_a_finished_run_is_evaluated_not_trained(finished, folder, capsys):
+    workdir, summary = finished
+    before = rows(workdir)
+    assert train.train(small.config(folder), workdir) == summary
+    assert "is finished at step 5" in capsys.readouterr().out
+    assert rows(workdir) == before
+
+
+def test_more_epochs_continue_and_the_schedule_says_it_is_stretched(folder, tmp_path, capsys):
+    config = small.config(folder)
+    config.num_epochs = 1
+    assert train.train(config, tmp_path)["step"] == 3
+    config.num_epochs = 2
+    config.eval_views = 10
+    summary = train.train(config, tmp_path)
+    assert (summary["step"], summary["views"]) == (5, 10)
+    said = capsys.readouterr().out
+    assert "changes from 3 to 5 steps; its cosine schedule is stretched" in said
+    config.num_epochs = 1
+    with pytest.raises(ConfigError, match="num_steps: .* is at step 5, past the end at 3"):
+        train.train(config, tmp_path)
+
+
+def test_a_changed_field_is_refused_with_both_values(finished, folder):
+    workdir, _ = finished
+    config = small.config(folder)
+    config.optimizer.learning_rate = 0.5
+    with pytest.raises(ConfigError, match=r"optimizer.learning_rate: 0.02 there, 0.5 here"):
+        train.train(config, workdir)
+
+
+@pytest.mark.parametrize("change", ["data 4", "parts 4"])
+def test_devices_and_accumulation_do_not_change_the_run(finished, folder, tmp_path, change):
+    workdir, summary = finished
+    config = small.config(folder)
+    if change == "data 4":
+        config.mesh.data, config.eval_batch_size = 4, 4
+    else:
+        config.optimizer.accumulate_steps = 4
+    other = train.train(config, tmp_path)
+    assert other["count"] == summary["count"]
+    for a, b in zip(rows(workdir), rows(tmp_path), strict=True):
+        assert (a["step"], a["split"]) == (b["step"], b["split"])
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    one, four = final_state(workdir, 5), final_state(tmp_path, 5)
+    for name in one:
+        np.testing.assert_allclose(four[name], one[name], rtol=1e-3, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 14, 32])
+@pytest.mark.parametrize("views", [1, 10])
+def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, views):
+    """Against a loop over single images."""
+    workdir, _ = finished
+    config = dataclasses.replace(small.config(folder), eval_batch_size=batch_size)
+    devices = mesh.build(config.mesh)
+    network = model.build(config.model, 2, "float32")
+    abstract = state.abstract_state(config, network, devices)
+    with checkpoint.Checkpoints(workdir, 2) as checkpoints:
+        params = checkpoints.restore(5, abstract).params
+    compiled = evaluate.compile_step(config, network, devices, abstract.params, views)
+    source = open_dataset(config).open("val")
+    got = evaluate.evaluate(compiled, params, ImageReader(source, 71), config, devices)
+
+    from alexnet_jax import augment
+
+    apply = jax.jit(lambda v: jax.nn.softmax(model.logits(network, params, v)))
+    image, losses, wrong = np.empty((1, 71, 71, 3), np.uint8), [], 0
+    for i in range(14):
+        label, _ = ImageReader(source, 71).read(i, image[0])
+        crops = augment.evaluation_views(jnp.asarray(image), views, config.augment, 67)
+        p = np.mean([np.asarray(apply(crop))[0] for crop in crops], axis=0)
+        losses.append(-np.log(p[label]))
+        wrong += p.argmax() != label
+    assert got["count"] == 14
+    assert got["top1_error"] == pytest.approx(wrong / 14)
+    assert got["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_a_count_that_is_not_the_splits_is_an_error(finished, folder):
+    workdir, _ = finished
+    config = small.config(folder)
+
+    def loses_one(params, batch):
+        from alexnet_jax import metrics
+
+        mask = batch["mask"].at[0].set(0)
+        return metrics.classification(jnp.zeros((8, 2)), batch["label"], mask)
+
+    reader = ImageReader(open_dataset(config).open("val"), 71)
+    with pytest.raises(evaluate.EvaluationError, match="counted 12 images of 14"):
+        evaluate.evaluate(loses_one, None, reader, config, mesh.build(config.mesh))
+
+
+def test_bad_images_are_counted_out_of_a_run(tmp_path):
+    small.write_folder(tmp_path / "set")
+    for split in ("train", "val"):
+        path = next((tmp_path / "set" / split / "dark").iterdir())
+        path.write_bytes(b"broken")
+    config = small.config(tmp_path / "set")
+    with pytest.raises(ValueError, match=r"dark.*\.png: is not a readable image"):
+        train.train(config, tmp_path / "w1")
+    config.on_bad_image = "skip"
+    summary = train.train(config, tmp_path / "w2")
+    assert (summary["count"], summary["bad_images"]) == (13, 1)
+
+
+def test_a_nan_stops_the_run_and_keeps_the_checkpoint(folder, tmp_path):
+    config = small.config(folder)
+    config.optimizer.learning_rate = 1e12
+    config.optimizer.schedule.kind = "constant"
+    config.optimizer.schedule.warmup_epochs = 0.0
+    config.checkpoint_every_steps = 1
+    with pytest.raises(
+        train.NonFiniteError, match=r"step [2345]: .*first in .*; the checkpoint of"
+    ):
+        train.train(config, tmp_path)
+    at = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    assert all(np.isfinite(v).all() for k, v in final_state(tmp_path, at).items() if "params" in k)
+
+
+def test_the_first_nonfinite_layer_is_named(folder):
+    config = small.config(folder)
+    network = model.build(config.model, 2, "float32")
+    devices = mesh.build(config.mesh)
+    params = state.create_state(config, network, devices).params
+    batch = {
+        name: jnp.zeros(leaf.shape, leaf.dtype)
+        for name, leaf in step.abstract_batch(config, 8, devices).items()
+    }
+    first = step.first_nonfinite_layer
+    assert "gradient" in first(config, network, params, batch)
+    huge = params | {"conv4": jax.tree.map(lambda p: p + 3e38, params["conv4"])}
+    assert first(config, network, huge, batch) == "conv4"
+    broken = params | {"fc7": jax.tree.map(lambda p: p * jnp.nan, params["fc7"])}
+    assert first(config, network, broken, batch) == "parameters of fc7"
+
+
+def test_compiled_steps_open_no_data_set():
+    from alexnet_jax import configs
+
+    config = configs.get("default")
+    config.num_classes, config.dataset, config.batch_size = 7, "no_such_data_set", 8
+    config.resize, config.image_size, config.model.width = 71, 67, 1 / 16
+    for compiled in (train.compile_train_step(config), evaluate.compile_eval_step(config)):
+        assert isinstance(compiled, jax.stages.Compiled)
+
+
+def start(config, workdir, *, kill_at: str | None = None, environment=None):
+    """Runs the trainer in a process of its own; `kill_at` ends it with SIGKILL at that point."""
+    workdir.mkdir(exist_ok=True)
+    (workdir.parent / f"{workdir.name}.json").write_text(to_json(config))
+    command = [sys.executable, str(pathlib.Path(__file__).with_name("run_and_die.py"))]
+    command += [str(workdir.parent / f"{workdir.name}.json"), str(workdir), kill_at or ""]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+KILLS = [
+    "step 1",
+    "step 2",
+    "step 3",
+    "step 4",
+    "step 5",
+    "save 2",
+    "save 3",
+    "save 4",
+    "committing 2",
+    "committing 3",
+    "committing 5",
+    "evaluate 3",
+    "evaluate 5",
+    "row 3",
+]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "w"
+    process = start(small.config(folder), workdir)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    return rows(workdir), final_state(workdir, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_at", KILLS)
+def test_resume_after_sigkill_is_exact_to_the_last_bit(folder, tmp_path, uninterrupted, kill_at):
+    config = small.config(folder)
+    process = start(config, tmp_path / "w", kill_at=kill_at)
+    said, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
+    process = start(config, tmp_path / "w")
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    expected_rows, expected_state = uninterrupted
+    assert rows(tmp_path / "w") == expected_rows
+    got = final_state(tmp_path / "w", 5)
+    assert got.keys() == expected_state.keys()
+    for name, value in got.items():
+        np.testing.assert_array_equal(value, expected_state[name], err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_command_goes_on(folder, tmp_path, uninterrupted, number):
+    config = small.config(folder)
+    process = start(config, tmp_path / "w", kill_at=f"signal {int(number)} 2")
+    said, _ = process.communicate()
+    assert process.returncode == 128 + number, said
+    assert "stopped and saved after step 2; run again to go on" in said
+    process = start(config, tmp_path / "w")
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert "continuing" in said
+    assert rows(tmp_path / "w") == uninterrupted[0]
+
+
+def test_images_are_as_written(folder):
+    """Guards the fixtures: the two classes differ in what a network can see."""
+    means = [cv2.imread(str(p)).mean() for p in sorted((folder / "val").glob("*/*.png"))]
+    assert max(means[:7]) < min(means[7:])
+    assert os.environ.get("JAX_PLATFORMS", "cpu") in ("", "cpu")
