@@ -1,4 +1,4 @@
-"""The configuration of a run: typed fields, validated as a whole before anything starts.
+"""The configuration of a run: typed fields and their text form (`validation.py` checks them).
 
 The places where the paper, its code (FACTS: run #145 of the authors' notebook) and Caffe differ are
 fields here, each with its source; the recipes in `configs/` are small differences from `Config()`.
@@ -164,67 +164,12 @@ class Config:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
 
-CHOICES: dict[str, tuple[object, ...]] = {
-    "on_bad_image": ("raise", "skip"),
-    "precision": ("float32", "bfloat16"),
-    "eval_views": (1, 10),
-    "model.columns": (1, 2),
-    "model.init": ("normal", "he"),
-    "model.dropout_scaling": ("test", "train"),
-    "model.lrn.convention": ("paper", "original_code", "caffe", "torch"),
-    "augment.lighting": ("none", "stddev", "eigenvalue_unit_range"),
-    "optimizer.kind": ("momentum", "lars"),
-    "optimizer.schedule.kind": ("plateau", "step", "dexp", "polynomial", "cosine", "constant"),
-}
-
-# field -> least value allowed (the second: must it be larger than that?).
-LEAST: dict[str, tuple[float, bool]] = {
-    "batch_size": (1, False),
-    "num_epochs": (1, False),
-    "num_steps": (0, False),
-    "num_classes": (0, False),
-    "seed": (0, False),
-    "resize": (1, False),
-    "read_threads": (1, False),
-    "read_ahead": (1, False),
-    "cache_gib": (0, False),
-    "eval_batch_size": (0, False),
-    "eval_every_epochs": (1, False),
-    "log_every_steps": (1, False),
-    "checkpoint_every_steps": (1, False),
-    "keep_checkpoints": (1, False),
-    "mesh.model": (1, False),
-    "model.width": (0, True),
-    "model.conv1_padding": (0, False),
-    "model.lrn.size": (1, False),
-    "model.lrn.alpha": (0, False),
-    "augment.chunk": (1, False),
-    "augment.lighting_std": (0, False),
-    "augment.lighting_rescale": (0, True),
-    "augment.lighting_off_epoch": (0, False),
-    "augment.pixel_std": (0, True),
-    "optimizer.learning_rate": (0, True),
-    "optimizer.weight_decay": (0, False),
-    "optimizer.bias_rate_factor": (0, False),
-    "optimizer.trust_coefficient": (0, True),
-    "optimizer.accumulate_steps": (1, False),
-    "optimizer.schedule.warmup_epochs": (0, False),
-    "optimizer.schedule.dexp_factor": (0, True),
-    "optimizer.schedule.bias_dexp_factor": (0, True),
-    "optimizer.schedule.dexp_count": (1, False),
-    "optimizer.schedule.bias_dexp_count": (1, False),
-    "optimizer.schedule.power": (0, True),
-    "optimizer.schedule.patience": (1, False),
-    "optimizer.schedule.most_drops": (0, False),
-}
-
 # Fields that may differ between a run and its continuation: they do not change what is computed.
 RESUMABLE = (
     "mesh.data",
     "mesh.model",
     "log_every_steps",
     "checkpoint_every_steps",
-    "keep_checkpoints",
     "eval_views",
     "data_dir",
     "read_threads",
@@ -259,7 +204,7 @@ def from_json(text: str) -> Config:
       ConfigError: a field that this version does not have, or a value of another type.
     """
     config = _from_dict(Config, json.loads(text), "")
-    _check_types(config)
+    check_types(config)
     return config
 
 
@@ -290,38 +235,18 @@ def nearest(name: object, known: Iterable[object]) -> str:
     return difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0)[0]
 
 
-def validate(config: Config) -> None:
-    """Refuses what cannot run, before anything is started.
+def check_types(config: Any, prefix: str = "") -> None:
+    """Refuses a value that is not of its field's type; whole numbers become floats where asked.
 
     Raises:
-      ConfigError: names the field and the nearest right value.
+      ConfigError: names the field.
     """
-    _check_types(config)
-    leaves = flatten(config)
-    for name, choices in CHOICES.items():
-        if leaves[name] not in choices:
-            raise ConfigError(f"{name}: {unknown(leaves[name], choices)}")
-    for name, (least, exclusive) in LEAST.items():
-        if leaves[name] < least or (exclusive and leaves[name] == least):
-            relation = "larger than" if exclusive else "at least"
-            raise ConfigError(f"{name}: {leaves[name]} must be {relation} {least}")
-    for name in ("model.dropout_rate", "optimizer.momentum"):
-        if not 0 <= leaves[name] < 1:
-            raise ConfigError(f"{name}: {leaves[name]} must be in [0, 1)")
-    _check_sizes(config)
-    _check_network(config)
-    _check_optimizer(config.optimizer, config.batch_size)
-    if not config.dataset:
-        raise ConfigError("dataset: name a TFDS data set or a folder split/class/image")
-
-
-def _check_types(config: Any, prefix: str = "") -> None:
     for name, hint in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, typing.cast(type, hint)):
                 raise ConfigError(f"{prefix}{name}: {value!r} is not a {hint}")
-            _check_types(value, f"{prefix}{name}.")
+            check_types(value, f"{prefix}{name}.")
             continue
         wanted = typing.get_origin(hint) or hint
         whole = wanted is float and isinstance(value, int) and not isinstance(value, bool)
@@ -333,78 +258,12 @@ def _check_types(config: Any, prefix: str = "") -> None:
             raise ConfigError(f"{prefix}{name}: {value!r} is not finite")
 
 
-def _check_sizes(config: Config) -> None:
-    if config.image_size > config.resize:
-        raise ConfigError(
-            f"image_size: a crop of {config.image_size} does not fit in images of resize = "
-            f"{config.resize}; the largest is {config.resize}"
-        )
-    rest = (config.image_size + config.model.conv1_padding - 11) % 4
-    if rest:
-        lower, upper = config.image_size - rest, config.image_size - rest + 4
-        raise ConfigError(
-            f"image_size: (image_size + model.conv1_padding - 11) must divide by conv1's stride "
-            f"of 4; with padding {config.model.conv1_padding} the nearest to {config.image_size} "
-            f"are {lower} and {upper}"
-        )
-    if feature_sizes(config)[-1] < 1:
-        raise ConfigError(f"image_size: {config.image_size} leaves nothing after pool5; least: 67")
-    if config.mesh.data == 0 or config.mesh.data < -1:
-        raise ConfigError(f"mesh.data: {config.mesh.data} must be positive, or -1 for what is left")
-    if config.mesh.model != 1:
-        raise ConfigError(
-            f"mesh.model: {config.mesh.model} is not supported by this version; the nearest is 1"
-        )
-
-
 def feature_sizes(config: Config) -> tuple[int, int, int, int]:
     """Returns the side of the maps after conv1, pool1, pool2 and pool5."""
     conv1 = (config.image_size + config.model.conv1_padding - 11) // 4 + 1
     pool1 = (conv1 - 3) // 2 + 1
     pool2 = (pool1 - 3) // 2 + 1
     return conv1, pool1, pool2, (pool2 - 3) // 2 + 1
-
-
-def _check_network(config: Config) -> None:
-    model = config.model
-    for name, channels in (("conv1", 96), ("conv2", 256), ("conv3", 384), ("fc6", 4096)):
-        wide = channels * model.width
-        if wide < 2 or wide % 2:
-            nearest = max(1, round(96 * model.width / 2)) * 2 / 96
-            raise ConfigError(
-                f"model.width: {model.width} gives {name} {wide:g} channels, not an even number; "
-                f"the nearest is {nearest:g}"
-            )
-    for field in ("layer1", "layer2"):
-        parts = getattr(model, field).split()
-        if sorted(parts) not in (["norm", "pool", "relu"], ["pool", "relu"]):
-            raise ConfigError(
-                f"model.{field}: {getattr(model, field)!r} must order relu, pool and at most one "
-                "norm, such as 'relu norm pool'"
-            )
-    if model.lrn.size % 2 == 0:
-        raise ConfigError(f"model.lrn.size: {model.lrn.size} is even; use {model.lrn.size + 1}")
-
-
-def _check_optimizer(optimizer: OptimizerConfig, batch_size: int) -> None:
-    schedule = optimizer.schedule
-    if batch_size % optimizer.accumulate_steps:
-        divisors = [d for d in range(1, batch_size + 1) if batch_size % d == 0]
-        nearest = min(divisors, key=lambda d: abs(d - optimizer.accumulate_steps))
-        raise ConfigError(
-            f"optimizer.accumulate_steps: {optimizer.accumulate_steps} does not divide batch_size "
-            f"= {batch_size}; the nearest is {nearest}"
-        )
-    if schedule.kind == "step" and not schedule.steps:
-        raise ConfigError("optimizer.schedule.steps: empty with kind = step; use ((30.0, 0.001),)")
-    for name in ("steps", "bias_steps", "conv1_steps"):
-        rows = getattr(schedule, name)
-        if any(not isinstance(row, tuple) or len(row) != 2 for row in rows):
-            raise ConfigError(f"optimizer.schedule.{name}: {rows} must be ((epoch, rate), ...)")
-        if list(rows) != sorted(rows) or any(min(row) < 0 for row in rows):
-            raise ConfigError(
-                f"optimizer.schedule.{name}: {rows} must have rising epochs, no negative rates"
-            )
 
 
 def num_train_steps(config: Config, num_examples: int) -> int:

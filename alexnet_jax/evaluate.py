@@ -9,10 +9,11 @@ from jax.sharding import Mesh
 
 from alexnet_jax import augment, metrics, model
 from alexnet_jax import mesh as meshes
-from alexnet_jax.config import Config, validate
+from alexnet_jax.config import Config
 from alexnet_jax.data.loader import ImageReader, Loader, evaluation_positions
 from alexnet_jax.model import AlexNet
 from alexnet_jax.step import DeviceBatch, abstract_batch, compile_options
+from alexnet_jax.validation import validate
 
 
 class EvaluationError(RuntimeError):

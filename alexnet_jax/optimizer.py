@@ -1,7 +1,6 @@
 """The paper's update (section 5) as optax pieces, its learning rates over time, and LARS."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -81,63 +80,25 @@ def velocity(opt_state: Any) -> Any:
     return opt_state[-1].trace
 
 
-def make_rates(
-    config: Config, num_examples: int
-) -> Callable[[jax.Array, Scalar], dict[str, jax.Array]]:
-    """Returns the learning rates as a function of (updates done, plateau drops).
+class Schedule:
+    """The learning rates of a run as a function of (updates done, plateau drops)."""
 
-    The result holds 0-d float32 rates for `kernel` and `bias`, and `conv1_kernel` and
-    `conv1_bias`, which differ from them only where `conv1_steps` says so.
-    """
-    optimizer, schedule = config.optimizer, config.optimizer.schedule
-    base, bias_base = optimizer.learning_rate, optimizer.learning_rate * optimizer.bias_rate_factor
-    total = num_train_steps(config, num_examples)
+    def __init__(self, config: Config, num_examples: int) -> None:
+        self._optimizer, self._schedule = config.optimizer, config.optimizer.schedule
+        self._total = num_train_steps(config, num_examples)
+        self._steps_per_epoch = num_examples / config.batch_size
 
-    def first_step(epoch: float) -> int:
-        return math.ceil(epoch * num_examples / config.batch_size)
-
-    def stepped(start: float, rows: tuple[tuple[float, float], ...], step: jax.Array) -> jax.Array:
-        rate = jnp.float32(start)
-        for epoch, value in rows:
-            rate = jnp.where(step >= first_step(epoch), jnp.float32(value), rate)
-        return rate
-
-    def dexp(factor: float, count: int, step: jax.Array) -> jax.Array:
-        share = jnp.float32(1)
-        for stage in range(1, count):
-            later = factor ** (-stage / (count - 1))
-            share = jnp.where(step >= math.ceil(stage * total / count), jnp.float32(later), share)
-        return share
-
-    def shares(step: jax.Array, drops: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What is left of the kernels' and the biases' first rate."""
-        progress = jnp.minimum(step.astype(jnp.float32) / total, 1.0)
-        one = jnp.float32(1)
-        if schedule.kind == "plateau":
-            one = jnp.float32(10) ** -drops.astype(jnp.float32)
-        elif schedule.kind == "polynomial":
-            one = (1 - progress) ** schedule.power
-        elif schedule.kind == "cosine":
-            one = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-        elif schedule.kind == "dexp":
-            biases = dexp(schedule.bias_dexp_factor, schedule.bias_dexp_count, step)
-            return dexp(schedule.dexp_factor, schedule.dexp_count, step), biases
-        elif schedule.kind == "step":
-            one = stepped(base, schedule.steps, step) / base
-            if schedule.bias_steps and bias_base:
-                return one, stepped(bias_base, schedule.bias_steps, step) / bias_base
-        return one, one
-
-    def rates(step: jax.Array, drops: jax.Array) -> dict[str, jax.Array]:
-        kernel_share, bias_share = shares(step, drops)
-        warm = jnp.float32(1)
-        if schedule.warmup_epochs:
-            length = max(1, first_step(schedule.warmup_epochs))
-            warm = jnp.minimum((step.astype(jnp.float32) + 1) / length, 1.0)
-        kernel, bias = base * kernel_share * warm, bias_base * bias_share * warm
+    def __call__(self, step: jax.Array, drops: Scalar) -> dict[str, jax.Array]:
+        """Returns 0-d float32 rates of `kernel` and `bias`, and of `conv1_kernel` and `conv1_bias`,
+        which differ from them only where `conv1_steps` says so."""
+        optimizer = self._optimizer
+        kernel_share, bias_share = self._shares(step, drops)
+        warm = self._warm_up(step)
+        kernel = optimizer.learning_rate * kernel_share * warm
+        bias = optimizer.learning_rate * optimizer.bias_rate_factor * bias_share * warm
         conv1_kernel, conv1_bias = kernel, bias
-        for epoch, value in schedule.conv1_steps:
-            late = step >= first_step(epoch)
+        for epoch, value in self._schedule.conv1_steps:
+            late = step >= self._first_step(epoch)
             conv1_kernel = jnp.where(late, jnp.float32(value), conv1_kernel)
             conv1_bias = jnp.where(late & (value == 0), 0.0, conv1_bias)
         return {
@@ -147,11 +108,54 @@ def make_rates(
             "conv1_bias": conv1_bias,
         }
 
-    return rates
+    def _first_step(self, epoch: float) -> int:
+        return math.ceil(epoch * self._steps_per_epoch)
+
+    def _warm_up(self, step: jax.Array) -> jax.Array:
+        if not self._schedule.warmup_epochs:
+            return jnp.float32(1)
+        length = max(1, self._first_step(self._schedule.warmup_epochs))
+        return jnp.minimum((step.astype(jnp.float32) + 1) / length, 1.0)
+
+    def _shares(self, step: jax.Array, drops: Scalar) -> tuple[jax.Array, jax.Array]:
+        """What is left of the kernels' and of the biases' first rate."""
+        schedule, base = self._schedule, self._optimizer.learning_rate
+        progress = jnp.minimum(step.astype(jnp.float32) / self._total, 1.0)
+        if schedule.kind == "dexp":
+            kernels = self._dexp(schedule.dexp_factor, schedule.dexp_count, step)
+            return kernels, self._dexp(schedule.bias_dexp_factor, schedule.bias_dexp_count, step)
+        if schedule.kind == "step":
+            kernels = self._stepped(base, schedule.steps, step)
+            bias_base = base * self._optimizer.bias_rate_factor
+            if not schedule.bias_steps or not bias_base:
+                return kernels, kernels
+            return kernels, self._stepped(bias_base, schedule.bias_steps, step)
+        share = {
+            "constant": lambda: jnp.float32(1),
+            "plateau": lambda: jnp.float32(10) ** -drops.astype(jnp.float32),
+            "polynomial": lambda: (1 - progress) ** schedule.power,
+            "cosine": lambda: 0.5 * (1 + jnp.cos(jnp.pi * progress)),
+        }[schedule.kind]()
+        return share, share
+
+    def _stepped(
+        self, base: float, rows: tuple[tuple[float, float], ...], step: jax.Array
+    ) -> jax.Array:
+        share = jnp.float32(1)
+        for epoch, rate in rows:
+            share = jnp.where(step >= self._first_step(epoch), jnp.float32(rate / base), share)
+        return share
+
+    def _dexp(self, factor: float, count: int, step: jax.Array) -> jax.Array:
+        share = jnp.float32(1)
+        for stage in range(1, count):
+            later = jnp.float32(factor ** (-stage / (count - 1)))
+            share = jnp.where(step >= math.ceil(stage * self._total / count), later, share)
+        return share
 
 
 def rate_tree(rates: dict[str, jax.Array], params: Any) -> Any:
-    """Spreads `make_rates`'s result over the leaves of a parameter tree."""
+    """Spreads the result of a `Schedule` over the leaves of a parameter tree."""
 
     def leaf(path: tuple[Any, ...], _: Any) -> jax.Array:
         layer, name = path[0].key, path[-1].key

@@ -25,6 +25,8 @@ def run(config: Config, workdir: str) -> None:
     )
     try:
         summary = train.train(config, workdir)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except expected as error:
         sys.exit(f"error: {error}")
     print(

@@ -27,7 +27,7 @@ def make_train_step(
     `finite`: where that is false the state keeps its parameters and velocity.
     """
     tx = optimizer.build(config.optimizer)
-    make_rates = optimizer.make_rates(config, num_examples)
+    schedule = optimizer.Schedule(config, num_examples)
     parts = config.optimizer.accumulate_steps
 
     def loss(params: Any, part: DeviceBatch, views: jax.Array) -> tuple[jax.Array, metrics.Sums]:
@@ -61,7 +61,7 @@ def make_train_step(
         grads, sums = meshes.sum_over_data((grads, sums))
         grads = jax.tree.map(lambda g: g / jnp.maximum(sums["loss"].count, 1), grads)
 
-        rates = make_rates(state.step, state.plateau.drops)
+        rates = schedule(state.step, state.plateau.drops)
         updates, opt_state = tx.update(
             grads, state.opt_state, state.params, rates=optimizer.rate_tree(rates, state.params)
         )

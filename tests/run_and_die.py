@@ -9,7 +9,7 @@ import pathlib
 import signal
 import sys
 
-from alexnet_jax import checkpoint, train, writers
+from alexnet_jax import checkpoint, loop, run, train, writers
 from alexnet_jax.config import from_json
 
 
@@ -21,8 +21,8 @@ def arm(point: str) -> None:
     """Replaces the function that the point names by one that dies there."""
     kind, *numbers = point.split()
     at = int(numbers[-1])
-    save, evaluate = checkpoint.Checkpoints.save, train.Run.evaluate
-    write, put_batch = writers.MetricsFile.write, train.meshes.put_batch
+    save, evaluate = checkpoint.Checkpoints.save, run.Run.evaluate
+    write, put_batch = writers.MetricsFile.write, loop.meshes.put_batch
 
     def dying_put(batch, mesh):  # noqa: ANN001, ANN202
         training = batch["position"][0] == (at - 1) * len(batch["label"])
@@ -52,9 +52,9 @@ def arm(point: str) -> None:
             end()
         write(self, row)
 
-    train.meshes.put_batch = dying_put
+    loop.meshes.put_batch = dying_put
     checkpoint.Checkpoints.save = dying_save
-    train.Run.evaluate = dying_evaluate
+    run.Run.evaluate = dying_evaluate
     writers.MetricsFile.write = dying_write
 
 

@@ -26,7 +26,7 @@ def test_update_is_the_papers_across_rate_drops():
     o = config.optimizer
     o.bias_rate_factor, o.decay_biases, o.learning_rate = 2.0, False, 0.05
     o.schedule = ScheduleConfig(kind="step", steps=((2.0, 5e-3), (4.0, 5e-4)))
-    tx, rates = optimizer.build(o), optimizer.make_rates(config, 100)
+    tx, rates = optimizer.build(o), optimizer.Schedule(config, 100)
     weights = params()
     state, rng = tx.init(weights), np.random.default_rng(1)
     mirror = jax.tree.map(lambda p: np.asarray(p, np.float64), weights)
@@ -59,7 +59,7 @@ def test_update_is_the_papers_across_rate_drops():
 
 def rate_at(config, epoch, drops=0, n=1000):
     step = jnp.int32(round(epoch * n / config.batch_size))
-    return {k: float(v) for k, v in optimizer.make_rates(config, n)(step, jnp.int32(drops)).items()}
+    return {k: float(v) for k, v in optimizer.Schedule(config, n)(step, jnp.int32(drops)).items()}
 
 
 def with_schedule(**changes) -> Config:

@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import constants
 
 from alexnet_jax.config import Config, nearest, unknown
 from alexnet_jax.data import drawn_patterns
@@ -168,7 +169,7 @@ class TfdsDataset(Dataset):
         if self.name == drawn_patterns.DrawnPatterns.name:
             return drawn_patterns.DrawnPatterns(data_dir=self._data_dir, file_format="array_record")
         base = self.name.partition("/")[0].partition(":")[0]
-        folder = pathlib.Path(self._data_dir or tfds.core.constants.DATA_DIR).expanduser() / base
+        folder = pathlib.Path(self._data_dir or constants.DATA_DIR).expanduser() / base
         # Checked here, because TFDS asks the network, and for TensorFlow, about names it lacks.
         known = tfds.list_builders(with_community_datasets=False)
         if base not in known and not folder.is_dir():

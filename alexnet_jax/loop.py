@@ -1,0 +1,206 @@
+"""The hot loop around the compiled step: update, write, evaluate, save."""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from alexnet_jax import mesh as meshes
+from alexnet_jax import metrics, optimizer, step
+from alexnet_jax.run import Run
+from alexnet_jax.state import TrainState
+from alexnet_jax.writers import Progress, Writers
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient became NaN or Inf; the message names the step and the layer."""
+
+
+class Interrupted(SystemExit):
+    """A signal ended the run after a step; it was saved, and the same command goes on."""
+
+
+@dataclasses.dataclass
+class Clock:
+    """Times the loop between two rows; evaluation and saving stop it."""
+
+    started: float = 0.0
+    steps: int = 0
+    waited: float = 0.0
+
+    def restart(self) -> None:
+        """Begins a new span."""
+        self.started, self.steps, self.waited = time.perf_counter(), 0, 0.0
+
+    def rates(self, batch_size: int) -> dict[str, float]:
+        """Returns the span's figures and begins the next; empty where it holds no whole step."""
+        passed = time.perf_counter() - self.started
+        steps, waited = self.steps, self.waited
+        self.restart()
+        if not steps:
+            return {}
+        return {
+            "images_per_second": steps * batch_size / passed,
+            "step_seconds": passed / steps,
+            "data_wait_fraction": waited / passed,
+        }
+
+
+class Loop:
+    """The hot loop. Figures of a step are fetched after the next one is dispatched."""
+
+    def __init__(
+        self,
+        run: Run,
+        update: jax.stages.Compiled,
+        writers: Writers,
+        progress: Progress,
+        signals: "Signals",
+    ) -> None:
+        self.run_, self.update, self.writers = run, update, writers
+        self.progress, self.signals = progress, signals
+        self.clock = Clock()
+        self._pending: tuple[int, Any, Any] | None = None
+
+    def run(self, state: TrainState, batches: Iterator[Any], start: int) -> dict[str, Any]:
+        """Updates, writes, evaluates and saves, in that order: a checkpoint commits only after
+        every row up to its step is on the disk.
+
+        Returns:
+          The last evaluation.
+
+        Raises:
+          NonFiniteError, Interrupted: see there.
+        """
+        evaluation: dict[str, Any] | None = None
+        run, config = self.run_, self.run_.config
+        self.clock.restart()
+        for at in range(start + 1, run.last_step + 1):
+            waiting = time.perf_counter()
+            batch = next(batches)
+            self.clock.waited += time.perf_counter() - waiting
+            device_batch = meshes.put_batch(batch, run.mesh)
+            state, figures = self.update(state, device_batch)
+            self._write_pending(state)
+            self._pending = (at, figures, device_batch)
+            if at == start + 1:
+                self._write_pending(state)  # the first step also pays for warming up
+                self.clock.restart()
+
+            last = at == run.last_step
+            evaluates = last or self._is_epoch_end(at)
+            stops = self.signals.received
+            if evaluates or stops or at % config.checkpoint_every_steps == 0:
+                self._write_pending(state)
+                evaluation = None
+                if evaluates:
+                    evaluation = self._evaluate(state, at)
+                    state = self._follow_plateau(state, evaluation)
+                self.writers.sync()
+                run.checkpoints.save(at, state, evaluation)
+                self.clock.restart()
+            if stops and not last:
+                run.checkpoints.wait()
+                self.progress.say(f"stopped and saved after step {at:,}; run again to go on")
+                raise Interrupted(128 + stops)
+        run.checkpoints.wait()
+        return evaluation or {}
+
+    def _is_epoch_end(self, at: int) -> bool:
+        """Does update `at` consume the last example of an epoch that is evaluated?"""
+        run, size = self.run_, self.run_.config.batch_size
+        every = run.config.eval_every_epochs * run.num_train
+        return at * size // every > (at - 1) * size // every
+
+    def _evaluate(self, state: TrainState, at: int) -> dict[str, Any]:
+        """Evaluates with one view, at the end with the config's too; returns the last row."""
+        row: dict[str, Any] = {}
+        ending = at == self.run_.last_step
+        for views in sorted({1, self.run_.config.eval_views} if ending else {1}):
+            row = self.run_.evaluate(state, views, self.progress)
+            self.writers.write(row)
+        self.writers.draw()
+        return row
+
+    def _follow_plateau(self, state: TrainState, evaluation: dict[str, Any]) -> TrainState:
+        schedule = self.run_.config.optimizer.schedule
+        if schedule.kind != "plateau":
+            return state
+        before = optimizer.Plateau(*jax.device_get(state.plateau))
+        after = optimizer.plateau_update(before, evaluation["top1_error"], schedule)
+        if after.drops > before.drops:
+            self.progress.say(
+                f"validation error has not improved for {schedule.patience} evaluations: "
+                f"learning rate divided by ten ({after.drops} of {schedule.most_drops})"
+            )
+        sharding = meshes.replicated(self.run_.mesh)
+        return dataclasses.replace(state, plateau=jax.device_put(after, sharding))
+
+    def _write_pending(self, state: TrainState) -> None:
+        if self._pending is None:
+            return
+        (at, figures, batch), self._pending = self._pending, None
+        figures = jax.device_get(figures)
+        self.clock.steps += 1
+        self.progress.advance()
+        config = self.run_.config
+        if not figures["finite"]:
+            raise self._nonfinite(at, state, batch)
+        if at % config.log_every_steps and at != self.run_.last_step:
+            return
+        means = metrics.compute(figures["sums"])
+        row = {
+            "step": at,
+            "split": "train",
+            "epoch": at * config.batch_size / self.run_.num_train,
+            "loss": means["loss"],
+            "top1_error": means["top1_error"],
+            "top5_error": means["top5_error"],
+            "learning_rate": float(figures["learning_rate"]),
+            "gradient_norm": float(figures["gradient_norm"]),
+        } | self.clock.rates(config.batch_size)
+        self.writers.write(row)
+        speed = f", {row['images_per_second']:.0f} images/s" if "images_per_second" in row else ""
+        self.progress.show(
+            f"step {at:,}/{self.run_.last_step:,}: loss {row['loss']:.4f}, "
+            f"top-1 error {100 * row['top1_error']:.1f} %{speed}"
+        )
+
+    def _nonfinite(self, at: int, state: TrainState, batch: Any) -> NonFiniteError:
+        run = self.run_
+        with jax.transfer_guard("allow"):
+            layer = step.first_nonfinite_layer(run.config, run.network, state.params, batch)
+        self.writers.sync()
+        kept = run.checkpoints.latest_step()
+        return NonFiniteError(
+            f"step {at}: the loss or gradient is NaN or Inf, first in {layer}; "
+            + (f"the checkpoint of step {kept} is kept" if kept else "no checkpoint was due yet")
+            + "; try a smaller optimizer.learning_rate, in another workdir"
+        )
+
+
+class Signals(contextlib.AbstractContextManager):
+    """Remembers SIGINT and SIGTERM until the step is over; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def _remember(self, number: int, _: Any) -> None:
+        self.received = number
+        signal.signal(number, self._before[number])
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,100 @@
+"""One run in one workdir: its data, network, mesh and evaluation."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from alexnet_jax import checkpoint, evaluate, model
+from alexnet_jax.config import Config, ConfigError, num_train_steps
+from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.sources import Dataset
+from alexnet_jax.state import TrainState, abstract_state
+from alexnet_jax.writers import Progress
+
+
+class Run:
+    """What a run opens and compiles once.
+
+    Raises:
+      ConfigError: a config that does not fit its data set.
+      DataError: no such split.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        mesh: Mesh,
+        workdir: pathlib.Path,
+        checkpoints: checkpoint.Checkpoints,
+        dataset: Dataset,
+    ) -> None:
+        self.config, self.mesh, self.workdir = config, mesh, workdir
+        self.checkpoints = checkpoints
+        self.eval_split = config.eval_split or dataset.eval_split()
+        self.sizes = {s: dataset.size(s) for s in (config.train_split, self.eval_split)}
+        self.num_train = self.sizes[config.train_split]
+        self.last_step = num_train_steps(config, self.num_train)
+        classes = len(dataset.class_names)
+        if config.num_classes and config.num_classes < classes:
+            raise ConfigError(
+                f"num_classes: {config.num_classes} is less than the {classes} of {config.dataset}"
+            )
+        self.network = model.build(config.model, config.num_classes or classes, config.precision)
+        self.abstract = abstract_state(config, self.network, mesh)
+        self._dataset = dataset
+        self._eval_steps: dict[int, jax.stages.Compiled] = {}
+        self._eval_reader = self.reader(self.eval_split)
+        names = json.dumps(dataset.class_names, indent=0, ensure_ascii=False)
+        checkpoint.replace_text(workdir / "class_names.json", names + "\n")
+
+    def reader(self, split: str) -> ImageReader:
+        """Opens a split for reading as the config says.
+
+        Raises:
+          DataError: no such split.
+        """
+        c, source = self.config, self._dataset.open(split)
+        return ImageReader(source, c.resize, c.exif_orientation, c.on_bad_image, c.cache_gib)
+
+    def say_stretched(self, before: int) -> None:
+        """Says what another length than before means to the schedule."""
+        kind = self.config.optimizer.schedule.kind
+        over_all = kind in ("dexp", "polynomial", "cosine")
+        print(
+            f"the run's length changes from {before:,} to {self.last_step:,} steps"
+            + (f"; its {kind} schedule is stretched to the new length" if over_all else "")
+        )
+
+    def evaluate(self, state: TrainState, views: int, progress: Progress) -> dict[str, Any]:
+        """Evaluates the whole split; returns the row for metrics.jsonl."""
+        if views not in self._eval_steps:
+            self._eval_steps[views] = evaluate.compile_step(
+                self.config, self.network, self.mesh, self.abstract.params, views
+            )
+        result = evaluate.evaluate(
+            self._eval_steps[views], state.params, self._eval_reader, self.config, self.mesh
+        )
+        at = int(jax.device_get(state.step))
+        row = {"step": at, "split": self.eval_split, "views": views} | result
+        bad = f", {result['bad_images']} unreadable" if "bad_images" in result else ""
+        progress.say(
+            f"step {at:,}: {self.eval_split} top-1 error {100 * row['top1_error']:.2f} %, "
+            f"top-5 {100 * row['top5_error']:.2f} %, loss {row['loss']:.4f} "
+            f"({row['count']:,} images{bad}, {views} view{'s' if views > 1 else ''})"
+        )
+        return row
+
+    def finish(self, step_done: int) -> dict[str, Any]:
+        """Evaluates a run that has nothing left to train."""
+        print(f"{self.workdir} is finished at step {step_done:,}; evaluating it, not training")
+        state = self.checkpoints.restore(step_done, self.abstract)
+        with Progress("evaluate", 0, 0, "image") as progress:
+            return self.summarise(self.evaluate(state, self.config.eval_views, progress))
+
+    def summarise(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Writes summary.json; returns what it holds."""
+        checkpoint.replace_text(self.workdir / "summary.json", json.dumps(row, indent=2) + "\n")
+        return row
