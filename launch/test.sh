@@ -8,4 +8,5 @@ cd "$root"
 "$venv/bin/ruff" format --check .
 "$venv/bin/ruff" check .
 "$venv/bin/pyright" --pythonpath "$venv/bin/python"
-"$venv/bin/python" -m pytest "$@"
+# A file of tests to a worker: what a file shares is built once.
+"$venv/bin/python" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@"

@@ -10,11 +10,13 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 4)
 
-# Programs that several tests compile are compiled once; processes that tests start share them.
-_CACHE = tempfile.TemporaryDirectory()
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+# Programs that several tests compile are compiled once; processes that tests start share them,
+# and so do the workers of pytest-xdist.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"

@@ -1,12 +1,17 @@
 """A data set and a network small enough to train within a test."""
 
+import dataclasses
 import pathlib
 
 import cv2
+import jax
 import numpy as np
 
-from alexnet_jax import configs
+from alexnet_jax import checkpoint, configs, mesh, model, state
 from alexnet_jax.config import Config
+from alexnet_jax.writers import read_rows
+
+TIMES = {"images_per_second", "step_seconds", "data_wait_fraction"}
 
 
 def write_folder(path: pathlib.Path, train: int = 20, val: int = 14, side: int = 80) -> None:
@@ -32,3 +37,23 @@ def config(dataset: pathlib.Path) -> Config:
     c.checkpoint_every_steps = 2
     c.mesh.data = 1
     return c
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+    """Returns what metrics.jsonl says, less times and rates."""
+    return [
+        {k: v for k, v in row.items() if k not in TIMES}
+        for row in read_rows(workdir / "metrics.jsonl")
+    ]
+
+
+def final_state(workdir: pathlib.Path, at: int) -> dict[str, np.ndarray]:
+    """Returns parameters and velocity of a checkpoint, as numpy arrays by path."""
+    config = checkpoint.read_config(workdir)
+    devices = mesh.build(dataclasses.replace(config.mesh, data=1))
+    network = model.build(config.model, 2, config.precision)
+    with checkpoint.Checkpoints(workdir, 2) as checkpoints:
+        tree = checkpoints.restore(at, state.abstract_state(config, network, devices))
+    return {
+        jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(tree)
+    }

@@ -4,9 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 
 import cv2
 import jax
@@ -16,12 +13,10 @@ import pytest
 import small
 
 from alexnet_jax import checkpoint, evaluate, mesh, model, state, step, train
-from alexnet_jax.config import ConfigError, to_json
+from alexnet_jax.config import ConfigError
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.writers import read_rows
-
-TIMES = {"images_per_second", "step_seconds", "data_wait_fraction"}
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +31,6 @@ def finished(folder, tmp_path_factory):
     """A run of 5 steps (2 epochs of 20 images by 8)."""
     workdir = tmp_path_factory.mktemp("finished")
     return workdir, train.train(small.config(folder), workdir)
-
-
-def rows(workdir) -> list[dict]:
-    return [
-        {k: v for k, v in row.items() if k not in TIMES}
-        for row in read_rows(workdir / "metrics.jsonl")
-    ]
-
-
-def final_state(workdir, at):
-    """Parameters and velocity of a checkpoint, as numpy arrays by path."""
-    config = checkpoint.read_config(workdir)
-    devices = mesh.build(dataclasses.replace(config.mesh, data=1))
-    network = model.build(config.model, 2, config.precision)
-    with checkpoint.Checkpoints(workdir, 2) as checkpoints:
-        tree = checkpoints.restore(at, state.abstract_state(config, network, devices))
-    return {
-        jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(tree)
-    }
 
 
 def test_a_run_leaves_what_the_contract_says(finished):
@@ -77,7 +53,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
     recorded = read_rows(workdir / "metrics.jsonl")
     assert [r["step"] for r in recorded if r["split"] == "train"] == [1, 2, 3, 4, 5]
     assert [r["step"] for r in recorded if r["split"] == "val"] == [3, 5]  # 20 = 2.5 x 8
-    assert recorded[1].keys() >= {"loss", "top1_error", "top5_error", "learning_rate"} | TIMES
+    assert recorded[1].keys() >= {"loss", "top1_error", "top5_error", "learning_rate"} | small.TIMES
     environment = json.loads((workdir / "environment.json").read_text())
     assert environment["packages"]["jax"] == jax.__version__
 
@@ -110,10 +86,10 @@ def test_the_first_loss_is_that_of_the_initial_network(finished, folder):
 
 def test_a_finished_run_is_evaluated_not_trained(finished, folder, capsys):
     workdir, summary = finished
-    before = rows(workdir)
+    before = small.rows(workdir)
     assert train.train(small.config(folder), workdir) == summary
     assert "is finished at step 5" in capsys.readouterr().out
-    assert rows(workdir) == before
+    assert small.rows(workdir) == before
 
 
 def test_more_epochs_continue_and_the_schedule_says_it_is_stretched(folder, tmp_path, capsys):
@@ -149,10 +125,10 @@ def test_devices_and_accumulation_do_not_change_the_run(finished, folder, tmp_pa
         config.optimizer.accumulate_steps = 4
     other = train.train(config, tmp_path)
     assert other["count"] == summary["count"]
-    for a, b in zip(rows(workdir), rows(tmp_path), strict=True):
+    for a, b in zip(small.rows(workdir), small.rows(tmp_path), strict=True):
         assert (a["step"], a["split"]) == (b["step"], b["split"])
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
-    one, four = final_state(workdir, 5), final_state(tmp_path, 5)
+    one, four = small.final_state(workdir, 5), small.final_state(tmp_path, 5)
     for name in one:
         np.testing.assert_allclose(four[name], one[name], rtol=1e-3, atol=2e-6, err_msg=name)
 
@@ -226,7 +202,9 @@ def test_a_nan_stops_the_run_and_keeps_the_checkpoint(folder, tmp_path):
     ):
         train.train(config, tmp_path)
     at = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
-    assert all(np.isfinite(v).all() for k, v in final_state(tmp_path, at).items() if "params" in k)
+    assert all(
+        np.isfinite(v).all() for k, v in small.final_state(tmp_path, at).items() if "params" in k
+    )
 
 
 def test_the_first_nonfinite_layer_is_named(folder):
@@ -254,75 +232,6 @@ def test_compiled_steps_open_no_data_set():
     config.resize, config.image_size, config.model.width = 71, 67, 1 / 16
     for compiled in (train.compile_train_step(config), evaluate.compile_eval_step(config)):
         assert isinstance(compiled, jax.stages.Compiled)
-
-
-def start(config, workdir, *, kill_at: str | None = None, environment=None):
-    """Runs the trainer in a process of its own; `kill_at` ends it with SIGKILL at that point."""
-    workdir.mkdir(exist_ok=True)
-    (workdir.parent / f"{workdir.name}.json").write_text(to_json(config))
-    command = [sys.executable, str(pathlib.Path(__file__).with_name("run_and_die.py"))]
-    command += [str(workdir.parent / f"{workdir.name}.json"), str(workdir), kill_at or ""]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-KILLS = [
-    "step 1",
-    "step 2",
-    "step 3",
-    "step 4",
-    "step 5",
-    "save 2",
-    "save 3",
-    "save 4",
-    "committing 2",
-    "committing 3",
-    "committing 5",
-    "evaluate 3",
-    "evaluate 5",
-    "row 3",
-]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(folder, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("uninterrupted") / "w"
-    process = start(small.config(folder), workdir)
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    return rows(workdir), final_state(workdir, 5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kill_at", KILLS)
-def test_resume_after_sigkill_is_exact_to_the_last_bit(folder, tmp_path, uninterrupted, kill_at):
-    config = small.config(folder)
-    process = start(config, tmp_path / "w", kill_at=kill_at)
-    said, _ = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said
-    process = start(config, tmp_path / "w")
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    expected_rows, expected_state = uninterrupted
-    assert rows(tmp_path / "w") == expected_rows
-    got = final_state(tmp_path / "w", 5)
-    assert got.keys() == expected_state.keys()
-    for name, value in got.items():
-        np.testing.assert_array_equal(value, expected_state[name], err_msg=name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_the_same_command_goes_on(folder, tmp_path, uninterrupted, number):
-    config = small.config(folder)
-    process = start(config, tmp_path / "w", kill_at=f"signal {int(number)} 2")
-    said, _ = process.communicate()
-    assert process.returncode == 128 + number, said
-    assert "stopped and saved after step 2; run again to go on" in said
-    process = start(config, tmp_path / "w")
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    assert "continuing" in said
-    assert rows(tmp_path / "w") == uninterrupted[0]
 
 
 def test_images_are_as_written(folder):
