@@ -22,7 +22,7 @@ _Y, _X = np.mgrid[:SIDE, :SIDE].astype(np.float32)
 
 def _grid(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates in pixels about a random origin, turned by a random angle."""
-    left, top = rng.uniform(64, 192, 2)
+    left, top = rng.uniform(80, 176, 2)
     angle = rng.uniform(0, np.pi)
     cosine, sine = float(np.cos(angle)), float(np.sin(angle))
     x, y = _X - float(left), _Y - float(top)
@@ -32,7 +32,7 @@ def _grid(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def _pattern(name: str, rng: np.random.Generator) -> np.ndarray:
     """A pattern as light and dark, (SIDE, SIDE) float32 in [0, 1]."""
     x, y = _grid(rng)
-    frequency = float(2 * np.pi / rng.uniform(22, 40))
+    frequency = float(2 * np.pi / rng.uniform(26, 40))
     waves = {
         "stripes": lambda: np.sin(frequency * x),
         "checks": lambda: np.sin(frequency * x) * np.sin(frequency * y) * 3,
@@ -44,7 +44,7 @@ def _pattern(name: str, rng: np.random.Generator) -> np.ndarray:
 
 def _shape(rng: np.random.Generator) -> np.ndarray:
     """Where the pattern is drawn: an ellipse or a polygon, (SIDE, SIDE) float32 in [0, 1]."""
-    centre, radius = rng.uniform(100, 156, 2), rng.uniform(75, 105)
+    centre, radius = rng.uniform(108, 148, 2), rng.uniform(90, 120)
     corners = int(rng.integers(3, 9))
     angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
     if corners > 6:
@@ -102,7 +102,7 @@ class DrawnPatterns(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """TFDS builder of the drawn images."""
 
     name = "drawn_patterns"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     # TFDS would look for a package with metadata files; everything is said in `_info`.
     pkg_dir_path = None
 
