@@ -6,6 +6,7 @@ import pathlib
 import platform
 import subprocess
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,32 +63,26 @@ def write_environment(workdir: pathlib.Path) -> None:
     checkpoint.replace_text(workdir / "environment.json", text)
 
 
-def matrix_rate(side: int = 2048) -> float:
-    """Measures one device's float32 matrix product, in FLOP/s."""
-    matrix = jnp.ones((side, side), jnp.float32)
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(matrix, matrix))
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        jax.block_until_ready(product(matrix, matrix))
-        times.append(time.perf_counter() - start)
-    return 2 * side**3 / min(times)
+def expected_rate(
+    update: jax.stages.Compiled, state: Any, batch: dict[str, jax.ShapeDtypeStruct]
+) -> float:
+    """Measures the images per second of a compiled step, on two updates of zeros.
 
+    Args:
+      update: from `step.compile_step`.
+      state: the abstract state, with shardings.
+      batch: the abstract batch, with shardings.
+    """
 
-def flops_per_image(config: Config, network: AlexNet) -> float:
-    """Counts the multiply-adds of one training image, times two; three passes, conv1 two."""
-    params = abstract_parameters(network, config.image_size)
-    image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
-    _, kept = jax.eval_shape(
-        lambda p, x: network.apply({"params": p}, x, mutable=["intermediates"]), params, image
-    )
-    total = 0.0
-    for name, outputs in kept["intermediates"].items():
-        layer = name.removesuffix("_output")
-        positions = outputs[0].shape[1] * outputs[0].shape[2] if outputs[0].ndim == 4 else 1
-        total += (2 if layer == "conv1" else 3) * 2 * positions * params[layer]["kernel"].size
-    return total
+    def zeros() -> tuple[Any, Any]:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (state, batch))
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, batch))
+    blank, images = jax.jit(zeros, out_shardings=shardings)()
+    blank, _ = jax.block_until_ready(update(blank, images))  # touches its memory for the first time
+    start = time.perf_counter()
+    jax.block_until_ready(update(blank, images))
+    return batch["label"].shape[0] / (time.perf_counter() - start)
 
 
 def header(
@@ -98,12 +93,9 @@ def header(
     step: int,
     last_step: int,
 ) -> str:
-    """Describes a run in a few lines: devices, mesh, parameters, data, and the speed to expect."""
+    """Describes a run in a few lines: devices, mesh, parameters, data and length."""
     devices = mesh.devices.ravel()
     parameters = count_parameters(abstract_parameters(network, config.image_size))
-    flops = flops_per_image(config, network)
-    # Measured on this code: a step runs at about half the rate of a large matrix product.
-    expected = 0.5 * matrix_rate() * mesh.shape["data"] / flops
     data = ", ".join(f"{size:,} in {split}" for split, size in sizes.items())
     unused = len(jax.devices()) - devices.size
     return "\n".join(
@@ -116,6 +108,5 @@ def header(
             f"{config.resize}x{config.resize}",
             f"data      {config.dataset}: {data}; {network.num_classes} classes",
             f"run       steps {step:,} to {last_step:,} of {config.batch_size} images",
-            f"expected  about {expected:,.0f} images/s ({flops / 1e9:.2f} GFLOP an image)",
         ]
     )

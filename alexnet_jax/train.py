@@ -84,6 +84,9 @@ def _train(run: Run, start: int) -> dict[str, Any]:
         flush=True,
     )
     update = step.compile_step(config, run.network, run.mesh, run.num_train)
+    batch = step.abstract_batch(config, config.batch_size, run.mesh)
+    rate = report.expected_rate(update, run.abstract, batch)
+    print(f"expected  about {rate:,.0f} images/s", flush=True)
     if start:
         state = run.checkpoints.restore(start, run.abstract)
         print(f"continuing {run.workdir} after step {start:,}", flush=True)

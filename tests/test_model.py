@@ -46,15 +46,17 @@ def test_initial_scales_of_the_original_code():
 
 def test_dropout_scaling():
     config = configs.get("default").model
-    config.width = 1 / 16
+    config.width, config.dropout_rate = 1 / 16, 0.5
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 67, 67, 3)), jnp.float32)
     keys = jax.vmap(jax.random.key)(jnp.arange(4))
-    results = {}
-    for scaling in ("test", "train"):
+    params = jax.jit(models.build(config, 3, "float32").init)(jax.random.key(0), x)["params"]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def both(scaling):
         network = models.build(dataclasses.replace(config, dropout_scaling=scaling), 3, "float32")
-        params = jax.jit(network.init)(jax.random.key(0), x)["params"]
-        apply = jax.jit(functools.partial(models.logits, network))
-        results[scaling] = [apply(params, x, k) for k in (None, keys)]
+        return [models.logits(network, params, x, k) for k in (None, keys)]
+
+    results = {scaling: both(scaling) for scaling in ("test", "train")}
     # Two layers of dropout at 0.5, no later bias but fc8's zero: a factor of about four.
     np.testing.assert_allclose(results["train"][0], results["test"][0] * 4, rtol=1e-4)
     np.testing.assert_allclose(results["train"][1], results["test"][1] * 4, rtol=1e-4)

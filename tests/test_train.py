@@ -111,7 +111,7 @@ def test_a_changed_field_is_refused_with_both_values(finished, folder):
     workdir, _ = finished
     config = small.config(folder)
     config.optimizer.learning_rate = 0.5
-    with pytest.raises(ConfigError, match=r"optimizer.learning_rate: 0.02 there, 0.5 here"):
+    with pytest.raises(ConfigError, match=r"optimizer.learning_rate: 0.005 there, 0.5 here"):
         train.train(config, workdir)
 
 
