@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from alexnet_jax import startup
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.data.decode import decode
 from alexnet_jax.data.types import DataError
@@ -87,12 +88,8 @@ def _run(arguments: list[str]) -> None:
     photographs = [pathlib.Path(name) for name in arguments[1:]]
     if not photographs:
         sys.exit("error: name at least one photograph after the flags")
-    from alexnet_jax.checkpoint import CheckpointError
-
-    try:
+    with startup.errors_as_one_line():
         predictor = Predictor(workdir, int(_VIEWS.value))
-    except (ConfigError, CheckpointError, OSError) as error:
-        sys.exit(f"error: {error}")
     config, failed = predictor.config, 0
     for path in photographs:
         try:

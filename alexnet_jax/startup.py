@@ -1,15 +1,18 @@
 """From parsed flags to a run: errors a person can act on become one line."""
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 
 from absl import logging as absl_logging
 
 from alexnet_jax.config import Config, ConfigError
 
 
-def run(config: Config, workdir: str) -> None:
-    """Trains; exits with one line and a code that is not 0 where something is wrong."""
+@contextlib.contextmanager
+def errors_as_one_line() -> Iterator[None]:
+    """Exits with one line and a code that is not 0 where something is wrong."""
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
     from alexnet_jax import checkpoint, evaluate, train
@@ -24,11 +27,19 @@ def run(config: Config, workdir: str) -> None:
         OSError,
     )
     try:
-        summary = train.train(config, workdir)
+        yield
     except KeyboardInterrupt:
         sys.exit(130)
     except expected as error:
         sys.exit(f"error: {error}")
+
+
+def run(config: Config, workdir: str) -> None:
+    """Trains, and says how it ended."""
+    with errors_as_one_line():
+        from alexnet_jax import train
+
+        summary = train.train(config, workdir)
     print(
         f"{workdir}: {summary['split']} top-1 error {100 * summary['top1_error']:.2f} %, "
         f"top-5 {100 * summary['top5_error']:.2f} % over {summary['count']:,} images, "
