@@ -34,7 +34,7 @@ LIGHTING = {
 CROP, FLIP, LIGHT, DROPOUT = range(4)
 
 
-def purpose_key(seed_key: jax.Array, purpose: int, *numbers: jax.Array) -> jax.Array:
+def purpose_key(seed_key: jax.Array, purpose: int, *numbers: jax.Array | int) -> jax.Array:
     """Returns the key of one draw: a function of the seed, its purpose and some integers."""
     key = jax.random.fold_in(seed_key, purpose)
     for number in numbers:

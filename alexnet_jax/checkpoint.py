@@ -1,6 +1,10 @@
 """Checkpoints by Orbax: asynchronous, atomic, the last few and the best."""
 
+import contextlib
+import fcntl
+import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -9,6 +13,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_rul
 from alexnet_jax.config import Config, ConfigError, changed_fields, from_json, to_json
 
 CONFIG_FILE = "config.json"
+DATASET_FILE = "dataset.json"
 
 
 class CheckpointError(RuntimeError):
@@ -22,7 +27,8 @@ class Checkpoints:
     is removed at the next start.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int) -> None:
+    def __init__(self, workdir: pathlib.Path, keep: int, read_only: bool = False) -> None:
+        """Opens the folder; `read_only` leaves alone what another process is saving in it."""
         self.path = workdir.absolute() / "checkpoints"
         best = keep_rules.BestN(
             get_metric_fn=lambda metrics: metrics["top1_error"],
@@ -35,7 +41,8 @@ class Checkpoints:
             self.path,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
                 enable_async_checkpointing=True,
                 best_fn=lambda metrics: metrics["top1_error"],
                 best_mode="min",
@@ -100,6 +107,8 @@ def read_config(workdir: pathlib.Path) -> Config:
     path = workdir / CONFIG_FILE
     try:
         return from_json(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not a run's config ({error}); restore it") from error
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: not found; is {workdir} the workdir of a run?") from error
 
@@ -118,6 +127,48 @@ def refuse_changes(workdir: pathlib.Path, config: Config) -> Config:
         )
         raise ConfigError(f"{workdir} holds another run ({rows}); use another workdir")
     return old
+
+
+@contextlib.contextmanager
+def only_run(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds the workdir for this process; the lock goes with the process, however it ends.
+
+    Raises:
+      ConfigError: another process trains in it.
+    """
+    with (workdir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"workdir: another process trains in {workdir}; wait for it or use another workdir"
+            ) from error
+        yield
+
+
+def read_class_names(workdir: pathlib.Path) -> list[str]:
+    """Returns the names of a run's classes, in label order."""
+    return list(json.loads((workdir / DATASET_FILE).read_text())["class_names"])
+
+
+def pin_dataset(workdir: pathlib.Path, class_names: list[str], num_train: int) -> None:
+    """Keeps what a resume relies on, and refuses to go on with other data.
+
+    Raises:
+      ConfigError: the training split or the classes are not those that the run began with.
+    """
+    path = workdir / DATASET_FILE
+    now = {"class_names": class_names, "train_examples": num_train}
+    if path.exists():
+        before = json.loads(path.read_text())
+        for name, value in before.items():
+            if now[name] != value:
+                sizes = value if isinstance(value, int) else f"{len(value)} names"
+                raise ConfigError(
+                    f"dataset: {name} was {sizes} when {workdir} began, and has changed since; "
+                    "a resumed run needs the same data: restore it, or use another workdir"
+                )
+    replace_text(path, json.dumps(now, indent=0, ensure_ascii=False) + "\n")
 
 
 def write_config(workdir: pathlib.Path, config: Config) -> None:

@@ -147,7 +147,8 @@ def overlapping_max_pool(x: jax.Array) -> jax.Array:
     """3x3 maximum with stride 2, no padding (paper section 3.4).
 
     Where several inputs of a window share its maximum each gets the whole gradient, as in the
-    authors' kernels; after a ReLU such ties are zeros and the question does not arise.
+    authors' kernels; XLA's and PyTorch's own pooling give it to the first. Ties are zeros after a
+    ReLU, which passes nothing back, or parts of an image that is the same colour all over.
 
     Args:
       x: (B, H, W, C), H and W at least 3.

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import signal
 import threading
 import time
@@ -77,7 +78,7 @@ class Loop:
         Raises:
           NonFiniteError, Interrupted: see there.
         """
-        evaluation: dict[str, Any] | None = None
+        result: dict[str, Any] = {}
         run, config = self.run_, self.run_.config
         self.clock.restart()
         for at in range(start + 1, run.last_step + 1):
@@ -99,7 +100,7 @@ class Loop:
                 self._write_pending(state)
                 evaluation = None
                 if evaluates:
-                    evaluation = self._evaluate(state, at)
+                    evaluation, result = self._evaluate(state, at)
                     state = self._follow_plateau(state, evaluation)
                 self.writers.sync()
                 run.checkpoints.save(at, state, evaluation)
@@ -109,7 +110,7 @@ class Loop:
                 self.progress.say(f"stopped and saved after step {at:,}; run again to go on")
                 raise Interrupted(128 + stops)
         run.checkpoints.wait()
-        return evaluation or {}
+        return result
 
     def _is_epoch_end(self, at: int) -> bool:
         """Does update `at` consume the last example of an epoch that is evaluated?"""
@@ -117,15 +118,25 @@ class Loop:
         every = run.config.eval_every_epochs * run.num_train
         return at * size // every > (at - 1) * size // every
 
-    def _evaluate(self, state: TrainState, at: int) -> dict[str, Any]:
-        """Evaluates with one view, at the end with the config's too; returns the last row."""
-        row: dict[str, Any] = {}
+    def _evaluate(self, state: TrainState, at: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Evaluates with one view, at the end with the config's too.
+
+        Returns:
+          The row with one view, which compares with every other evaluation's, and the last row.
+
+        Raises:
+          NonFiniteError: the loss is NaN or Inf; nothing of this state is kept.
+        """
+        rows = []
         ending = at == self.run_.last_step
         for views in sorted({1, self.run_.config.eval_views} if ending else {1}):
             row = self.run_.evaluate(state, views, self.progress)
+            if not math.isfinite(row["loss"]):
+                raise self._stopped(at, "the evaluation's loss is NaN or Inf")
+            rows.append(row)
             self.writers.write(row)
         self.writers.draw()
-        return row
+        return rows[0], rows[-1]
 
     def _follow_plateau(self, state: TrainState, evaluation: dict[str, Any]) -> TrainState:
         schedule = self.run_.config.optimizer.schedule
@@ -154,6 +165,9 @@ class Loop:
         if at % config.log_every_steps and at != self.run_.last_step:
             return
         means = metrics.compute(figures["sums"])
+        if not means["count"]:
+            self.progress.say(f"step {at:,}: every image of the batch is unreadable; no figures")
+            return
         row = {
             "step": at,
             "split": "train",
@@ -164,6 +178,8 @@ class Loop:
             "learning_rate": float(figures["learning_rate"]),
             "gradient_norm": float(figures["gradient_norm"]),
         } | self.clock.rates(config.batch_size)
+        if means["count"] < config.batch_size:
+            row["bad_images"] = config.batch_size - means["count"]
         self.writers.write(row)
         speed = f", {row['images_per_second']:.0f} images/s" if "images_per_second" in row else ""
         self.progress.show(
@@ -174,11 +190,14 @@ class Loop:
     def _nonfinite(self, at: int, state: TrainState, batch: Any) -> NonFiniteError:
         run = self.run_
         with jax.transfer_guard("allow"):
-            layer = step.first_nonfinite_layer(run.config, run.network, state.params, batch)
+            layer = step.first_nonfinite_layer(run.config, run.network, state.params, batch, at)
+        return self._stopped(at, f"the loss or gradient is NaN or Inf, first in {layer}")
+
+    def _stopped(self, at: int, why: str) -> NonFiniteError:
         self.writers.sync()
-        kept = run.checkpoints.latest_step()
+        kept = self.run_.checkpoints.latest_step()
         return NonFiniteError(
-            f"step {at}: the loss or gradient is NaN or Inf, first in {layer}; "
+            f"step {at}: {why}; "
             + (f"the checkpoint of step {kept} is kept" if kept else "no checkpoint was due yet")
             + "; try a smaller optimizer.learning_rate, in another workdir"
         )

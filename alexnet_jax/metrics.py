@@ -1,5 +1,7 @@
 """Loss and errors as masked sums, divided once at the end."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from clu.metrics import Average
@@ -50,6 +52,9 @@ def merge(a: Sums, b: Sums) -> Sums:
 
 
 def compute(sums: Sums) -> dict[str, float]:
-    """Divides fetched sums; the images counted come as `count`."""
-    means = {name: float(value.total) / float(value.count) for name, value in sums.items()}
+    """Divides fetched sums; the images counted come as `count`, and means of none are NaN."""
+    means = {
+        name: float(value.total) / float(value.count) if value.count else math.nan
+        for name, value in sums.items()
+    }
     return means | {"count": int(sums["loss"].count)}

@@ -83,9 +83,7 @@ class AlexNet(nn.Module):
         x = self._conv("conv1", 96, 11, x, stride=4, padding=(right_bottom, right_bottom))
         x = self._after(model.layer1, x)
         x = self._conv("conv2", 256, 5, x, padding=2, groups=columns)
-        x = self._after(model.layer2, x)
-        if model.spatial_norm2:
-            x = spatial_response_norm(x, SPATIAL_NORM2)
+        x = self._after(model.layer2, x, spatial=model.spatial_norm2)
         x = nn.relu(self._conv("conv3", 384, 3, x, padding=1))  # the columns meet
         x = nn.relu(self._conv("conv4", 384, 3, x, padding=1, groups=columns))
         x = nn.relu(self._conv("conv5", 256, 3, x, padding=1, groups=columns))
@@ -136,19 +134,26 @@ class AlexNet(nn.Module):
         self.sow("intermediates", f"{name}_output", x)
         return x
 
-    def _after(self, order: str, x: jax.Array) -> jax.Array:
-        """Applies ReLU, normalisation and pooling in the order that the variant has them."""
+    def _after(self, order: str, x: jax.Array, spatial: bool = False) -> jax.Array:
+        """Applies ReLU, normalisation and pooling in the order that the variant has them.
+
+        With `spatial` the spatial norm follows the other at once (layers-145.cfg: rnorm2, cnorm2,
+        pool2).
+        """
         c = self.config.lrn
         constants = Lrn.named(c.convention, c.size, c.alpha, c.beta)
         groups = 1 if c.across_columns else self.config.columns
         steps: dict[str, Callable[[jax.Array], jax.Array]] = {
             "relu": nn.relu,
-            "norm": lambda v: lrn(v, constants, groups),
+            "norm": lambda v: self._spatial(lrn(v, constants, groups), spatial),
             "pool": layers.overlapping_max_pool,
         }
         for step in order.split():
             x = steps[step](x)
         return x
+
+    def _spatial(self, x: jax.Array, wanted: bool) -> jax.Array:
+        return spatial_response_norm(x, SPATIAL_NORM2) if wanted else x
 
     def _dropout(self, x: jax.Array, keys: jax.Array | None, layer: int) -> jax.Array:
         rate = self.config.dropout_rate

@@ -1,6 +1,5 @@
 """python -m alexnet_jax.predict --workdir=W photo.jpg ...: the five best classes of photographs."""
 
-import json
 import pathlib
 import sys
 from typing import Any
@@ -33,7 +32,7 @@ class Predictor:
         from alexnet_jax.state import abstract_state
 
         self.config: Config = checkpoint.read_config(workdir)
-        self.class_names: list[str] = json.loads((workdir / "class_names.json").read_text())
+        self.class_names: list[str] = checkpoint.read_class_names(workdir)
         self.config.mesh.data = self.config.mesh.model = 1
         devices = mesh.build(self.config.mesh)
         network = model.build(
@@ -41,7 +40,7 @@ class Predictor:
             self.config.num_classes or len(self.class_names),
             self.config.precision,
         )
-        with checkpoint.Checkpoints(workdir, self.config.keep_checkpoints) as checkpoints:
+        with checkpoint.Checkpoints(workdir, 1, read_only=True) as checkpoints:
             step = checkpoints.best_step()
             if step is None:
                 raise ConfigError(f"{workdir} has no checkpoint yet; train first")
@@ -84,14 +83,15 @@ def draw(image: np.ndarray, rows: list[tuple[str, float]], path: pathlib.Path) -
 
 def _run(arguments: list[str]) -> None:
     workdir = pathlib.Path(_WORKDIR.value).expanduser()
-    folder = pathlib.Path(_OUT.value) if _OUT.value else workdir / "plots" / "predictions"
+    folder = pathlib.Path(_OUT.value or workdir / "plots" / "predictions").expanduser()
     photographs = [pathlib.Path(name) for name in arguments[1:]]
     if not photographs:
         sys.exit("error: name at least one photograph after the flags")
     with startup.errors_as_one_line():
         predictor = Predictor(workdir, int(_VIEWS.value))
     config, failed = predictor.config, 0
-    for path in photographs:
+    stems = [path.stem for path in photographs]
+    for number, path in enumerate(photographs, 1):
         try:
             encoded = path.read_bytes()
             image = decode(encoded, str(path), config.resize, config.exif_orientation)
@@ -103,8 +103,10 @@ def _run(arguments: list[str]) -> None:
         print(path)
         for name, probability in rows:
             print(f"  {100 * probability:6.2f} %  {name}")
-        picture = folder / f"{path.stem}.png"
-        draw(image, rows, picture)
+        repeated = f"_{number}" if stems.count(path.stem) > 1 else ""
+        picture = folder / f"{path.stem}{repeated}.png"
+        with startup.errors_as_one_line():
+            draw(image, rows, picture)
         print(f"  drawn in {picture}")
     sys.exit(1 if failed else 0)
 

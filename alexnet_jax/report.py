@@ -97,11 +97,9 @@ def header(
     devices = mesh.devices.ravel()
     parameters = count_parameters(abstract_parameters(network, config.image_size))
     data = ", ".join(f"{size:,} in {split}" for split, size in sizes.items())
-    unused = len(jax.devices()) - devices.size
     return "\n".join(
         [
-            f"devices   {devices.size} x {devices[0].device_kind}"
-            + (f" ({unused} more are not used)" if unused else ""),
+            f"devices   {devices.size} x {devices[0].device_kind}",
             "mesh      " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
             f"network   {config.model.columns} columns, {parameters:,} parameters, "
             f"{config.precision}, {config.image_size}x{config.image_size} crops of "

@@ -47,8 +47,9 @@ class Run:
         self._dataset = dataset
         self._eval_steps: dict[int, jax.stages.Compiled] = {}
         self._eval_reader = self.reader(self.eval_split)
-        names = json.dumps(dataset.class_names, indent=0, ensure_ascii=False)
-        checkpoint.replace_text(workdir / "class_names.json", names + "\n")
+        if checkpoints.latest_step() is None:
+            (workdir / checkpoint.DATASET_FILE).unlink(missing_ok=True)  # nothing relies on it yet
+        checkpoint.pin_dataset(workdir, dataset.class_names, self.num_train)
 
     def reader(self, split: str) -> ImageReader:
         """Opens a split for reading as the config says.
@@ -74,9 +75,13 @@ class Run:
             self._eval_steps[views] = evaluate.compile_step(
                 self.config, self.network, self.mesh, self.abstract.params, views
             )
+        known = set(self._eval_reader.bad_images)
         result = evaluate.evaluate(
             self._eval_steps[views], state.params, self._eval_reader, self.config, self.mesh
         )
+        for message in self._eval_reader.bad_images:
+            if message not in known:
+                progress.say(f"skipped: {message}")
         at = int(jax.device_get(state.step))
         row = {"step": at, "split": self.eval_split, "views": views} | result
         bad = f", {result['bad_images']} unreadable" if "bad_images" in result else ""

@@ -15,7 +15,7 @@ def errors_as_one_line() -> Iterator[None]:
     """Exits with one line and a code that is not 0 where something is wrong."""
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    from alexnet_jax import checkpoint, evaluate, train
+    from alexnet_jax import checkpoint, evaluate, train, writers
     from alexnet_jax.data.types import DataError
 
     expected = (
@@ -24,6 +24,7 @@ def errors_as_one_line() -> Iterator[None]:
         checkpoint.CheckpointError,
         evaluate.EvaluationError,
         train.NonFiniteError,
+        writers.MetricsError,
         OSError,
     )
     try:
@@ -39,6 +40,11 @@ def run(config: Config, workdir: str) -> None:
     with errors_as_one_line():
         from alexnet_jax import train
 
+        if not isinstance(config, Config):
+            raise ConfigError(
+                f"--config: get_config() gives a {type(config).__name__}; it must return an "
+                "alexnet_jax.config.Config, such as alexnet_jax.configs.get('default')"
+            )
         summary = train.train(config, workdir)
     print(
         f"{workdir}: {summary['split']} top-1 error {100 * summary['top1_error']:.2f} %, "

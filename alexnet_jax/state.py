@@ -22,12 +22,14 @@ class TrainState:
       params: the standard tree, conv1 .. fc8 with `kernel` and `bias`, float32.
       opt_state: the velocity, inside optax's state.
       plateau: where the plateau rule stands.
+      finite: has every update been so? 0-d bool; once false, updates change nothing.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     plateau: optimizer.Plateau
+    finite: jax.Array
 
 
 def initial_state(config: Config, model: AlexNet) -> TrainState:
@@ -35,7 +37,7 @@ def initial_state(config: Config, model: AlexNet) -> TrainState:
     image = jnp.zeros((1, config.image_size, config.image_size, 3), jnp.float32)
     params = model.init(jax.random.key(config.seed), image)["params"]
     opt_state = optimizer.build(config.optimizer).init(params)
-    return TrainState(jnp.int32(0), params, opt_state, optimizer.plateau_start())
+    return TrainState(jnp.int32(0), params, opt_state, optimizer.plateau_start(), jnp.bool_(True))
 
 
 def abstract_state(config: Config, model: AlexNet, mesh: Mesh) -> TrainState:

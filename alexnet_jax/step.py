@@ -18,13 +18,19 @@ from alexnet_jax.state import TrainState, abstract_state
 DeviceBatch = dict[str, jax.Array]
 
 
+def dropout_keys(seed: int, step: jax.Array | int, positions: jax.Array) -> jax.Array:
+    """Returns the keys of images at global batch `positions`, (B,), in the update after `step`."""
+    key = augment.purpose_key(jax.random.key(seed), augment.DROPOUT, step)
+    return jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
+
+
 def make_train_step(
     config: Config, model: AlexNet, num_examples: int
 ) -> Callable[[TrainState, DeviceBatch], tuple[TrainState, dict[str, Any]]]:
     """Returns the update as one device of a mesh computes it; use inside `mesh.per_device`.
 
     The metrics hold the sums of `metrics.classification`, `learning_rate`, `gradient_norm`, and
-    `finite`: where that is false the state keeps its parameters and velocity.
+    `finite`: from the first step where that is false the state keeps its parameters and velocity.
     """
     tx = optimizer.build(config.optimizer)
     schedule = optimizer.Schedule(config, num_examples)
@@ -53,10 +59,8 @@ def make_train_step(
         return jax.lax.scan(add, zeros, split)[0]
 
     def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Any]]:
-        key = augment.purpose_key(jax.random.key(config.seed), augment.DROPOUT, state.step)
         where = meshes.global_positions(batch["label"].shape[0])
-        keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(where)
-        batch = batch | {"dropout_key": keys}
+        batch = batch | {"dropout_key": dropout_keys(config.seed, state.step, where)}
         grads, sums = (gradient if parts == 1 else accumulated)(state.params, batch)
         grads, sums = meshes.sum_over_data((grads, sums))
         grads = jax.tree.map(lambda g: g / jnp.maximum(sums["loss"].count, 1), grads)
@@ -68,13 +72,15 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
 
         norm = optax.global_norm(grads)
-        finite = jnp.isfinite(sums["loss"].total) & jnp.isfinite(norm)
+        finite = state.finite & jnp.isfinite(sums["loss"].total) & jnp.isfinite(norm)
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (params, opt_state),
             (state.params, state.opt_state),
         )
-        state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+        state = dataclasses.replace(
+            state, step=state.step + 1, params=params, opt_state=opt_state, finite=finite
+        )
         return state, {
             "sums": sums,
             "learning_rate": rates["kernel"],
@@ -121,7 +127,7 @@ def compile_step(
 
 
 def first_nonfinite_layer(
-    config: Config, model: AlexNet, params: Any, batch: dict[str, jax.Array]
+    config: Config, model: AlexNet, params: Any, batch: dict[str, jax.Array], at: int
 ) -> str:
     """Computes a batch's layers one by one and returns the first that holds a NaN or Inf.
 
@@ -130,12 +136,14 @@ def first_nonfinite_layer(
       model: of the run.
       params: the parameters that the step started from.
       batch: the device batch that gave the NaN or Inf.
+      at: the update that it was given to, from 1.
     """
 
     def outputs(params: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any]:
         seed_key = jax.random.key(config.seed)
         views = augment.training_views(batch, seed_key, config.augment, config.image_size)
-        _, kept = model.apply({"params": params}, views, mutable=["intermediates"])
+        keys = dropout_keys(config.seed, at - 1, jnp.arange(views.shape[0]))
+        _, kept = model.apply({"params": params}, views, keys, mutable=["intermediates"])
         return jnp.isfinite(views).all(), jax.tree.map(
             lambda leaf: jnp.isfinite(leaf).all(), kept["intermediates"]
         )

@@ -25,19 +25,27 @@ IMAGENET_TRAIN = 1_281_167  # what a schedule assumes where no data set is opene
 def compile_train_step(config: Config) -> jax.stages.Compiled:
     """Compiles (state, batch) -> (state, metrics) for the mesh that the config asks for.
 
-    Opens no data set where `num_classes` is set; schedules over epochs then count ImageNet's.
+    Opens no data set where `num_classes` is set; schedules over epochs then count ImageNet's
+    1,281,167 images.
 
     Raises:
       ConfigError: a field that cannot be used.
     """
     validate(config)
     mesh = _build_mesh(config)
-    network = model.build(config.model, evaluate.num_classes(config), config.precision)
-    return step.compile_step(config, network, mesh, IMAGENET_TRAIN)
+    classes, examples = config.num_classes, IMAGENET_TRAIN
+    if not classes:
+        dataset = open_dataset(config)
+        classes, examples = len(dataset.class_names), dataset.size(config.train_split)
+    network = model.build(config.model, classes, config.precision)
+    return step.compile_step(config, network, mesh, examples)
 
 
 def _build_mesh(config: Config) -> Mesh:
     mesh = meshes.build(config.mesh)
+    unused = len(jax.devices()) - mesh.devices.size
+    if unused:
+        print(f"mesh: {unused} of {len(jax.devices())} devices are not used", flush=True)
     meshes.check_batch("batch_size", config.batch_size, config.optimizer.accumulate_steps, mesh)
     meshes.check_batch("eval_batch_size", evaluate.eval_batch_size(config), 1, mesh)
     return mesh
@@ -60,7 +68,10 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     mesh = _build_mesh(config)
     folder = pathlib.Path(workdir).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    with checkpoint.Checkpoints(folder, config.keep_checkpoints) as checkpoints:
+    with (
+        checkpoint.only_run(folder),
+        checkpoint.Checkpoints(folder, config.keep_checkpoints) as checkpoints,
+    ):
         start = checkpoints.latest_step() or 0
         before = checkpoint.refuse_changes(folder, config) if start else config
         run = Run(config, mesh, folder, checkpoints, open_dataset(config))
@@ -104,7 +115,9 @@ def _train(run: Run, start: int) -> dict[str, Any]:
         jax.transfer_guard("disallow"),
     ):
         loop = Loop(run, update, writers, progress, signals)
-        evaluation = loop.run(state, loader.batches(positions, config.batch_size), start)
-        for message in reader.bad_images:
-            progress.say(f"skipped: {message}")
+        try:
+            evaluation = loop.run(state, loader.batches(positions, config.batch_size), start)
+        finally:
+            for message in reader.bad_images:
+                progress.say(f"skipped: {message}")
     return run.summarise(evaluation)

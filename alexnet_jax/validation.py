@@ -44,6 +44,7 @@ LEAST: dict[str, tuple[float, bool]] = {
     "model.conv1_padding": (0, False),
     "model.lrn.size": (1, False),
     "model.lrn.alpha": (0, False),
+    "model.lrn.beta": (0, False),
     "augment.chunk": (1, False),
     "augment.lighting_std": (0, False),
     "augment.lighting_rescale": (0, True),
@@ -83,6 +84,11 @@ def validate(config: Config) -> None:
     for name in ("model.dropout_rate", "optimizer.momentum"):
         if not 0 <= leaves[name] < 1:
             raise ConfigError(f"{name}: {leaves[name]} must be in [0, 1)")
+    if config.seed >= 2**32:
+        raise ConfigError(f"seed: {config.seed} must be less than 2**32 = {2**32}")
+    mean = config.augment.mean
+    if len(mean) != 3 or not all(isinstance(value, int | float) for value in mean):
+        raise ConfigError(f"augment.mean: {mean} must be three numbers: red, green, blue")
     _check_sizes(config)
     _check_network(config)
     _check_optimizer(config.optimizer, config.batch_size)
@@ -119,7 +125,7 @@ def _check_network(config: Config) -> None:
     for name, channels in (("conv1", 96), ("conv2", 256), ("conv3", 384), ("fc6", 4096)):
         wide = channels * model.width
         if wide < 2 or wide % 2:
-            nearest = max(1, round(96 * model.width / 2)) * 2 / 96
+            nearest = max(1, round(16 * model.width)) / 16  # 1/16 makes every layer's even
             raise ConfigError(
                 f"model.width: {model.width} gives {name} {wide:g} channels, not an even number; "
                 f"the nearest is {nearest:g}"
@@ -148,7 +154,8 @@ def _check_optimizer(optimizer: OptimizerConfig, batch_size: int) -> None:
         raise ConfigError("optimizer.schedule.steps: empty with kind = step; use ((30.0, 0.001),)")
     for name in ("steps", "bias_steps", "conv1_steps"):
         rows = getattr(schedule, name)
-        if any(not isinstance(row, tuple) or len(row) != 2 for row in rows):
+        pairs = [row for row in rows if isinstance(row, tuple) and len(row) == 2]
+        if len(pairs) < len(rows) or not all(isinstance(v, int | float) for p in pairs for v in p):
             raise ConfigError(f"optimizer.schedule.{name}: {rows} must be ((epoch, rate), ...)")
         if list(rows) != sorted(rows) or any(min(row) < 0 for row in rows):
             raise ConfigError(

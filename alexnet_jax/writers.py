@@ -12,6 +12,10 @@ from tensorboardX import SummaryWriter
 Row = dict[str, Any]
 
 
+class MetricsError(RuntimeError):
+    """A metrics.jsonl that cannot be continued; the message names the line."""
+
+
 class MetricsFile:
     """metrics.jsonl: one object a line, in the order of steps."""
 
@@ -45,7 +49,7 @@ def read_rows(path: pathlib.Path) -> list[Row]:
     """Returns the whole rows of a metrics.jsonl; a last line cut short is left out.
 
     Raises:
-      ValueError: a broken line that is not the last.
+      MetricsError: a broken line that is not the last.
     """
     if not path.exists():
         return []
@@ -55,7 +59,9 @@ def read_rows(path: pathlib.Path) -> list[Row]:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: line {number} is not JSON; restore or remove it") from error
+            raise MetricsError(
+                f"{path}: line {number} is not JSON; restore or remove it"
+            ) from error
     return rows
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from alexnet_jax import configs, layers
 from alexnet_jax import model as models
-from alexnet_jax.lrn import Lrn, lrn
+from alexnet_jax.lrn import Lrn, lrn, spatial_response_norm
 
 
 @pytest.mark.parametrize("recipe", ["paper", "original_code", "caffenet", "bvlc_alexnet"])
@@ -60,6 +60,18 @@ def test_dropout_scaling():
     # Two layers of dropout at 0.5, no later bias but fc8's zero: a factor of about four.
     np.testing.assert_allclose(results["train"][0], results["test"][0] * 4, rtol=1e-4)
     np.testing.assert_allclose(results["train"][1], results["test"][1] * 4, rtol=1e-4)
+
+
+def test_the_spatial_norm_comes_between_norm_and_pool():
+    """layers-145.cfg: conv2, rnorm2, cnorm2, pool2."""
+    network = models.build(configs.get("original_code").model, 3, "float32")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 9, 8)) * 40, jnp.float32)
+    got = network.apply({}, x, method=lambda m, v: m._after("relu norm pool", v, spatial=True))
+    normed = lrn(jax.nn.relu(x), Lrn.named("original_code", 5, 1e-4, 0.75), 2)
+    want = layers.overlapping_max_pool(spatial_response_norm(normed, models.SPATIAL_NORM2))
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    late = spatial_response_norm(layers.overlapping_max_pool(normed), models.SPATIAL_NORM2)
+    assert float(jnp.abs(late - want).max()) > 0.1
 
 
 def test_bfloat16_computes_near_float32_with_float32_parameters():

@@ -74,11 +74,11 @@ def test_original_code_follows_its_notebook():
     rows = {  # epoch: conv1 kernel, other kernels, biases (FACTS: run #145 on 2012)
         0: (1e-2, 1e-2, 2e-2),
         24.9: (1e-2, 1e-2, 2e-2),
-        25: (1e-3, 1e-3, 2e-3),
-        51: (1e-4, 1e-4, 2e-3),
-        67: (1e-5, 1e-4, 2e-3),
-        72: (0.0, 1e-4, 2e-3),
-        79: (0.0, 1e-5, 2e-3),
+        25: (1e-3, 1e-3, 2e-2),
+        51: (1e-4, 1e-4, 2e-2),
+        67: (1e-5, 1e-4, 2e-2),
+        72: (0.0, 1e-4, 2e-2),
+        79: (0.0, 1e-5, 2e-2),
     }
     for epoch, (conv1, kernel, bias) in rows.items():
         got = rate_at(config, epoch)

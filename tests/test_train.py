@@ -115,6 +115,49 @@ def test_a_changed_field_is_refused_with_both_values(finished, folder):
         train.train(config, workdir)
 
 
+def test_another_process_in_the_workdir_is_refused(finished, folder):
+    workdir, _ = finished
+    with (
+        checkpoint.only_run(workdir),
+        pytest.raises(ConfigError, match="workdir: another process trains in"),
+    ):
+        train.train(small.config(folder), workdir)
+
+
+def test_predicting_leaves_a_save_under_way_alone(finished):
+    workdir, _ = finished
+    under_way = workdir / "checkpoints" / "99.orbax-checkpoint-tmp"
+    under_way.mkdir()
+    with checkpoint.Checkpoints(workdir, 1, read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 5
+    assert under_way.exists()
+    under_way.rmdir()
+
+
+def test_data_that_changed_is_refused(finished, tmp_path):
+    workdir, _ = finished
+    names = checkpoint.read_class_names(workdir)
+    checkpoint.pin_dataset(workdir, names, 20)
+    for changed in ((names, 21), ([*names, "another"], 20)):
+        with pytest.raises(ConfigError, match="dataset: .* has changed since"):
+            checkpoint.pin_dataset(workdir, *changed)
+
+
+def test_rank_by_one_view_and_report_ten(finished, folder, tmp_path, monkeypatch):
+    """The best checkpoint and the plateau compare like with like."""
+    saved = []
+    save = checkpoint.Checkpoints.save
+    monkeypatch.setattr(
+        checkpoint.Checkpoints,
+        "save",
+        lambda self, at, state, row: (saved.append(row), save(self, at, state, row))[1],
+    )
+    config = small.config(folder)
+    config.eval_views = 10
+    assert train.train(config, tmp_path)["views"] == 10
+    assert {row["views"] for row in saved if row} == {1}
+
+
 @pytest.mark.parametrize("change", ["data 4", "parts 4"])
 def test_devices_and_accumulation_do_not_change_the_run(finished, folder, tmp_path, change):
     workdir, summary = finished
@@ -217,11 +260,11 @@ def test_the_first_nonfinite_layer_is_named(folder):
         for name, leaf in step.abstract_batch(config, 8, devices).items()
     }
     first = step.first_nonfinite_layer
-    assert "gradient" in first(config, network, params, batch)
+    assert "gradient" in first(config, network, params, batch, 1)
     huge = params | {"conv4": jax.tree.map(lambda p: p + 3e38, params["conv4"])}
-    assert first(config, network, huge, batch) == "conv4"
+    assert first(config, network, huge, batch, 1) == "conv4"
     broken = params | {"fc7": jax.tree.map(lambda p: p * jnp.nan, params["fc7"])}
-    assert first(config, network, broken, batch) == "parameters of fc7"
+    assert first(config, network, broken, batch, 1) == "parameters of fc7"
 
 
 def test_compiled_steps_open_no_data_set():

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from alexnet_jax.writers import MetricsFile, Progress, learning_curves, read_rows
+from alexnet_jax.writers import MetricsError, MetricsFile, Progress, learning_curves, read_rows
 
 
 def row(step, split="train", **more):
@@ -28,7 +28,7 @@ def test_a_line_without_its_newline_does_not_count(tmp_path):
 def test_a_damaged_line_in_the_middle_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("{]\n" + json.dumps(row(2)) + "\n")
-    with pytest.raises(ValueError, match=r"metrics.jsonl: line 1 is not JSON"):
+    with pytest.raises(MetricsError, match=r"metrics.jsonl: line 1 is not JSON"):
         read_rows(path)
 
 

@@ -28,6 +28,6 @@ def get_config() -> Config:
     schedule = config.optimizer.schedule
     schedule.kind = "step"
     schedule.steps = ((25.0, 1e-3), (51.0, 1e-4), (79.0, 1e-5))
-    schedule.bias_steps = ((25.0, 2e-3),)
+    schedule.bias_steps = ((0.0, 2e-2),)  # its notes change the kernels' rate only
     schedule.conv1_steps = ((67.0, 1e-5), (72.0, 0.0))
     return config

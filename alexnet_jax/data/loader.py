@@ -54,8 +54,10 @@ class ImageReader:
         if self._cached and self._labels[index] >= 0:
             out[:] = self._images[index]
             return int(self._labels[index]), index not in self._bad
-        example = self._source[index]
+        label = 0  # of a file that cannot even be opened; it is masked
         try:
+            example = self._source[index]
+            label = example.label
             out[:] = decode(example.encoded, example.name, self._side, self._exif)
         except DataError as error:
             if not self._skip:
@@ -65,8 +67,8 @@ class ImageReader:
                 self._bad[index] = str(error)
         if self._cached:
             self._images[index] = out
-            self._labels[index] = example.label  # last: it marks the image as there
-        return example.label, index not in self._bad
+            self._labels[index] = label  # last: it marks the image as there
+        return label, index not in self._bad
 
 
 class Loader:

@@ -151,19 +151,35 @@ class TfdsDataset(Dataset):
 
     def __init__(self, name: str, data_dir: str) -> None:
         self.name, self._data_dir = name, data_dir or None
-        builder = self._builder()
-        if not builder.is_prepared():
-            print(f"preparing {name} in {builder.data_dir}", flush=True)
-            config = tfds.download.DownloadConfig(try_download_gcs=False)
-            builder.download_and_prepare(file_format="array_record", download_config=config)
-            builder = self._builder()
+        try:
+            builder = self._prepared()
+        except DataError:
+            raise
+        except ImportError as error:
+            raise DataError(
+                f"dataset: TFDS prepares {name} with a package that is not installed ({error}); "
+                "pip install 'alexnet_jax[tf]' once, or prepare it elsewhere: reading needs none"
+            ) from error
+        except (AssertionError, OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise DataError(f"dataset: TFDS cannot open or prepare {name}: {reason}") from error
         features: Any = builder.info.features or {}
-        if "image" not in features or "label" not in features:
+        label = features["label"] if "label" in features else None
+        if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
             raise DataError(f"dataset: {name} has features {sorted(features)}, not image and label")
         self._info = builder.info
         self._opener: Any = builder
-        self.class_names = list(features["label"].names)
+        self.class_names = list(label.names)
         self.sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+
+    def _prepared(self) -> tfds.core.DatasetBuilder:
+        builder = self._builder()
+        if builder.is_prepared():
+            return builder
+        print(f"preparing {self.name} in {builder.data_dir}", flush=True)
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder.download_and_prepare(file_format="array_record", download_config=config)
+        return self._builder()
 
     def _builder(self) -> tfds.core.DatasetBuilder:
         if self.name == drawn_patterns.DrawnPatterns.name:
