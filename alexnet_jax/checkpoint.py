@@ -131,11 +131,12 @@ def refuse_changes(workdir: pathlib.Path, config: Config) -> Config:
 
 @contextlib.contextmanager
 def only_run(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds the workdir for this process; the lock goes with the process, however it ends.
+    """Makes the workdir and holds it for this process, however that ends.
 
     Raises:
       ConfigError: another process trains in it.
     """
+    workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,15 +152,21 @@ def read_class_names(workdir: pathlib.Path) -> list[str]:
     return list(json.loads((workdir / DATASET_FILE).read_text())["class_names"])
 
 
-def pin_dataset(workdir: pathlib.Path, class_names: list[str], num_train: int) -> None:
+def pin_dataset(workdir: pathlib.Path, class_names: list[str], num_train: int, begun: bool) -> None:
     """Keeps what a resume relies on, and refuses to go on with other data.
+
+    Args:
+      workdir: of the run.
+      class_names: in label order.
+      num_train: training examples.
+      begun: is there anything to resume?
 
     Raises:
       ConfigError: the training split or the classes are not those that the run began with.
     """
     path = workdir / DATASET_FILE
     now = {"class_names": class_names, "train_examples": num_train}
-    if path.exists():
+    if begun and path.exists():
         before = json.loads(path.read_text())
         for name, value in before.items():
             if now[name] != value:

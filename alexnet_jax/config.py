@@ -37,6 +37,11 @@ class ModelConfig:
 
     # 2: conv2, conv4 and conv5 read their own column only; 1: everything reads everything.
     columns: int = 2
+    # Without: no crossing arrows between conv1 and fc8, where the classes read both (run #150).
+    columns_meet: bool = True
+    # Channels of conv1 .. conv5 and units of fc6 and fc7, both columns together (figure 2).
+    channels: tuple[int, ...] = (96, 256, 384, 384, 256)
+    fc_units: int = 4096
     # Multiplies every layer's channels but the classes; 0.5 is half as wide.
     width: float = 1.0
     # Zeros past the right and bottom edge: 0 with 227 crops (Caffe), 3 with the 224 of the paper
@@ -115,6 +120,11 @@ class OptimizerConfig:
     bias_rate_factor: float = 1.0  # biases learn this many times faster; code and Caffe: 2
     decay_biases: bool = True  # paper: all weights; code and Caffe: not biases
     trust_coefficient: float = 0.001  # lars
+    # The fully connected layers learn from this many equal parts of a batch one after the other,
+    # the convolutions from all of it at once (variable batch, Krizhevsky 2014), at rates times
+    # `fc_rate_factor`.
+    fc_updates: int = 1
+    fc_rate_factor: float = 1.0
     accumulate_steps: int = 1  # parts that a batch is computed in; the update is the same
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
 
@@ -124,7 +134,12 @@ class MeshConfig:
     """Devices by what they share out: the batch (`data`) and the channels (`model`)."""
 
     data: int = -1  # -1: what is left
-    model: int = 1
+    model: int = 1  # 2: a column a device, as the paper; 4 and 8: a column over several
+    # columns: the paper's split; hybrid, hybrid_in_turns: convolutions by images, fully connected
+    # layers by units over the same `model` devices (Krizhevsky 2014); see schemes.py.
+    scheme: str = "columns"
+    # Keep parameters and velocity in parts over `data`, gathered for each step (ZeRO).
+    zero: bool = False
 
 
 @dataclasses.dataclass
@@ -148,7 +163,8 @@ class Config:
     num_epochs: int = 90
     num_steps: int = 0  # wins over num_epochs when not 0
     seed: int = 0
-    precision: str = "float32"  # or bfloat16; parameters are float32 in both
+    # float32; bfloat16 with float32 parameters; float64, to compare meshes under JAX_ENABLE_X64=1
+    precision: str = "float32"
     deterministic: bool = False  # GPU: XLA's deterministic kernels
 
     eval_views: int = 1  # of the last evaluation: 1 or 10; the others use one view
@@ -168,6 +184,8 @@ class Config:
 RESUMABLE = (
     "mesh.data",
     "mesh.model",
+    "mesh.scheme",
+    "mesh.zero",
     "log_every_steps",
     "checkpoint_every_steps",
     "eval_views",

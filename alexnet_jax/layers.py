@@ -203,14 +203,36 @@ def _pool_backward(residual: tuple[jax.Array, jax.Array], dy: jax.Array) -> tupl
 overlapping_max_pool.defvjp(_pool_forward, _pool_backward)
 
 
-def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
-    """Sets units to zero at random, without rescaling the others (paper section 4.2).
+def fully_connected(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Array:
+    """Multiplies all of an image's values with a matrix; groups see their own channels only.
 
     Args:
-      x: (B, units).
+      x: (B, ..., C).
+      kernel: (values of an image / groups, units), group 0's units first; the values of a group
+        are in the order of its (..., C / groups).
+      groups: number of channel groups that do not see each other.
+
+    Returns:
+      (B, units).
+    """
+    inputs = [part.reshape(x.shape[0], -1) for part in jnp.split(x, groups, axis=-1)]
+    kernels = jnp.split(kernel, groups, axis=-1)
+    outputs = [i @ k for i, k in zip(inputs, kernels, strict=True)]
+    return outputs[0] if groups == 1 else jnp.concatenate(outputs, axis=-1)
+
+
+def keep_mask(keys: jax.Array, units: int, rate: float) -> jax.Array:
+    """Draws which units stay, (B, units) bool.
+
+    Args:
       keys: (B,) typed keys, one an example, so that the mask belongs to the example and the unit
         and not to the device that computes it.
-      rate: probability of a zero.
+      units: of the whole layer, over all devices.
+      rate: probability of a unit being left out.
     """
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, (units,)))(keys)
+
+
+def dropout(x: jax.Array, keep: jax.Array) -> jax.Array:
+    """Sets units to zero, without rescaling the others (paper section 4.2): (B, units) each."""
     return jnp.where(keep, x, jnp.zeros((), x.dtype))

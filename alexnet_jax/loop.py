@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from alexnet_jax import mesh as meshes
 from alexnet_jax import metrics, optimizer, step
 from alexnet_jax.run import Run
 from alexnet_jax.state import TrainState
-from alexnet_jax.writers import Progress, Writers
+from alexnet_jax.writers import NoWriters, Progress, Writers
 
 
 class NonFiniteError(RuntimeError):
@@ -59,7 +60,7 @@ class Loop:
         self,
         run: Run,
         update: jax.stages.Compiled,
-        writers: Writers,
+        writers: Writers | NoWriters,
         progress: Progress,
         signals: "Signals",
     ) -> None:
@@ -67,6 +68,7 @@ class Loop:
         self.progress, self.signals = progress, signals
         self.clock = Clock()
         self._pending: tuple[int, Any, Any] | None = None
+        self._stop = False
 
     def run(self, state: TrainState, batches: Iterator[Any], start: int) -> dict[str, Any]:
         """Updates, writes, evaluates and saves, in that order: a checkpoint commits only after
@@ -85,7 +87,8 @@ class Loop:
             waiting = time.perf_counter()
             batch = next(batches)
             self.clock.waited += time.perf_counter() - waiting
-            device_batch = meshes.put_batch(batch, run.mesh)
+            batch["stop"] = np.full_like(batch["mask"], self.signals.received > 0)
+            device_batch = meshes.put_batch(batch, run.mesh, config.mesh)
             state, figures = self.update(state, device_batch)
             self._write_pending(state)
             self._pending = (at, figures, device_batch)
@@ -95,7 +98,7 @@ class Loop:
 
             last = at == run.last_step
             evaluates = last or self._is_epoch_end(at)
-            stops = self.signals.received
+            stops = self._stop  # of the step before: every process sees it after the same one
             if evaluates or stops or at % config.checkpoint_every_steps == 0:
                 self._write_pending(state)
                 evaluation = None
@@ -108,7 +111,7 @@ class Loop:
             if stops and not last:
                 run.checkpoints.wait()
                 self.progress.say(f"stopped and saved after step {at:,}; run again to go on")
-                raise Interrupted(128 + stops)
+                raise Interrupted(128 + (self.signals.received or signal.SIGTERM))
         run.checkpoints.wait()
         return result
 
@@ -157,6 +160,7 @@ class Loop:
             return
         (at, figures, batch), self._pending = self._pending, None
         figures = jax.device_get(figures)
+        self._stop = bool(figures["stop"])
         self.clock.steps += 1
         self.progress.advance()
         config = self.run_.config
@@ -190,7 +194,9 @@ class Loop:
     def _nonfinite(self, at: int, state: TrainState, batch: Any) -> NonFiniteError:
         run = self.run_
         with jax.transfer_guard("allow"):
-            layer = step.first_nonfinite_layer(run.config, run.network, state.params, batch, at)
+            layer = step.first_nonfinite_layer(
+                run.config, run.network, run.mesh, state.params, batch, at
+            )
         return self._stopped(at, f"the loss or gradient is NaN or Inf, first in {layer}")
 
     def _stopped(self, at: int, why: str) -> NonFiniteError:
@@ -204,7 +210,11 @@ class Loop:
 
 
 class Signals(contextlib.AbstractContextManager):
-    """Remembers SIGINT and SIGTERM until the step is over; a second one ends at once."""
+    """Remembers SIGINT and SIGTERM; a second one ends at once.
+
+    The loop sends what was received along with the next batch, so that all processes of a run stop
+    after the same step.
+    """
 
     def __init__(self) -> None:
         self.received = 0

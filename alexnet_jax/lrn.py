@@ -55,7 +55,12 @@ class Lrn:
         return cls(size, scale, beta, default_k if k is None else k)
 
 
-def lrn(x: jax.Array, constants: Lrn = Lrn(), groups: int = 1) -> jax.Array:
+Edges = tuple[jax.Array, jax.Array]
+
+
+def lrn(
+    x: jax.Array, constants: Lrn = Lrn(), groups: int = 1, edges: Edges | None = None
+) -> jax.Array:
     """Normalises across adjacent channels.
 
     Args:
@@ -63,10 +68,19 @@ def lrn(x: jax.Array, constants: Lrn = Lrn(), groups: int = 1) -> jax.Array:
       constants: window size and the constants of the formula.
       groups: windows stop at the edges of this many equal channel groups, which are the paper's
         columns. C must be divisible by it.
+      edges: the size // 2 channels before x and those after it, (..., size // 2) each, where
+        other devices hold them; zeros where there are none. For one group only.
 
     Returns:
       An array like x.
+
+    Raises:
+      ValueError: edges with several groups.
     """
+    if edges is not None:
+        if groups > 1:
+            raise ValueError(f"LRN: edges belong to one group of channels, not {groups}")
+        return _normalise_between(x, edges, constants)
     grouped = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     return jnp.reshape(_normalise(grouped, constants, (-1,)), x.shape)
 
@@ -129,3 +143,43 @@ def _normalise_backward(
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+# The same on a part of the channels. `edges` has its own gradient, so whoever fetched them sends
+# each neighbour's share back.
+
+
+def _window_sum_between(x: jax.Array, edges: Edges, size: int) -> jax.Array:
+    wide = jnp.concatenate([edges[0], x, edges[1]], axis=-1)
+    shifted = (lax.slice_in_dim(wide, i, i + x.shape[-1], axis=-1) for i in range(size))
+    return functools.reduce(jnp.add, shifted)
+
+
+def _base_between(x: jax.Array, edges: Edges, c: Lrn) -> jax.Array:
+    squares = (edges[0] * edges[0], edges[1] * edges[1])
+    return c.k + c.scale * _window_sum_between(x * x, squares, c.size)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _normalise_between(x: jax.Array, edges: Edges, c: Lrn) -> jax.Array:
+    return x * _inverse_power(_base_between(x, edges, c), c.beta)
+
+
+def _between_forward(x: jax.Array, edges: Edges, c: Lrn) -> tuple[jax.Array, tuple]:
+    return _normalise_between(x, edges, c), (x, edges)
+
+
+def _between_backward(c: Lrn, residual: tuple, dy: jax.Array) -> tuple[jax.Array, Edges]:
+    x, edges = residual
+    half = c.size // 2
+    base = _base_between(x, edges, c)
+    power = _inverse_power(base, c.beta)
+    # What windows centred in x owe to each channel that they cover, the edges too.
+    pad = [(0, 0)] * (x.ndim - 1) + [(half, half)]
+    crossed = _window_sum(jnp.pad(dy * x * power / base, pad), c.size, -1)
+    before, own, after = jnp.split(crossed, [half, half + x.shape[-1]], axis=-1)
+    factor = -2 * c.scale * c.beta
+    return dy * power + factor * x * own, (factor * edges[0] * before, factor * edges[1] * after)
+
+
+_normalise_between.defvjp(_between_forward, _between_backward)

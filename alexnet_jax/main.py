@@ -14,6 +14,13 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "the folder that the run is kept in", required=True)
 
 
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "join the processes that Slurm, OpenMPI, Kubernetes or a TPU pod started"
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, to join by hand")
+_PROCESSES = flags.DEFINE_integer("num_processes", 1, "with --coordinator: how many there are")
+_PROCESS = flags.DEFINE_integer("process_id", 0, "with --coordinator: which one this is, from 0")
+
 DEFAULT = f"--config={configs.path('default')}"
 
 
@@ -43,7 +50,13 @@ def resolve(arguments: list[str]) -> list[str]:
 def _train(_: list[str]) -> None:
     from alexnet_jax import startup  # jax starts here, after the flags are known to be right
 
-    startup.run(_CONFIG.value, _WORKDIR.value)
+    join = startup.Join(
+        bool(_DISTRIBUTED.value),
+        str(_COORDINATOR.value),
+        int(_PROCESSES.value),
+        int(_PROCESS.value),
+    )
+    startup.run(_CONFIG.value, _WORKDIR.value, join)
 
 
 def main() -> None:

@@ -11,10 +11,13 @@ from flax import linen as nn
 from flax.linen import initializers
 
 from alexnet_jax import layers
+from alexnet_jax.columns import Columns
 from alexnet_jax.config import ModelConfig
 from alexnet_jax.lrn import Lrn, lrn, spatial_response_norm
 
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+FULLY_CONNECTED = ("fc6", "fc7", "fc8")
+LAYERS = CONVOLUTIONS + FULLY_CONNECTED
 SPATIAL_NORM2 = Lrn(size=5, scale=0.001 / 25, beta=0.75, k=1.0)  # layer-params-145.cfg, cnorm2
 
 
@@ -29,6 +32,11 @@ def _kernel_init(model: ModelConfig, layer: str) -> initializers.Initializer:
 def _bias_init(model: ModelConfig, layer: str) -> initializers.Initializer:
     positive = layer in ("conv2", "conv4", "conv5", "fc6", "fc7")  # paper section 5
     return initializers.constant(model.bias_value if positive else 0.0)
+
+
+def parameter_dtype(compute: jnp.dtype) -> jnp.dtype:
+    """Returns the type of parameters: float32, but float64 where that is computed in."""
+    return jnp.promote_types(compute, jnp.float32)
 
 
 class Conv(nn.Module):
@@ -47,9 +55,29 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (B, H, W, C) to (B, H', W', features)."""
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        bias = self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
+        dtype = parameter_dtype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape, dtype).astype(self.dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), dtype).astype(self.dtype)
         return layers.conv(x, kernel, self.stride, self.padding, self.groups) + bias
+
+
+class FullyConnected(nn.Module):
+    """A matrix with bias; kernel (values of an image / groups, features)."""
+
+    features: int
+    kernel_init: initializers.Initializer
+    bias_init: initializers.Initializer
+    groups: int = 1
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (B, ..., C) to (B, features)."""
+        shape = (math.prod(x.shape[1:]) // self.groups, self.features)
+        dtype = parameter_dtype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape, dtype).astype(self.dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), dtype).astype(self.dtype)
+        return layers.fully_connected(x, kernel, self.groups) + bias
 
 
 class AlexNet(nn.Module):
@@ -58,14 +86,30 @@ class AlexNet(nn.Module):
     Attributes:
       config: its variant; see `ModelConfig` for what can differ and why.
       num_classes: width of fc8.
-      dtype: of the computation; parameters are float32.
+      dtype: of the computation; parameters are float32, or float64 where it is.
+      columns: the share of the channels that is computed here; by default all of them.
     """
 
     config: ModelConfig
     num_classes: int = 1000
     dtype: jnp.dtype = jnp.dtype("float32")
+    columns: Columns = Columns()
 
-    @nn.compact
+    def setup(self) -> None:
+        """Names the eight layers; `groups` are the columns that are computed here side by side."""
+        c1, c2, c3, c4, c5 = self.config.channels
+        here = self.columns.here
+        together = 1 if self.config.columns_meet else here
+        corner = (0, self.config.conv1_padding)  # zeros past the right and bottom edge
+        self.conv1 = self._conv("conv1", c1, 11, stride=4, padding=(corner, corner))
+        self.conv2 = self._conv("conv2", c2, 5, padding=2, groups=here)
+        self.conv3 = self._conv("conv3", c3, 3, padding=1, groups=together)
+        self.conv4 = self._conv("conv4", c4, 3, padding=1, groups=here)
+        self.conv5 = self._conv("conv5", c5, 3, padding=1, groups=here)
+        self.fc6 = self._fc("fc6", self._wide(self.config.fc_units), together)
+        self.fc7 = self._fc("fc7", self._wide(self.config.fc_units), together)
+        self.fc8 = self._fc("fc8", self.num_classes)
+
     def __call__(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Computes logits.
 
@@ -74,24 +118,34 @@ class AlexNet(nn.Module):
           dropout_keys: (B,) typed keys when training; None when evaluating.
 
         Returns:
-          Logits, (B, num_classes) float32.
+          Logits of every class, (B, num_classes), float32 (or float64).
         """
-        model, columns = self.config, self.config.columns
-        right_bottom = (0, model.conv1_padding)
+        return self.classify(self.features(x), dropout_keys)
 
-        x = x.astype(self.dtype)
-        x = self._conv("conv1", 96, 11, x, stride=4, padding=(right_bottom, right_bottom))
-        x = self._after(model.layer1, x)
-        x = self._conv("conv2", 256, 5, x, padding=2, groups=columns)
-        x = self._after(model.layer2, x, spatial=model.spatial_norm2)
-        x = nn.relu(self._conv("conv3", 384, 3, x, padding=1))  # the columns meet
-        x = nn.relu(self._conv("conv4", 384, 3, x, padding=1, groups=columns))
-        x = nn.relu(self._conv("conv5", 256, 3, x, padding=1, groups=columns))
-        x = layers.overlapping_max_pool(x)
-        x = x.reshape(x.shape[0], -1)
-        x = self._dropout(nn.relu(self._fc("fc6", self._wide(4096), x)), dropout_keys, 6)
-        x = self._dropout(nn.relu(self._fc("fc7", self._wide(4096), x)), dropout_keys, 7)
-        return self._fc("fc8", self.num_classes, x).astype(jnp.float32)
+    def features(self, x: jax.Array) -> jax.Array:
+        """Maps images (B, S, S, 3) to what fc6 computed here reads, (B, S', S', C)."""
+        own, both = self.columns.join, self._meet
+        x = self._after(1, self._apply("conv1", x.astype(self.dtype)))
+        x = self._after(2, self._apply("conv2", x, own))
+        x = nn.relu(self._apply("conv3", x, both))
+        x = nn.relu(self._apply("conv4", x, own))
+        x = layers.overlapping_max_pool(nn.relu(self._apply("conv5", x, own)))
+        with jax.named_scope("fc6"):
+            return both(x)
+
+    def classify(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
+        """Maps what `features` returns to logits, (B, num_classes)."""
+        x = self._dropout(nn.relu(self._apply("fc6", x)), dropout_keys, 6)
+        x = self._dropout(nn.relu(self._apply("fc7", x, self._meet)), dropout_keys, 7)
+        x = self._apply("fc8", x, self.columns.meet)
+        with jax.named_scope("logits"):
+            x = self.columns.meet(x)
+        # What is cut off padded fc8 to equal shares.
+        return x[:, : self.num_classes].astype(parameter_dtype(self.dtype))
+
+    def _meet(self, x: jax.Array) -> jax.Array:
+        """What both columns computed: the crossing arrows of figure 2 (none in run #150)."""
+        return self.columns.meet(x) if self.config.columns_meet else self.columns.join(x)
 
     def _wide(self, channels: int) -> int:
         return round(channels * self.config.width)
@@ -101,13 +155,12 @@ class AlexNet(nn.Module):
         name: str,
         channels: int,
         size: int,
-        x: jax.Array,
         stride: int = 1,
         padding: int | layers.Padding = 0,
         groups: int = 1,
-    ) -> jax.Array:
-        layer = Conv(
-            self._wide(channels),
+    ) -> Conv:
+        return Conv(
+            self.columns.share(self._wide(channels)),
             size,
             _kernel_init(self.config, name),
             _bias_init(self.config, name),
@@ -115,42 +168,49 @@ class AlexNet(nn.Module):
             padding,
             groups,
             self.dtype,
-            name=name,
         )
-        return self._kept(name, layer(x))
 
-    def _fc(self, name: str, units: int, x: jax.Array) -> jax.Array:
-        layer = nn.Dense(
-            units,
-            dtype=self.dtype,
-            kernel_init=_kernel_init(self.config, name),
-            bias_init=_bias_init(self.config, name),
-            name=name,
+    def _fc(self, name: str, units: int, groups: int = 1) -> FullyConnected:
+        return FullyConnected(
+            self.columns.share(units),
+            _kernel_init(self.config, name),
+            _bias_init(self.config, name),
+            groups,
+            self.dtype,
         )
-        return self._kept(name, layer(x))
 
-    def _kept(self, name: str, x: jax.Array) -> jax.Array:
-        # Free unless a caller asks for the collection: it names the layer where a NaN began.
-        self.sow("intermediates", f"{name}_output", x)
-        return x
+    def _apply(
+        self, layer: str, x: jax.Array, see: Callable[[jax.Array], jax.Array] | None = None
+    ) -> jax.Array:
+        """Applies a layer to what it sees of x; its output is kept for who asks for it."""
+        with jax.named_scope(layer):  # also names its collectives
+            y = getattr(self, layer)(see(x) if see else x)
+        self.sow("intermediates", f"{layer}_output", y)
+        return y
 
-    def _after(self, order: str, x: jax.Array, spatial: bool = False) -> jax.Array:
+    def _after(self, layer: int, x: jax.Array) -> jax.Array:
         """Applies ReLU, normalisation and pooling in the order that the variant has them.
 
-        With `spatial` the spatial norm follows the other at once (layers-145.cfg: rnorm2, cnorm2,
-        pool2).
+        In layer 2 the spatial norm, where there is one, follows the other at once (layers-145.cfg:
+        rnorm2, cnorm2, pool2).
         """
-        c = self.config.lrn
-        constants = Lrn.named(c.convention, c.size, c.alpha, c.beta)
-        groups = 1 if c.across_columns else self.config.columns
+        order = {1: self.config.layer1, 2: self.config.layer2}[layer]
+        spatial = layer == 2 and self.config.spatial_norm2
         steps: dict[str, Callable[[jax.Array], jax.Array]] = {
             "relu": nn.relu,
-            "norm": lambda v: self._spatial(lrn(v, constants, groups), spatial),
+            "norm": lambda v: self._spatial(self._lrn(v), spatial),
             "pool": layers.overlapping_max_pool,
         }
         for step in order.split():
-            x = steps[step](x)
+            with jax.named_scope(f"{step}{layer}"):
+                x = steps[step](x)
         return x
+
+    def _lrn(self, x: jax.Array) -> jax.Array:
+        c = self.config.lrn
+        groups = 1 if c.across_columns else self.columns.here
+        edges = self.columns.edges(x, c.size // 2, c.across_columns)
+        return lrn(x, Lrn.named(c.convention, c.size, c.alpha, c.beta), groups, edges)
 
     def _spatial(self, x: jax.Array, wanted: bool) -> jax.Array:
         return spatial_response_norm(x, SPATIAL_NORM2) if wanted else x
@@ -161,15 +221,34 @@ class AlexNet(nn.Module):
             return x
         if keys is None:
             return x * (1 - rate) if self.config.dropout_scaling == "test" else x
-        x = layers.dropout(x, jax.vmap(lambda key: jax.random.fold_in(key, layer))(keys), rate)
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, layer))(keys)
+        keep = layers.keep_mask(keys, self._wide(self.config.fc_units), rate)
+        x = layers.dropout(x, self.columns.own_units(keep))
         return x / (1 - rate) if self.config.dropout_scaling == "train" else x
+
+
+def own_parameters(model: AlexNet, params: Any) -> Any:
+    """Cuts a device's part out of what every device holds: fc8, where the classes do not divide.
+
+    Args:
+      model: from `on_devices`.
+      params: what `mesh.specs` gives the device of the standard tree.
+    """
+    if model.num_classes % model.columns.devices == 0:
+        return params
+    return params | {"fc8": jax.tree.map(model.columns.own_units, params["fc8"])}
 
 
 def logits(
     model: AlexNet, params: Any, views: jax.Array, dropout_keys: jax.Array | None = None
 ) -> jax.Array:
-    """Applies a module to its parameters: (B, S, S, 3) to (B, num_classes) float32."""
-    return jnp.asarray(model.apply({"params": params}, views, dropout_keys))
+    """Applies a module to what its device holds of the parameters.
+
+    Returns:
+      (B, num_classes) float32 from (B, S, S, 3), equal on the devices that share the channels.
+    """
+    own = own_parameters(model, params)
+    return jnp.asarray(model.apply({"params": own}, views, dropout_keys))
 
 
 def abstract_parameters(model: AlexNet, image_size: int) -> dict:
@@ -185,4 +264,10 @@ def count_parameters(params: dict) -> int:
 
 def build(config: ModelConfig, num_classes: int, precision: str) -> AlexNet:
     """Returns the module for a variant, with its own copy of the configuration."""
-    return AlexNet(dataclasses.replace(config), num_classes, jnp.dtype(precision))
+    columns = Columns(config.columns)
+    return AlexNet(dataclasses.replace(config), num_classes, jnp.dtype(precision), columns)
+
+
+def on_devices(model: AlexNet, devices: int) -> AlexNet:
+    """Returns the module as one of `devices` that share its channels computes it."""
+    return model.clone(columns=Columns(model.columns.count, devices))

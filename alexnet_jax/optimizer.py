@@ -1,6 +1,7 @@
 """The paper's update (section 5) as optax pieces, its learning rates over time, and LARS."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -60,24 +61,70 @@ def kernels(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def build(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
+SquaredNorms = Callable[[Any], Any]
+
+
+def local_squared_norms(tree: Any) -> Any:
+    """Returns the squared norm of each leaf, where this device holds all of it."""
+    return jax.tree.map(lambda leaf: jnp.vdot(leaf, leaf), tree)
+
+
+def scale_by_trust(coefficient: float, squared_norms: SquaredNorms) -> optax.GradientTransformation:
+    """Multiplies each kernel's update u by coefficient * |w| / |u| (LARS, You et al. 2017).
+
+    Where either is zero, and for biases, u stays as it is.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        of_params, of_updates = squared_norms(params), squared_norms(updates)
+
+        def scaled(is_kernel: bool, u: jax.Array, w2: jax.Array, u2: jax.Array) -> jax.Array:
+            if not is_kernel:
+                return u
+            ratio = coefficient * jnp.sqrt(w2 / jnp.where(u2 > 0, u2, 1))
+            return u * jnp.where((w2 > 0) & (u2 > 0), ratio, 1)
+
+        return jax.tree.map(scaled, kernels(params), updates, of_params, of_updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def build(
+    config: OptimizerConfig, squared_norms: SquaredNorms = local_squared_norms
+) -> optax.GradientTransformationExtraArgs:
     """Returns v <- momentum v - rate (decay w + g); w <- w + v.
 
     The rate is inside the velocity, as in the paper, the authors' weights.cu and Caffe;
     `optax.sgd` has it outside, which differs after every change of the rate. LARS multiplies
     (decay w + g) of each kernel by trust * |w| / |decay w + g| first.
+
+    Args:
+      config: of the optimizer.
+      squared_norms: from a tree of what this device holds to each whole leaf's squared norm.
     """
     mask = None if config.decay_biases else kernels
     pieces = [optax.add_decayed_weights(config.weight_decay, mask)]
     if config.kind == "lars":
-        trust = optax.scale_by_trust_ratio(trust_coefficient=config.trust_coefficient)
-        pieces.append(optax.masked(trust, kernels))
+        pieces.append(scale_by_trust(config.trust_coefficient, squared_norms))
     return optax.chain(*pieces, scale_by_rates(), optax.trace(config.momentum))
 
 
 def velocity(opt_state: Any) -> Any:
     """Returns the velocity tree inside an optimizer state of `build`."""
     return opt_state[-1].trace
+
+
+def of_layers(opt_state: Any, layers: Any) -> Any:
+    """Returns the optimizer state of some layers alone."""
+    trace = opt_state[-1].trace
+    part = opt_state[-1]._replace(trace={layer: trace[layer] for layer in layers})
+    return (*opt_state[:-1], part)
+
+
+def replaced(opt_state: Any, part: Any) -> Any:
+    """Returns an optimizer state with some layers' from `of_layers` in it."""
+    trace = opt_state[-1].trace | part[-1].trace
+    return (*opt_state[:-1], opt_state[-1]._replace(trace=trace))
 
 
 class Schedule:
@@ -154,11 +201,18 @@ class Schedule:
         return share
 
 
-def rate_tree(rates: dict[str, jax.Array], params: Any) -> Any:
-    """Spreads the result of a `Schedule` over the leaves of a parameter tree."""
+def rate_tree(rates: dict[str, jax.Array], params: Any, fc_factor: float = 1.0) -> Any:
+    """Spreads the result of a `Schedule` over the leaves of a parameter tree.
+
+    Args:
+      rates: of one step.
+      params: some layers of the standard tree.
+      fc_factor: what fc6 .. fc8's rates are multiplied by.
+    """
 
     def leaf(path: tuple[Any, ...], _: Any) -> jax.Array:
         layer, name = path[0].key, path[-1].key
-        return rates[f"conv1_{name}" if layer == "conv1" else name]
+        rate = rates[f"conv1_{name}" if layer == "conv1" else name]
+        return rate * fc_factor if layer.startswith("fc") else rate
 
     return jax.tree_util.tree_map_with_path(leaf, params)

@@ -8,7 +8,7 @@ import numpy as np
 from absl import app, flags
 
 from alexnet_jax import startup
-from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.data.decode import decode
 from alexnet_jax.data.types import DataError
 
@@ -28,12 +28,12 @@ class Predictor:
         """
         import jax
 
-        from alexnet_jax import checkpoint, evaluate, mesh, model
+        from alexnet_jax import checkpoint, evaluate, mesh, model, schemes
         from alexnet_jax.state import abstract_state
 
         self.config: Config = checkpoint.read_config(workdir)
         self.class_names: list[str] = checkpoint.read_class_names(workdir)
-        self.config.mesh.data = self.config.mesh.model = 1
+        self.config.mesh = MeshConfig(1, 1)
         devices = mesh.build(self.config.mesh)
         network = model.build(
             self.config.model,
@@ -46,9 +46,10 @@ class Predictor:
                 raise ConfigError(f"{workdir} has no checkpoint yet; train first")
             state = checkpoints.restore(step, abstract_state(self.config, network, devices))
         self.step, self._params = step, state.params
+        scheme = schemes.build(self.config, network, devices)
         self._probabilities: Any = jax.jit(
             lambda params, image: evaluate.average_probabilities(
-                network, params, image, views, self.config
+                scheme, params, image, views, self.config
             )
         )
 

@@ -97,9 +97,11 @@ def header(
     devices = mesh.devices.ravel()
     parameters = count_parameters(abstract_parameters(network, config.image_size))
     data = ", ".join(f"{size:,} in {split}" for split, size in sizes.items())
+    count = jax.process_count()
+    shared = f" in {count} processes" if count > 1 else ""
     return "\n".join(
         [
-            f"devices   {devices.size} x {devices[0].device_kind}",
+            f"devices   {devices.size} x {devices[0].device_kind}{shared}",
             "mesh      " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
             f"network   {config.model.columns} columns, {parameters:,} parameters, "
             f"{config.precision}, {config.image_size}x{config.image_size} crops of "

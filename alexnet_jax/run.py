@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from alexnet_jax import checkpoint, evaluate, model
+from alexnet_jax import checkpoint, evaluate, model, processes
 from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import Dataset
@@ -47,9 +47,10 @@ class Run:
         self._dataset = dataset
         self._eval_steps: dict[int, jax.stages.Compiled] = {}
         self._eval_reader = self.reader(self.eval_split)
-        if checkpoints.latest_step() is None:
-            (workdir / checkpoint.DATASET_FILE).unlink(missing_ok=True)  # nothing relies on it yet
-        checkpoint.pin_dataset(workdir, dataset.class_names, self.num_train)
+        begun = checkpoints.latest_step() is not None
+        processes.first_does(
+            lambda: checkpoint.pin_dataset(workdir, dataset.class_names, self.num_train, begun)
+        )
 
     def reader(self, split: str) -> ImageReader:
         """Opens a split for reading as the config says.
@@ -64,7 +65,7 @@ class Run:
         """Says what another length than before means to the schedule."""
         kind = self.config.optimizer.schedule.kind
         over_all = kind in ("dexp", "polynomial", "cosine")
-        print(
+        processes.say(
             f"the run's length changes from {before:,} to {self.last_step:,} steps"
             + (f"; its {kind} schedule is stretched to the new length" if over_all else "")
         )
@@ -81,7 +82,7 @@ class Run:
         )
         for message in self._eval_reader.bad_images:
             if message not in known:
-                progress.say(f"skipped: {message}")
+                print(f"skipped: {message}", flush=True)  # whichever process read it
         at = int(jax.device_get(state.step))
         row = {"step": at, "split": self.eval_split, "views": views} | result
         bad = f", {result['bad_images']} unreadable" if "bad_images" in result else ""
@@ -94,12 +95,15 @@ class Run:
 
     def finish(self, step_done: int) -> dict[str, Any]:
         """Evaluates a run that has nothing left to train."""
-        print(f"{self.workdir} is finished at step {step_done:,}; evaluating it, not training")
+        processes.say(
+            f"{self.workdir} is finished at step {step_done:,}; evaluating it, not training"
+        )
         state = self.checkpoints.restore(step_done, self.abstract)
-        with Progress("evaluate", 0, 0, "image") as progress:
+        with Progress("evaluate", 0, 0, "image", not processes.is_first()) as progress:
             return self.summarise(self.evaluate(state, self.config.eval_views, progress))
 
     def summarise(self, row: dict[str, Any]) -> dict[str, Any]:
         """Writes summary.json; returns what it holds."""
-        checkpoint.replace_text(self.workdir / "summary.json", json.dumps(row, indent=2) + "\n")
+        text = json.dumps(row, indent=2) + "\n"
+        processes.first_does(lambda: checkpoint.replace_text(self.workdir / "summary.json", text))
         return row

@@ -1,6 +1,7 @@
 """From parsed flags to a run: errors a person can act on become one line."""
 
 import contextlib
+import dataclasses
 import logging
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ def errors_as_one_line() -> Iterator[None]:
     """Exits with one line and a code that is not 0 where something is wrong."""
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    from alexnet_jax import checkpoint, evaluate, train, writers
+    from alexnet_jax import checkpoint, evaluate, processes, train, writers
     from alexnet_jax.data.types import DataError
 
     expected = (
@@ -23,6 +24,7 @@ def errors_as_one_line() -> Iterator[None]:
         DataError,
         checkpoint.CheckpointError,
         evaluate.EvaluationError,
+        processes.ProcessesError,
         train.NonFiniteError,
         writers.MetricsError,
         OSError,
@@ -35,18 +37,30 @@ def errors_as_one_line() -> Iterator[None]:
         sys.exit(f"error: {error}")
 
 
-def run(config: Config, workdir: str) -> None:
+@dataclasses.dataclass(frozen=True)
+class Join:
+    """How this process finds the others of its run; see `processes.start`."""
+
+    distributed: bool = False
+    coordinator: str = ""
+    num_processes: int = 1
+    process_id: int = 0
+
+
+def run(config: Config, workdir: str, join: Join = Join()) -> None:
     """Trains, and says how it ended."""
     with errors_as_one_line():
-        from alexnet_jax import train
+        from alexnet_jax import processes, train
 
+        if join.distributed or join.coordinator:
+            processes.start(join.coordinator, join.num_processes, join.process_id)
         if not isinstance(config, Config):
             raise ConfigError(
                 f"--config: get_config() gives a {type(config).__name__}; it must return an "
                 "alexnet_jax.config.Config, such as alexnet_jax.configs.get('default')"
             )
         summary = train.train(config, workdir)
-    print(
+    processes.say(
         f"{workdir}: {summary['split']} top-1 error {100 * summary['top1_error']:.2f} %, "
         f"top-5 {100 * summary['top5_error']:.2f} % over {summary['count']:,} images, "
         f"{summary['views']} view{'s' if summary['views'] > 1 else ''}, step {summary['step']:,}"

@@ -42,14 +42,11 @@ def initial_state(config: Config, model: AlexNet) -> TrainState:
 
 def abstract_state(config: Config, model: AlexNet, mesh: Mesh) -> TrainState:
     """Returns the state as shapes with their shardings."""
-    sharding = meshes.replicated(mesh)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(lambda: initial_state(config, model)),
-    )
+    shapes = jax.eval_shape(lambda: initial_state(config, model))
+    return meshes.placed(shapes, mesh, meshes.specs(shapes, mesh, config.mesh))
 
 
 def create_state(config: Config, model: AlexNet, mesh: Mesh) -> TrainState:
     """Initialises the state where it belongs; nothing passes through the host."""
-    build = jax.jit(lambda: initial_state(config, model), out_shardings=meshes.replicated(mesh))
-    return build()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, model, mesh))
+    return jax.jit(lambda: initial_state(config, model), out_shardings=shardings)()

@@ -9,103 +9,132 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from alexnet_jax import augment, metrics, optimizer
+from alexnet_jax import augment, metrics, optimizer, schemes
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config
-from alexnet_jax.model import AlexNet, logits
+from alexnet_jax.gradient import DeviceBatch, Gradient
+from alexnet_jax.model import CONVOLUTIONS, FULLY_CONNECTED, LAYERS, AlexNet
+from alexnet_jax.schemes import Scheme
 from alexnet_jax.state import TrainState, abstract_state
 
-DeviceBatch = dict[str, jax.Array]
-
-
-def dropout_keys(seed: int, step: jax.Array | int, positions: jax.Array) -> jax.Array:
-    """Returns the keys of images at global batch `positions`, (B,), in the update after `step`."""
-    key = augment.purpose_key(jax.random.key(seed), augment.DROPOUT, step)
-    return jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
+TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, dict[str, Any]]]
 
 
 def make_train_step(
-    config: Config, model: AlexNet, num_examples: int
-) -> Callable[[TrainState, DeviceBatch], tuple[TrainState, dict[str, Any]]]:
+    config: Config, scheme: Scheme, num_examples: int, specs: TrainState
+) -> TrainStep:
     """Returns the update as one device of a mesh computes it; use inside `mesh.per_device`.
 
-    The metrics hold the sums of `metrics.classification`, `learning_rate`, `gradient_norm`, and
-    `finite`: from the first step where that is false the state keeps its parameters and velocity.
+    Args:
+      config: of the run.
+      scheme: how the mesh computes the network.
+      num_examples: of the training split.
+      specs: where the leaves of the state live.
+
+    The metrics hold the sums of `metrics.classification`, `learning_rate`, `gradient_norm`, `stop`
+    (was any process told to end?), and `finite`: from the first step where that is false the state
+    keeps its parameters and velocity.
     """
-    tx = optimizer.build(config.optimizer)
+    tx = optimizer.build(config.optimizer, lambda tree: squared_norms(tree))
     schedule = optimizer.Schedule(config, num_examples)
-    parts = config.optimizer.accumulate_steps
+    gradient = Gradient(config, scheme)
 
-    def loss(params: Any, part: DeviceBatch, views: jax.Array) -> tuple[jax.Array, metrics.Sums]:
-        scores = logits(model, params, views, part["dropout_key"])
-        sums = metrics.classification(jax.nn.log_softmax(scores), part["label"], part["mask"])
-        return sums["loss"].total, sums
+    def squared_norms(grads: Any) -> Any:
+        return meshes.squared_norms(grads, {layer: specs.params[layer] for layer in grads})
 
-    def gradient(params: Any, part: DeviceBatch) -> tuple[Any, metrics.Sums]:
-        """Returns the gradient of the summed loss, and sums, of images on this device."""
-        seed_key = jax.random.key(config.seed)
-        views = augment.training_views(part, seed_key, config.augment, config.image_size)
-        return jax.grad(loss, has_aux=True)(params, part, views)
+    def mean(grads: Any, sums: metrics.Sums) -> tuple[Any, metrics.Sums]:
+        """Adds up what devices know of some layers' gradients; divides by the images' count."""
+        grads = meshes.sum_gradients(grads, {layer: specs.params[layer] for layer in grads})
+        sums = meshes.sum_over_data(sums)
+        count = jnp.maximum(sums["loss"].count, 1)
+        return jax.tree.map(lambda g: g / count, grads), sums
 
-    def accumulated(params: Any, batch: DeviceBatch) -> tuple[Any, metrics.Sums]:
-        """Returns the same over equal parts of the batch, one in memory at a time."""
-        split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
-        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda a: a[0], split))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    def update(state: TrainState, grads: Any) -> TrainState:
+        """Changes the layers that the gradients are of."""
+        rates = schedule(state.step, state.plateau.drops)
+        params = {layer: state.params[layer] for layer in grads}
+        updates, opt_state = tx.update(
+            grads,
+            optimizer.of_layers(state.opt_state, params),
+            params,
+            rates=optimizer.rate_tree(rates, params, config.optimizer.fc_rate_factor),
+        )
+        return dataclasses.replace(
+            state,
+            params=state.params | optax.apply_updates(params, updates),
+            opt_state=optimizer.replaced(state.opt_state, opt_state),
+        )
 
-        def add(total: Any, part: DeviceBatch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradient(params, part)), None
+    def at_once(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Any, metrics.Sums]:
+        """The paper's update: all layers learn from the whole batch."""
+        params = meshes.whole_over_data(state.params, specs.params)
+        grads, sums = mean(*gradient(params, batch, state.step))
+        return update(state, grads), grads, sums
 
-        return jax.lax.scan(add, zeros, split)[0]
+    def in_turns(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Any, metrics.Sums]:
+        """The variable batch: fc6 .. fc8 learn from each part of it before they see the next."""
+        x, back = gradient.features(state.params, batch)
+        rows, dx, of_parts, of_rows = gradient.rows(batch, state.step), jnp.zeros_like(x), [], []
+        for turn in range(scheme.passes):
+            layers = {layer: state.params[layer] for layer in FULLY_CONNECTED}
+            grads, part_dx, sums = gradient.of_classifier(layers, x, rows, turn)
+            grads, sums = mean(grads, sums)
+            state, dx = update(state, grads), dx + part_dx
+            of_parts.append(grads)
+            of_rows.append(sums)
+        convolutions = meshes.sum_gradients(
+            back(dx), {layer: specs.params[layer] for layer in CONVOLUTIONS}
+        )
+        sums = of_rows[0]
+        for more in of_rows[1:]:
+            sums = metrics.merge(sums, more)
+        count = jnp.maximum(sums["loss"].count, 1)
+        grads = jax.tree.map(lambda g: g / count, convolutions)
+        means = jax.tree.map(lambda *parts: sum(parts) / len(parts), *of_parts)
+        return update(state, grads), grads | means, sums
+
+    learn = at_once if scheme.passes == 1 else in_turns
 
     def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Any]]:
-        where = meshes.global_positions(batch["label"].shape[0])
-        batch = batch | {"dropout_key": dropout_keys(config.seed, state.step, where)}
-        grads, sums = (gradient if parts == 1 else accumulated)(state.params, batch)
-        grads, sums = meshes.sum_over_data((grads, sums))
-        grads = jax.tree.map(lambda g: g / jnp.maximum(sums["loss"].count, 1), grads)
-
-        rates = schedule(state.step, state.plateau.drops)
-        updates, opt_state = tx.update(
-            grads, state.opt_state, state.params, rates=optimizer.rate_tree(rates, state.params)
-        )
-        params = optax.apply_updates(state.params, updates)
-
-        norm = optax.global_norm(grads)
+        new, grads, sums = learn(state, batch)
+        norm = jnp.sqrt(sum(jax.tree.leaves(squared_norms(grads))))
         finite = state.finite & jnp.isfinite(sums["loss"].total) & jnp.isfinite(norm)
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (params, opt_state),
-            (state.params, state.opt_state),
-        )
-        state = dataclasses.replace(
-            state, step=state.step + 1, params=params, opt_state=opt_state, finite=finite
-        )
-        return state, {
+        kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        figures = {
             "sums": sums,
-            "learning_rate": rates["kernel"],
+            "learning_rate": schedule(state.step, state.plateau.drops)["kernel"],
             "gradient_norm": norm,
             "finite": finite,
+            "stop": meshes.any_device(batch["stop"].any()),
         }
+        return dataclasses.replace(kept, step=state.step + 1, finite=finite), figures
 
     return train_step
 
 
 def abstract_batch(config: Config, batch_size: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns a host batch as shapes with their shardings."""
-    sharding, side = meshes.split_batch(mesh), config.resize
+    """Returns a global batch as shapes with their shardings."""
+    sharding, side = meshes.split_batch(mesh, config.mesh), config.resize
     rows = {
         "image": ((side, side, 3), jnp.uint8),
         "label": ((), jnp.int32),
         "mask": ((), jnp.float32),
+        "bad": ((), jnp.float32),
         "position": ((), jnp.int32),
         "epoch": ((), jnp.int32),
         "index": ((), jnp.int32),
+        "place": ((), jnp.int32),
     }
     return {
         name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
         for name, (shape, dtype) in rows.items()
     }
+
+
+def training_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns what an update takes: a batch, and in `stop` whether a process was told to end."""
+    batch = abstract_batch(config, config.batch_size, mesh)
+    return batch | {"stop": batch["mask"]}
 
 
 def compile_options(config: Config) -> dict[str, str | bool]:
@@ -119,45 +148,50 @@ def compile_step(
     config: Config, model: AlexNet, mesh: Mesh, num_examples: int
 ) -> jax.stages.Compiled:
     """Compiles (state, batch) -> (state, metrics) for a mesh; the old state's memory is reused."""
-    step = meshes.per_device(make_train_step(config, model, num_examples), mesh)
     state = abstract_state(config, model, mesh)
-    batch = abstract_batch(config, config.batch_size, mesh)
-    lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
+    specs = meshes.specs(state, mesh, config.mesh)
+    scheme = schemes.build(config, model, mesh, config.optimizer.fc_updates)
+    train_step = make_train_step(config, scheme, num_examples, specs)
+    out = (specs, meshes.EVERYWHERE)
+    step = meshes.per_device(train_step, mesh, config.mesh, specs, out)
+    lowered = jax.jit(step, donate_argnums=0).lower(state, training_batch(config, mesh))
     return lowered.compile(compile_options(config))
 
 
 def first_nonfinite_layer(
-    config: Config, model: AlexNet, params: Any, batch: dict[str, jax.Array], at: int
+    config: Config, model: AlexNet, mesh: Mesh, params: Any, batch: dict[str, jax.Array], at: int
 ) -> str:
     """Computes a batch's layers one by one and returns the first that holds a NaN or Inf.
 
     Args:
       config: of the run.
       model: of the run.
-      params: the parameters that the step started from.
+      mesh: of the run.
+      params: the parameters that the step started from, on the mesh.
       batch: the device batch that gave the NaN or Inf.
       at: the update that it was given to, from 1.
     """
+    specs = meshes.specs(params, mesh, config.mesh)
+    scheme = schemes.build(config, model, mesh)
 
-    def outputs(params: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any]:
+    def bad(tree: Any) -> jax.Array:
+        return jnp.stack([~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).any()
+
+    def outputs(params: Any, batch: DeviceBatch) -> dict[str, jax.Array]:
+        params = meshes.whole_over_data(params, specs)
+        found = {f"parameters of {layer}": params[layer] for layer in LAYERS}
         seed_key = jax.random.key(config.seed)
         views = augment.training_views(batch, seed_key, config.augment, config.image_size)
-        keys = dropout_keys(config.seed, at - 1, jnp.arange(views.shape[0]))
-        _, kept = model.apply({"params": params}, views, keys, mutable=["intermediates"])
-        return jnp.isfinite(views).all(), jax.tree.map(
-            lambda leaf: jnp.isfinite(leaf).all(), kept["intermediates"]
-        )
+        found["the augmented images"] = views
+        kept = scheme.outputs(params, views, Gradient(config, scheme).rows(batch, at - 1))
+        found |= {layer: kept[f"{layer}_output"] for layer in LAYERS}
+        return meshes.any_device({name: bad(tree) for name, tree in found.items()})
 
-    def parameter(path: tuple[Any, ...]) -> str:
-        return "parameters of " + path[0].key
-
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not bool(jax.device_get(jnp.isfinite(leaf).all())):
-            return parameter(path)
-    views, kept = jax.device_get(jax.jit(outputs)(params, batch))
-    if not views:
-        return "the augmented images"
-    for name in sorted(kept):
-        if not all(kept[name]):
-            return name.removesuffix("_output")
+    found = jax.device_get(
+        jax.jit(meshes.per_device(outputs, mesh, config.mesh, specs))(params, batch)
+    )
+    places = [f"parameters of {layer}" for layer in LAYERS] + ["the augmented images", *LAYERS]
+    for place in places:
+        if found[place]:
+            return place
     return "the gradient (every layer's output is finite)"

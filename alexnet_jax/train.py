@@ -1,12 +1,13 @@
 """Training: from a config and a workdir to a summary."""
 
+import contextlib
 import pathlib
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from alexnet_jax import checkpoint, evaluate, model, report, step
+from alexnet_jax import checkpoint, evaluate, model, processes, report, step
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.data.loader import Loader, training_positions
@@ -15,7 +16,7 @@ from alexnet_jax.loop import Interrupted, Loop, NonFiniteError, Signals
 from alexnet_jax.run import Run
 from alexnet_jax.state import create_state
 from alexnet_jax.validation import validate
-from alexnet_jax.writers import Progress, Writers
+from alexnet_jax.writers import NoWriters, Progress, Writers
 
 __all__ = ["Interrupted", "NonFiniteError", "compile_train_step", "train"]
 
@@ -45,9 +46,10 @@ def _build_mesh(config: Config) -> Mesh:
     mesh = meshes.build(config.mesh)
     unused = len(jax.devices()) - mesh.devices.size
     if unused:
-        print(f"mesh: {unused} of {len(jax.devices())} devices are not used", flush=True)
-    meshes.check_batch("batch_size", config.batch_size, config.optimizer.accumulate_steps, mesh)
-    meshes.check_batch("eval_batch_size", evaluate.eval_batch_size(config), 1, mesh)
+        processes.say(f"mesh: {unused} of {len(jax.devices())} devices are not used")
+    parts = config.optimizer.accumulate_steps * config.optimizer.fc_updates
+    meshes.check_batch("batch_size", config.batch_size, parts, mesh, config.mesh)
+    meshes.check_batch("eval_batch_size", evaluate.eval_batch_size(config), 1, mesh, config.mesh)
     return mesh
 
 
@@ -63,61 +65,62 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
       DataError: a data set, split or image that cannot be used.
       NonFiniteError: the loss became NaN or Inf.
       Interrupted: SIGINT or SIGTERM; the run was saved.
+      ProcessesError: what ended the first of several processes.
     """
+    folder = pathlib.Path(workdir).expanduser()
+    processes.agree(config, str(folder))
     validate(config)
     mesh = _build_mesh(config)
-    folder = pathlib.Path(workdir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        checkpoint.only_run(folder),
-        checkpoint.Checkpoints(folder, config.keep_checkpoints) as checkpoints,
-    ):
+    with contextlib.ExitStack() as held:
+        processes.first_does(lambda: held.enter_context(checkpoint.only_run(folder)))
+        checkpoints = held.enter_context(checkpoint.Checkpoints(folder, config.keep_checkpoints))
         start = checkpoints.latest_step() or 0
         before = checkpoint.refuse_changes(folder, config) if start else config
-        run = Run(config, mesh, folder, checkpoints, open_dataset(config))
+        dataset = processes.first_then_all(lambda: open_dataset(config))
+        run = Run(config, mesh, folder, checkpoints, dataset)
         if start and run.last_step < start:
             raise ConfigError(
                 f"num_steps: {folder} is at step {start:,}, past the end at {run.last_step:,}; "
                 f"ask for at least {start:,}"
             )
-        checkpoint.write_config(folder, config)
-        report.write_environment(folder)
+        processes.first_does(lambda: _describe(config, folder))
         if start and num_train_steps(before, run.num_train) != run.last_step:
             run.say_stretched(num_train_steps(before, run.num_train))
         return run.finish(start) if start == run.last_step else _train(run, start)
 
 
+def _describe(config: Config, folder: pathlib.Path) -> None:
+    checkpoint.write_config(folder, config)
+    report.write_environment(folder)
+
+
 def _train(run: Run, start: int) -> dict[str, Any]:
     """Runs updates start + 1 .. the last, and evaluates."""
     config = run.config
-    print(
-        report.header(config, run.network, run.mesh, run.sizes, start + 1, run.last_step),
-        flush=True,
-    )
+    processes.say(report.header(config, run.network, run.mesh, run.sizes, start + 1, run.last_step))
     update = step.compile_step(config, run.network, run.mesh, run.num_train)
-    batch = step.abstract_batch(config, config.batch_size, run.mesh)
-    rate = report.expected_rate(update, run.abstract, batch)
-    print(f"expected  about {rate:,.0f} images/s", flush=True)
+    rate = report.expected_rate(update, run.abstract, step.training_batch(config, run.mesh))
+    processes.say(f"expected  about {rate:,.0f} images/s")
     if start:
         state = run.checkpoints.restore(start, run.abstract)
-        print(f"continuing {run.workdir} after step {start:,}", flush=True)
+        processes.say(f"continuing {run.workdir} after step {start:,}")
     else:
         state = create_state(config, run.network, run.mesh)
     reader = run.reader(config.train_split)
-    positions = training_positions(
-        config.seed, start + 1, run.last_step, config.batch_size, run.num_train
-    )
+    order = meshes.row_order(run.mesh, config.mesh, config.batch_size, config.optimizer.fc_updates)
+    positions = training_positions(config.seed, start + 1, run.last_step, order, run.num_train)
     with (
         Loader(reader, config.resize, config.read_threads, config.read_ahead) as loader,
-        Writers(run.workdir, start) as writers,
-        Progress("train", start, run.last_step, "step") as progress,
+        Writers(run.workdir, start) if processes.is_first() else NoWriters() as writers,
+        Progress("train", start, run.last_step, "step", not processes.is_first()) as progress,
         Signals() as signals,
         jax.transfer_guard("disallow"),
     ):
         loop = Loop(run, update, writers, progress, signals)
+        rows = meshes.local_rows(run.mesh, config.mesh, config.batch_size)
         try:
-            evaluation = loop.run(state, loader.batches(positions, config.batch_size), start)
+            evaluation = loop.run(state, loader.batches(positions, rows), start)
         finally:
             for message in reader.bad_images:
-                progress.say(f"skipped: {message}")
+                print(f"skipped: {message}", flush=True)  # whichever process read it
     return run.summarise(evaluation)

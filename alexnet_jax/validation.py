@@ -3,6 +3,7 @@
 from alexnet_jax.config import (
     Config,
     ConfigError,
+    ModelConfig,
     OptimizerConfig,
     check_types,
     feature_sizes,
@@ -12,13 +13,14 @@ from alexnet_jax.config import (
 
 CHOICES: dict[str, tuple[object, ...]] = {
     "on_bad_image": ("raise", "skip"),
-    "precision": ("float32", "bfloat16"),
+    "precision": ("float32", "bfloat16", "float64"),
     "eval_views": (1, 10),
     "model.columns": (1, 2),
     "model.init": ("normal", "he"),
     "model.dropout_scaling": ("test", "train"),
     "model.lrn.convention": ("paper", "original_code", "caffe", "torch"),
     "augment.lighting": ("none", "stddev", "eigenvalue_unit_range"),
+    "mesh.scheme": ("columns", "hybrid", "hybrid_in_turns"),
     "optimizer.kind": ("momentum", "lars"),
     "optimizer.schedule.kind": ("plateau", "step", "dexp", "polynomial", "cosine", "constant"),
 }
@@ -43,6 +45,7 @@ LEAST: dict[str, tuple[float, bool]] = {
     "model.width": (0, True),
     "model.conv1_padding": (0, False),
     "model.lrn.size": (1, False),
+    "model.fc_units": (1, False),
     "model.lrn.alpha": (0, False),
     "model.lrn.beta": (0, False),
     "augment.chunk": (1, False),
@@ -55,6 +58,8 @@ LEAST: dict[str, tuple[float, bool]] = {
     "optimizer.bias_rate_factor": (0, False),
     "optimizer.trust_coefficient": (0, True),
     "optimizer.accumulate_steps": (1, False),
+    "optimizer.fc_updates": (1, False),
+    "optimizer.fc_rate_factor": (0, False),
     "optimizer.schedule.warmup_epochs": (0, False),
     "optimizer.schedule.dexp_factor": (0, True),
     "optimizer.schedule.bias_dexp_factor": (0, True),
@@ -114,22 +119,32 @@ def _check_sizes(config: Config) -> None:
         raise ConfigError(f"image_size: {config.image_size} leaves nothing after pool5; least: 67")
     if config.mesh.data == 0 or config.mesh.data < -1:
         raise ConfigError(f"mesh.data: {config.mesh.data} must be positive, or -1 for what is left")
-    if config.mesh.model != 1:
-        raise ConfigError(
-            f"mesh.model: {config.mesh.model} is not supported by this version; the nearest is 1"
-        )
+
+
+def _channels(model: ModelConfig) -> dict[str, float]:
+    """Returns the channels of each layer but the classes, as `width` scales them."""
+    names = ("conv1", "conv2", "conv3", "conv4", "conv5")
+    units = {"fc6": model.fc_units, "fc7": model.fc_units}
+    return {
+        name: channels * model.width
+        for name, channels in (dict(zip(names, model.channels, strict=True)) | units).items()
+    }
 
 
 def _check_network(config: Config) -> None:
     model = config.model
-    for name, channels in (("conv1", 96), ("conv2", 256), ("conv3", 384), ("fc6", 4096)):
-        wide = channels * model.width
+    if len(model.channels) != 5 or not all(isinstance(c, int) and c > 0 for c in model.channels):
+        raise ConfigError(
+            f"model.channels: {model.channels} must be five whole numbers, of conv1 to conv5"
+        )
+    for name, wide in _channels(model).items():
         if wide < 2 or wide % 2:
             nearest = max(1, round(16 * model.width)) / 16  # 1/16 makes every layer's even
             raise ConfigError(
                 f"model.width: {model.width} gives {name} {wide:g} channels, not an even number; "
                 f"the nearest is {nearest:g}"
             )
+    _check_shares(config)
     for field in ("layer1", "layer2"):
         parts = getattr(model, field).split()
         if sorted(parts) not in (["norm", "pool", "relu"], ["pool", "relu"]):
@@ -141,6 +156,47 @@ def _check_network(config: Config) -> None:
         raise ConfigError(f"model.lrn.size: {model.lrn.size} is even; use {model.lrn.size + 1}")
 
 
+def _check_shares(config: Config) -> None:
+    """Refuses channels that the devices of `mesh.model` cannot share equally."""
+    model, devices = config.model, config.mesh.model
+    hybrid, passes = config.mesh.scheme != "columns", config.optimizer.fc_updates
+    if config.mesh.scheme == "hybrid_in_turns" and passes not in (1, devices):
+        raise ConfigError(
+            f"optimizer.fc_updates: {passes} is not one turn for each of the {devices} devices of "
+            f"mesh.model; use {devices}"
+        )
+    if config.mesh.zero and passes > 1:
+        raise ConfigError(
+            "mesh.zero: must be False where optimizer.fc_updates is more than 1: each would gather "
+            "the parameters again"
+        )
+    if hybrid and not model.columns_meet:
+        raise ConfigError(
+            "mesh.scheme: a hybrid gathers what all columns computed; with model.columns_meet = "
+            "False use columns"
+        )
+    if devices % model.columns and devices > 1 and not hybrid:
+        lower = devices - devices % model.columns
+        raise ConfigError(
+            f"mesh.model: {devices} devices cannot share {model.columns} columns equally; "
+            f"use {lower} or {lower + model.columns}"
+        )
+    for name, wide in _channels(model).items():
+        if wide % devices and not (hybrid and name.startswith("conv")):
+            fitting = [d for d in (8, 4, 2, 1) if d < devices and wide % d == 0]
+            raise ConfigError(
+                f"mesh.model: {devices} devices cannot share the {wide:g} channels of {name} "
+                f"equally; the nearest that can is {max(fitting)}"
+            )
+    together = devices if model.lrn.across_columns else devices // model.columns
+    least = min(model.channels[0], model.channels[1]) * model.width / devices
+    if together > 1 and not hybrid and least < model.lrn.size // 2:
+        raise ConfigError(
+            f"mesh.model: {devices} devices leave {least:g} channels each, fewer than the "
+            f"{model.lrn.size // 2} that a window of LRN reads from a neighbour; use a smaller one"
+        )
+
+
 def _check_optimizer(optimizer: OptimizerConfig, batch_size: int) -> None:
     schedule = optimizer.schedule
     if batch_size % optimizer.accumulate_steps:
@@ -149,6 +205,11 @@ def _check_optimizer(optimizer: OptimizerConfig, batch_size: int) -> None:
         raise ConfigError(
             f"optimizer.accumulate_steps: {optimizer.accumulate_steps} does not divide batch_size "
             f"= {batch_size}; the nearest is {nearest}"
+        )
+    if optimizer.fc_updates > 1 and optimizer.accumulate_steps > 1:
+        raise ConfigError(
+            "optimizer.accumulate_steps: must be 1 where optimizer.fc_updates is more: that cuts "
+            "the batch already"
         )
     if schedule.kind == "step" and not schedule.steps:
         raise ConfigError("optimizer.schedule.steps: empty with kind = step; use ((30.0, 0.001),)")

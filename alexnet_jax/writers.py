@@ -1,5 +1,6 @@
 """What a run leaves for people: rows, TensorBoard, a picture, a progress bar."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -66,10 +67,13 @@ def read_rows(path: pathlib.Path) -> list[Row]:
 
 
 class Progress:
-    """One bar on a terminal; plain lines elsewhere."""
+    """One bar on a terminal; plain lines elsewhere; nothing where it is silent."""
 
-    def __init__(self, description: str, done: int, total: int, unit: str) -> None:
-        self.live = sys.stderr.isatty() or "ipykernel" in sys.modules
+    def __init__(
+        self, description: str, done: int, total: int, unit: str, silent: bool = False
+    ) -> None:
+        self.silent = silent
+        self.live = not silent and (sys.stderr.isatty() or "ipykernel" in sys.modules)
         self._bar = tqdm.tqdm(
             desc=description,
             initial=done,
@@ -95,11 +99,12 @@ class Progress:
         if self.live:
             self._bar.set_postfix_str(text)
         else:
-            print(text, flush=True)
+            self.say(text)
 
     def say(self, text: str) -> None:
         """Prints a line that stays."""
-        tqdm.tqdm.write(text) if self.live else print(text, flush=True)
+        if not self.silent:
+            tqdm.tqdm.write(text) if self.live else print(text, flush=True)
 
 
 class Writers:
@@ -132,6 +137,22 @@ class Writers:
     def draw(self) -> None:
         """Redraws plots/learning_curves.png."""
         learning_curves(self._metrics.rows, self._picture)
+
+
+class NoWriters(contextlib.AbstractContextManager):
+    """What the other processes of a run have instead of `Writers`."""
+
+    def write(self, row: Row) -> None:
+        """Leaves the row to the first process."""
+
+    def sync(self) -> None:
+        """Has nothing to wait for."""
+
+    def draw(self) -> None:
+        """Draws nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        return None
 
 
 def learning_curves(rows: list[Row], path: pathlib.Path) -> None:

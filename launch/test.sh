@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Lints, type-checks and tests: bash launch/test.sh [pytest's arguments]
+# Tests that are long or start processes are left out; with -m "" they run too.
 # ALEXNET_EXTRAS=dev,torch also runs the comparisons with PyTorch.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -9,4 +10,4 @@ cd "$root"
 "$venv/bin/ruff" check .
 "$venv/bin/pyright" --pythonpath "$venv/bin/python"
 # A file of tests to a worker: what a file shares is built once.
-"$venv/bin/python" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@"
+"$venv/bin/python" -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow" "$@"

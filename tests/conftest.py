@@ -1,4 +1,4 @@
-"""Stricter than production, and four simulated devices for every test."""
+"""Stricter than production, and eight simulated devices for every test."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", 8)
 
 # Programs that several tests compile are compiled once; processes that tests start share them,
 # and so do the workers of pytest-xdist.

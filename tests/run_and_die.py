@@ -26,13 +26,13 @@ def arm(point: str) -> None:
     save, evaluate = checkpoint.Checkpoints.save, run.Run.evaluate
     write, put_batch = writers.MetricsFile.write, loop.meshes.put_batch
 
-    def dying_put(batch, mesh):  # noqa: ANN001, ANN202
-        training = batch["position"][0] == (at - 1) * len(batch["label"])
+    def dying_put(batch, mesh, config):  # noqa: ANN001, ANN202
+        training = "stop" in batch and batch["position"][0] == (at - 1) * len(batch["label"])
         if kind == "step" and training:
-            end()  # update `at` is about to start; evaluation's first batch counts as step 1
+            end()  # update `at` is about to start
         if kind == "signal" and training:
             os.kill(os.getpid(), int(numbers[0]))
-        return put_batch(batch, mesh)
+        return put_batch(batch, mesh, config)
 
     def dying_save(self, step, state, evaluation):  # noqa: ANN001, ANN202
         if kind == "save" and step == at:

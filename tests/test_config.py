@@ -48,7 +48,7 @@ def test_recipes_are_valid_and_survive_their_text_form(name):
         ("optimizer.schedule.kind", "steps", r"did you mean step\?"),
         ("optimizer.schedule.steps", ((3.0,),), r"steps: .*must be \(\(epoch, rate\)"),
         ("mesh.data", 0, r"mesh.data: 0 must be positive"),
-        ("mesh.model", 3, r"mesh.model: 3 .*nearest is 1"),
+        ("mesh.model", 3, r"mesh.model: 3 .*use 2 or 4"),
         ("dataset", "", r"dataset: name a TFDS data set"),
     ],
 )

@@ -75,7 +75,9 @@ def test_no_grouped_convolution_in_the_program():
 def test_dropout_belongs_to_the_example(rng):
     keys = jax.vmap(jax.random.key)(jnp.arange(64))
     x = jnp.ones((64, 500))
-    all_rows = layers.dropout(x, keys, 0.5)
+    all_rows = layers.dropout(x, layers.keep_mask(keys, x.shape[1], 0.5))
     assert float(all_rows.mean()) == pytest.approx(0.5, abs=0.02)
     assert set(np.unique(all_rows)) == {0.0, 1.0}
-    np.testing.assert_array_equal(layers.dropout(x[10:20], keys[10:20], 0.5), all_rows[10:20])
+    np.testing.assert_array_equal(
+        layers.dropout(x[10:20], layers.keep_mask(keys[10:20], x.shape[1], 0.5)), all_rows[10:20]
+    )

@@ -97,3 +97,30 @@ def test_equals_torch(rng):
     want = torch.nn.LocalResponseNorm(5, alpha=1e-3, beta=0.75, k=1.5)(torch.from_numpy(x))
     got = lrn(jnp.asarray(x.transpose(0, 2, 3, 1)), Lrn.named("torch", 5, 1e-3, k=1.5))
     np.testing.assert_allclose(got.transpose(0, 3, 1, 2), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_parts_with_their_edges_are_the_whole(rng, size):
+    """As devices compute it: three parts of the channels, each told its neighbours' edges."""
+    half, constants = size // 2, Lrn(size, 2e-3, 0.75, 2.0)
+    with jax.enable_x64(True):
+        x, dy = jnp.asarray(rng.normal(0, 20, (2, 12))), jnp.asarray(rng.normal(0, 1, (2, 12)))
+
+        def in_parts(v: jax.Array) -> jax.Array:
+            wide = jnp.pad(v, ((0, 0), (half, half)))
+            parts = [
+                lrn(
+                    v[:, i : i + 4],
+                    constants,
+                    edges=(wide[:, i : i + half], wide[:, i + half + 4 : i + 2 * half + 4]),
+                )
+                for i in (0, 4, 8)
+            ]
+            return jnp.concatenate(parts, axis=1)
+
+        np.testing.assert_allclose(in_parts(x), lrn(x, constants), rtol=1e-12)
+        got = jax.grad(lambda v: (in_parts(v) * dy).sum())(x)
+        want = jax.grad(lambda v: (lrn(v, constants) * dy).sum())(x)
+        np.testing.assert_allclose(got, want, rtol=1e-10)
+    with pytest.raises(ValueError, match="edges belong to one group"):
+        lrn(x, constants, 2, (x, x))

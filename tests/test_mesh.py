@@ -7,15 +7,15 @@ from alexnet_jax.config import ConfigError, MeshConfig
 
 
 def test_takes_what_is_left_or_the_first_devices():
-    assert mesh.build(MeshConfig()).shape == {"data": 4, "model": 1}
+    assert mesh.build(MeshConfig()).shape == {"data": 8, "model": 1}
     assert mesh.build(MeshConfig(data=2)).devices.size == 2
 
 
 def test_refuses_more_devices_than_there_are():
     with pytest.raises(
-        ConfigError, match=r"8 x 1 devices .* there are 4; mesh.data can be at most 4"
+        ConfigError, match=r"9 x 1 devices .* there are 8; mesh.data can be at most 8"
     ):
-        mesh.build(MeshConfig(data=8))
+        mesh.build(MeshConfig(data=9))
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_refuses_more_devices_than_there_are():
 )
 def test_refuses_batches_that_do_not_divide(batch_size, parts, message):
     config = dataclasses.replace(configs.get("default"), batch_size=batch_size, num_classes=2)
-    config.optimizer.accumulate_steps = parts
+    config.optimizer.accumulate_steps, config.mesh.data = parts, 4
     if batch_size % parts == 0:
         with pytest.raises(
             ConfigError, match=rf"batch_size: {batch_size} does not divide .*{message}"

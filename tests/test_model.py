@@ -66,7 +66,7 @@ def test_the_spatial_norm_comes_between_norm_and_pool():
     """layers-145.cfg: conv2, rnorm2, cnorm2, pool2."""
     network = models.build(configs.get("original_code").model, 3, "float32")
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 9, 8)) * 40, jnp.float32)
-    got = network.apply({}, x, method=lambda m, v: m._after("relu norm pool", v, spatial=True))
+    got = network.apply({}, x, method=lambda m, v: m._after(2, v))
     normed = lrn(jax.nn.relu(x), Lrn.named("original_code", 5, 1e-4, 0.75), 2)
     want = layers.overlapping_max_pool(spatial_response_norm(normed, models.SPATIAL_NORM2))
     np.testing.assert_allclose(got, want, rtol=1e-6)

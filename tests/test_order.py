@@ -11,8 +11,9 @@ from alexnet_jax.data.order import batch_positions, permutation
 def test_every_epoch_holds_every_example_once(n, batch, seed):
     steps = -(-3 * n // batch)
     stream = [batch_positions(seed, step, batch, n) for step in range(1, steps + 1)]
-    position, epoch, index = (np.concatenate(parts) for parts in zip(*stream, strict=True))
+    position, epoch, index, place = (np.concatenate(parts) for parts in zip(*stream, strict=True))
     np.testing.assert_array_equal(position, np.arange(steps * batch))
+    np.testing.assert_array_equal(place, position % batch)
     for e in range(3):
         assert sorted(index[epoch == e][:n]) == list(range(n))
 

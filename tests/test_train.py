@@ -137,10 +137,10 @@ def test_predicting_leaves_a_save_under_way_alone(finished):
 def test_data_that_changed_is_refused(finished, tmp_path):
     workdir, _ = finished
     names = checkpoint.read_class_names(workdir)
-    checkpoint.pin_dataset(workdir, names, 20)
+    checkpoint.pin_dataset(workdir, names, 20, True)
     for changed in ((names, 21), ([*names, "another"], 20)):
         with pytest.raises(ConfigError, match="dataset: .* has changed since"):
-            checkpoint.pin_dataset(workdir, *changed)
+            checkpoint.pin_dataset(workdir, *changed, True)
 
 
 def test_rank_by_one_view_and_report_ten(finished, folder, tmp_path, monkeypatch):
@@ -214,7 +214,8 @@ def test_a_count_that_is_not_the_splits_is_an_error(finished, folder):
         from alexnet_jax import metrics
 
         mask = batch["mask"].at[0].set(0)
-        return metrics.classification(jnp.zeros((8, 2)), batch["label"], mask)
+        sums = metrics.classification(jnp.zeros((8, 2)), batch["label"], mask)
+        return sums | {"bad_images": metrics.average(0.0, 0.0)}
 
     reader = ImageReader(open_dataset(config).open("val"), 71)
     with pytest.raises(evaluate.EvaluationError, match="counted 12 images of 14"):
@@ -260,11 +261,11 @@ def test_the_first_nonfinite_layer_is_named(folder):
         for name, leaf in step.abstract_batch(config, 8, devices).items()
     }
     first = step.first_nonfinite_layer
-    assert "gradient" in first(config, network, params, batch, 1)
+    assert "gradient" in first(config, network, devices, params, batch, 1)
     huge = params | {"conv4": jax.tree.map(lambda p: p + 3e38, params["conv4"])}
-    assert first(config, network, huge, batch, 1) == "conv4"
+    assert first(config, network, devices, huge, batch, 1) == "conv4"
     broken = params | {"fc7": jax.tree.map(lambda p: p * jnp.nan, params["fc7"])}
-    assert first(config, network, broken, batch, 1) == "parameters of fc7"
+    assert first(config, network, devices, broken, batch, 1) == "parameters of fc7"
 
 
 def test_compiled_steps_open_no_data_set():

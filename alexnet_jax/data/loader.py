@@ -88,17 +88,22 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def batches(self, positions: Iterator[Positions], batch_size: int) -> Iterator[Batch]:
-        """Yields each batch; one with fewer positions is filled up and masked.
+    def batches(self, positions: Iterator[Positions], rows: slice) -> Iterator[Batch]:
+        """Yields some rows of each batch; where there are fewer positions they are filled up.
+
+        Args:
+          positions: of whole batches.
+          rows: of each batch, those that this process needs: `mesh.local_rows`.
 
         Yields:
-          `image` (B, R, R, 3) uint8; `label`, `index`, `epoch`, `position` (B,) int32; `mask` (B,)
-          float32, 0 where an image is bad or was filled up.
+          `image` (B, R, R, 3) uint8; `label`, `index`, `epoch`, `position`, `place` (B,) int32;
+          `mask` and `bad` (B,) float32: 1 where there is a good image, and where a bad one.
         """
         started: collections.deque[tuple[Batch, list[concurrent.futures.Future[None]]]]
         started = collections.deque()
         for where in positions:
-            started.append(self._start(where, batch_size))
+            mine = Positions(*(values[rows] for values in where))
+            started.append(self._start(mine, rows.stop - rows.start))
             if len(started) > self._ahead:
                 yield self._finish(*started.popleft())
         while started:
@@ -112,11 +117,12 @@ class Loader:
             "image": np.zeros((batch_size, self._side, self._side, 3), np.uint8),
             "label": np.zeros(batch_size, np.int32),
             "mask": np.zeros(batch_size, np.float32),
+            "bad": np.zeros(batch_size, np.float32),
         }
         for name, values in where._asdict().items():
             batch[name] = np.zeros(batch_size, np.int32)
             batch[name][:count] = values
-        part = -(-count // self._threads)
+        part = max(1, -(-count // self._threads))
         futures = [
             self._pool.submit(self._fill, batch, first, min(first + part, count))
             for first in range(0, count, part)
@@ -126,7 +132,7 @@ class Loader:
     def _fill(self, batch: Batch, first: int, last: int) -> None:
         for i in range(first, last):
             label, good = self._reader.read(int(batch["index"][i]), batch["image"][i])
-            batch["label"][i], batch["mask"][i] = label, good
+            batch["label"][i], batch["mask"][i], batch["bad"][i] = label, good, not good
 
     @staticmethod
     def _finish(batch: Batch, futures: list[concurrent.futures.Future[None]]) -> Batch:
@@ -136,15 +142,24 @@ class Loader:
 
 
 def training_positions(
-    seed: int, first_step: int, last_step: int, batch_size: int, num_examples: int
+    seed: int, first_step: int, last_step: int, order: np.ndarray, num_examples: int
 ) -> Iterator[Positions]:
-    """Yields what updates first_step .. last_step consume."""
+    """Yields what updates first_step .. last_step consume.
+
+    Args:
+      seed: of the run.
+      first_step: the first update, from 1.
+      last_step: the last one.
+      order: position in the global batch of each row to read, (B,): `mesh.row_order`.
+      num_examples: of the split.
+    """
     for step in range(first_step, last_step + 1):
-        yield batch_positions(seed, step, batch_size, num_examples)
+        batch = batch_positions(seed, step, len(order), num_examples)
+        yield Positions(*(values[order] for values in batch))
 
 
 def evaluation_positions(batch_size: int, num_examples: int) -> Iterator[Positions]:
     """Yields every example once, in order; the last batch may be smaller."""
     for first in range(0, num_examples, batch_size):
         index = np.arange(first, min(first + batch_size, num_examples))
-        yield Positions(index, np.zeros_like(index), index)
+        yield Positions(index, np.zeros_like(index), index, index - first)

@@ -29,4 +29,4 @@ def batch_positions(seed: int, step: int, batch_size: int, num_examples: int) ->
     for e in np.unique(epoch):
         here = epoch == e
         index[here] = permutation(seed, int(e), num_examples)[position[here] % num_examples]
-    return Positions(position, epoch, index)
+    return Positions(position, epoch, index, np.arange(batch_size))

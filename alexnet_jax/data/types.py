@@ -12,11 +12,13 @@ class DataError(ValueError):
 
 
 class Positions(NamedTuple):
-    """Examples of one batch, each (B,) int64: stream position, epoch, index in the split."""
+    """Examples of one batch, each (B,) int64: stream position, epoch, index in the split, and
+    place in the global batch."""
 
     position: np.ndarray
     epoch: np.ndarray
     index: np.ndarray
+    place: np.ndarray
 
 
 class Example(NamedTuple):

@@ -1,0 +1,124 @@
+"""Several processes as one run: how they start, agree, and what the first does for all."""
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from alexnet_jax.config import Config, ConfigError, flatten, from_json, to_json
+
+T = TypeVar("T")
+SHUTDOWN_SECONDS = 20  # how long an end waits for the others'
+
+
+class ProcessesError(RuntimeError):
+    """Processes that cannot start together, or what went wrong in the first of them."""
+
+
+def start(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Joins this process with the others; call it before anything asks for devices.
+
+    Args:
+      coordinator: HOST:PORT of the first process. Empty: everything is found in the environment
+        that Slurm, OpenMPI, Kubernetes or a TPU pod sets.
+      num_processes: of the run; ignored with an empty coordinator, as is
+      process_id: from 0.
+
+    Raises:
+      ConfigError: flags that do not fit together.
+      ProcessesError: the environment is not one of those, or the others do not come.
+    """
+    found: dict[str, Any] = {}
+    if coordinator:
+        if not 0 <= process_id < num_processes:
+            raise ConfigError(
+                f"--process_id: {process_id} must be at least 0 and less than --num_processes = "
+                f"{num_processes}"
+            )
+        found = {
+            "coordinator_address": coordinator,
+            "num_processes": num_processes,
+            "process_id": process_id,
+        }
+        if coordinator.rpartition(":")[0] in ("localhost", "127.0.0.1") and not process_id:
+            found["coordinator_bind_address"] = coordinator  # nobody else's business
+    try:
+        jax.distributed.initialize(**found, shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ProcessesError(
+            f"--distributed: this process cannot join the others ({reason}); start each with "
+            "--coordinator=HOST:PORT --num_processes=N --process_id=I"
+        ) from error
+
+
+def is_first() -> bool:
+    """Is this the process that writes and speaks?"""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints a line, in the first process."""
+    if is_first():
+        print(text, flush=True)
+
+
+def told_by_all(text: str) -> list[str]:
+    """Returns what each process says, in their order; all of them must call it."""
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(encoded))).reshape(-1)
+    padded = np.zeros(max(1, int(lengths.max())), np.uint8)
+    padded[: len(encoded)] = encoded
+    rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
+    return [row[:n].tobytes().decode() for row, n in zip(rows, lengths, strict=True)]
+
+
+def agree(config: Config, workdir: str) -> None:
+    """Checks that every process was started with the same config and workdir.
+
+    Raises:
+      ConfigError: in all of them; names a field, with both values.
+    """
+    if jax.process_count() == 1:
+        return
+    told = [json.loads(text) for text in told_by_all(json.dumps([to_json(config), workdir]))]
+    fields = [flatten(from_json(text)) | {"--workdir": folder} for text, folder in told]
+    for process, own in enumerate(fields):
+        for name, value in own.items():
+            if value != fields[0][name]:
+                raise ConfigError(
+                    f"{name}: {value!r} in process {process}, {fields[0][name]!r} in process 0; "
+                    "start every process with the same flags"
+                )
+
+
+def first_does(action: Callable[[], Any]) -> None:
+    """Runs `action` in the first process, while the others wait; all of them must call it.
+
+    Raises:
+      ProcessesError: in the others, with what the first one raises.
+    """
+    if jax.process_count() == 1:
+        action()
+        return
+    problem: Exception | None = None
+    if is_first():
+        try:
+            action()
+        except Exception as error:  # not handled here: first told to all, then raised
+            problem = error
+    told = told_by_all(f"{type(problem).__name__}: {problem}" if problem else "")[0]
+    if problem:
+        raise problem
+    if told:
+        raise ProcessesError(f"process 0 ended with {told}")
+
+
+def first_then_all(action: Callable[[], T]) -> T:
+    """Runs `action` in the first process and then in the others, which find what it prepared."""
+    results: list[T] = []
+    first_does(lambda: results.append(action()))
+    return results[0] if results else action()

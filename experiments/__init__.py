@@ -1,0 +1,1 @@
+"""Studies: each a script, a table and pictures."""

@@ -1,0 +1,1 @@
+"""How the network can be shared out over devices, compared."""

@@ -1,0 +1,168 @@
+"""Compares how the network can be shared out: python -m experiments.sharding.compare --out=DIR
+
+For each mesh and scheme the real train step is compiled; its collectives are read from the program
+and set beside what figure 2 asks for; then a few steps are timed. On a machine with fewer devices
+than asked for, CPU devices are simulated: bytes and memory are real, times are not those of
+separate devices.
+"""
+
+import json
+import pathlib
+import statistics
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from alexnet_jax import communication, configs, mesh, model, state, step, train
+from alexnet_jax.config import Config
+from alexnet_jax.validation import validate
+from experiments.sharding import cost, draw
+
+_OUT = flags.DEFINE_string("out", None, "folder for table.md, table.json, pictures", required=True)
+_DEVICES = flags.DEFINE_integer(
+    "devices", 8, "simulate this many CPU devices where there is no GPU"
+)
+_ARMS = flags.DEFINE_list(
+    "arms",
+    "8x1,4x2,2x4,1x8,8x1:zero,4x2:zero,1x8:hybrid,1x8:hybrid:8,1x8:hybrid_in_turns:8,2x4:hybrid",
+    "DATAxMODEL[:SCHEME or zero[:fc_updates]], ...",
+)
+_CONFIG = flags.DEFINE_string("recipe", "paper", "recipe of the network")
+_BATCH = flags.DEFINE_integer("batch_size", 128, "global images")
+_STEPS = flags.DEFINE_integer("steps", 3, "timed steps of each arm; 0: none")
+
+
+def arm_config(arm: str, recipe: str, batch_size: int) -> Config:
+    """Returns the config of an arm, written DATAxMODEL[:SCHEME or zero[:fc_updates]]."""
+    shape, scheme, passes = (*arm.split(":"), "", "")[:3]
+    config = configs.get(recipe)
+    config.batch_size, config.num_classes = batch_size, config.num_classes or 1000
+    config.mesh.data, config.mesh.model = (int(n) for n in shape.split("x"))
+    config.mesh.zero = scheme == "zero"
+    if scheme not in ("", "zero"):
+        config.mesh.scheme = scheme
+    config.optimizer.fc_updates = int(passes or 1)
+    validate(config)
+    return config
+
+
+def by_layer(said: list[communication.Collective]) -> dict[str, dict[str, float]]:
+    """Sums the bytes that a device sends by layer, with the collectives' count."""
+    rows: dict[str, dict[str, float]] = {}
+    for place in (*communication.PLACES, "update"):
+        own = [c for c in said if c.layer == place]
+        if own:
+            rows[place] = {"count": len(own), "bytes": sum(c.moved for c in own)}
+    return rows
+
+
+def time_steps(config: Config, update: jax.stages.Compiled, steps: int) -> list[float]:
+    """Times updates on random images, in seconds; the first is left out."""
+    devices = mesh.build(config.mesh)
+    network = model.build(config.model, config.num_classes, config.precision)
+    now = state.create_state(config, network, devices)
+    rng = np.random.default_rng(0)
+    abstract = step.training_batch(config, devices)
+    rows: dict[str, Any] = {
+        name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in abstract.items()
+    }
+    rows["image"] = rng.integers(0, 256, rows["image"].shape, dtype=np.uint8)
+    rows["mask"] += 1
+    batch, times = mesh.put_batch(rows, devices, config.mesh), []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        now, figures = update(now, batch)
+        jax.block_until_ready((now, figures))
+        times.append(time.perf_counter() - start)
+    return times[1:]
+
+
+def compare(arm: str, recipe: str, batch_size: int, steps: int) -> dict[str, Any]:
+    """Returns the row of one arm."""
+    config = arm_config(arm, recipe, batch_size)
+    update = train.compile_train_step(config)
+    said = communication.compiled(update)
+    wanted = communication.expected(config, config.num_classes, config.mesh.data)
+    times = time_steps(config, update, steps) if steps else []
+    predicted = {
+        machine.name: {
+            devices: sum(
+                cost.step_seconds(
+                    scaled(config, devices),
+                    config.num_classes,
+                    scaled_data(config, devices),
+                    machine,
+                )
+            )
+            for devices in (2, 8, 64, 512)
+            if scaled_data(config, devices)
+        }
+        for machine in cost.MACHINES
+    }
+    return {
+        "arm": arm,
+        "batch_size": batch_size,
+        "backend": jax.default_backend(),
+        "collectives": len(said),
+        "bytes": sum(c.moved for c in said),
+        "least_bytes": sum(c.moved for c in wanted),
+        "layers": by_layer(said),
+        "least_layers": by_layer(wanted),
+        "memory": cost.state_bytes(update),
+        "step_seconds": statistics.median(times) if times else None,
+        "step_seconds_spread": [min(times), max(times)] if times else None,
+        "predicted_step_seconds": predicted,
+    }
+
+
+def scaled_data(config: Config, devices: int) -> int:
+    """Returns the data shards that keep an arm's model axis on more devices; 0 if it has none."""
+    return devices // config.mesh.model if devices % config.mesh.model == 0 else 0
+
+
+def scaled(config: Config, devices: int) -> Config:
+    """Returns the arm on more devices, 128 images each, in bfloat16."""
+    other = arm_config("1x1", _CONFIG.value, 128 * devices)
+    other.mesh, other.optimizer.fc_updates = config.mesh, config.optimizer.fc_updates
+    other.precision = "bfloat16"
+    return other
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Returns the rows as a Markdown table."""
+    lines = [
+        "| mesh: data x model | collectives | MB sent by a device | at least | state and batch, MB "
+        "| temporary, MB | step, s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        seconds = f"{row['step_seconds']:.2f}" if row["step_seconds"] else "-"
+        memory = row["memory"]
+        lines.append(
+            f"| {row['arm']} | {row['collectives']} | {row['bytes'] / 1e6:.1f} "
+            f"| {row['least_bytes'] / 1e6:.1f} | {memory['arguments'] / 1e6:.0f} "
+            f"| {memory['temporary'] / 1e6:.0f} | {seconds} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _run(_: list[str]) -> None:
+    if jax.config.jax_platforms in (None, "", "cpu"):
+        jax.config.update("jax_num_cpu_devices", _DEVICES.value)
+    folder = pathlib.Path(_OUT.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for arm in _ARMS.value:
+        rows.append(compare(arm, _CONFIG.value, _BATCH.value, _STEPS.value))
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+        (folder / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (folder / "table.md").write_text(table(rows))
+    draw.pictures(rows, folder)
+    print(f"written to {folder}")
+
+
+if __name__ == "__main__":
+    app.run(_run)

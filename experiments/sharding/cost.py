@@ -1,0 +1,94 @@
+"""What a scheme would cost on machines that are not here: latency, bandwidth and arithmetic."""
+
+import dataclasses
+import math
+
+import jax
+
+from alexnet_jax import communication
+from alexnet_jax.config import Config
+from alexnet_jax.model import abstract_parameters, build
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Devices and the links between them.
+
+    Attributes:
+      name: of the machine.
+      flops: what a device reaches in a training step, FLOP/s (not its peak).
+      latency: seconds of one message.
+      bandwidth: bytes per second that a device sends.
+      source: where the numbers come from.
+    """
+
+    name: str
+    flops: float
+    latency: float
+    bandwidth: float
+    source: str
+
+
+MACHINES = (
+    Machine(
+        "2012: GTX 580, PCIe 2.0",
+        0.6e12,
+        20e-6,
+        5e9,
+        "1.58 TFLOP/s peak, about 40 % reached; PCIe 2.0 x16 carries about 5 of its 8 GB/s",
+    ),
+    Machine(
+        "H100, NVLink",
+        250e12,
+        8e-6,
+        350e9,
+        "989 TFLOP/s bf16 peak, a quarter assumed at these sizes; NVLink 450 GB/s each way, 350 "
+        "assumed",
+    ),
+    Machine(
+        "H100, 400 Gb/s network",
+        250e12,
+        20e-6,
+        45e9,
+        "one 400 Gb/s port a device: 50 GB/s, 45 assumed",
+    ),
+)
+
+
+def training_flops(config: Config, num_classes: int) -> float:
+    """Returns the FLOP of a forward and backward pass of one image: three times the forward's."""
+    network = build(config.model, num_classes, config.precision)
+    params = abstract_parameters(network, config.image_size)
+    side = {"conv1": 55, "conv2": 27, "conv3": 13, "conv4": 13, "conv5": 13}
+    if config.image_size + config.model.conv1_padding != 227:
+        raise ValueError("image_size: the map sides here are those of 227 pixels; use 227")
+    total = sum(
+        2 * leaves["kernel"].size * side.get(layer, 1) ** 2 for layer, leaves in params.items()
+    )
+    return 3.0 * total
+
+
+def step_seconds(
+    config: Config, num_classes: int, data: int, machine: Machine
+) -> tuple[float, float]:
+    """Predicts a step: seconds of arithmetic, and of communication that nothing hides.
+
+    Each collective takes latency times the rounds of a tree over its group, and its bytes over the
+    link; arithmetic is shared out evenly.
+    """
+    devices = data * config.mesh.model
+    arithmetic = training_flops(config, num_classes) * config.batch_size / devices / machine.flops
+    said = communication.expected(config, num_classes, data)
+    talking = sum(
+        machine.latency * math.ceil(math.log2(c.group)) + c.moved / machine.bandwidth for c in said
+    )
+    return arithmetic, talking
+
+
+def state_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Returns a device's bytes of arguments (state and batch) and of temporary memory."""
+    memory = compiled.memory_analysis()
+    return {
+        "arguments": int(memory.argument_size_in_bytes),
+        "temporary": int(memory.temp_size_in_bytes),
+    }

@@ -1,0 +1,87 @@
+"""Small networks on meshes: their configs, batches and updates."""
+
+import jax
+import numpy as np
+
+from alexnet_jax import configs, mesh, model, state, step
+from alexnet_jax.config import Config
+
+MESHES = [(1, 1), (1, 2), (2, 2), (4, 2), (2, 4), (1, 8)]
+
+
+def small(shape: tuple[int, int], **fields) -> Config:
+    """Returns an eighth of the default network on a mesh; fields by dotted name."""
+    config = configs.get("default")
+    config.resize, config.image_size, config.batch_size = 71, 67, 8
+    config.model.width, config.num_classes, config.num_steps = 1 / 8, 13, 100
+    config.mesh.data, config.mesh.model = shape
+    for name, value in fields.items():
+        *path, last = name.split("__")
+        owner = config
+        for part in path:
+            owner = getattr(owner, part)
+        setattr(owner, last, value)
+    return config
+
+
+def batches(config: Config, classes: int, steps: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    size, side = config.batch_size, config.resize
+    return [
+        {
+            "image": rng.integers(0, 256, (size, side, side, 3), dtype=np.uint8),
+            "label": rng.integers(0, classes, size).astype(np.int32),
+            "mask": (np.arange(size) != 3).astype(np.float32),
+            "position": np.arange(size, dtype=np.int32) + n * size,
+            "epoch": np.full(size, n // 4, np.int32),
+            "index": rng.integers(0, 1000, size).astype(np.int32),
+            "place": np.arange(size, dtype=np.int32),
+            "bad": np.zeros(size, np.float32),
+            "stop": np.zeros(size, np.float32),
+        }
+        for n in range(steps)
+    ]
+
+
+def arranged(batch: dict, config: Config, devices: jax.sharding.Mesh) -> dict:
+    """Puts the rows where a scheme wants them, as the trainer does."""
+    passes, size = config.optimizer.fc_updates, config.batch_size
+    order = mesh.row_order(devices, config.mesh, size, passes)
+    return {name: values[order] for name, values in batch.items()}
+
+
+_known: dict = {}
+
+
+def initial(config: Config, network: model.AlexNet) -> state.TrainState:
+    """Returns the state before the first update, computed once for each network."""
+    key = repr((config.model, config.optimizer, config.precision, network.num_classes))
+    if key not in _known:
+        made = jax.jit(lambda: state.initial_state(config, network))()
+        _known[key] = jax.tree.map(np.asarray, made)
+    return _known[key]
+
+
+def follow(config: Config, steps: int, classes: int = 13) -> tuple[list[float], dict]:
+    """Runs a few updates; returns each loss, and the state as NumPy arrays by path."""
+    devices = mesh.build(config.mesh)
+    network = model.build(config.model, classes, config.precision)
+    now = jax.tree.map(
+        lambda leaf, place: jax.device_put(leaf.copy(), place.sharding),  # it is donated
+        initial(config, network),
+        state.abstract_state(config, network, devices),
+    )
+    update, losses = step.compile_step(config, network, devices, 1000), []
+    for batch in batches(config, classes, steps):
+        now, figures = update(
+            now, mesh.put_batch(arranged(batch, config, devices), devices, config.mesh)
+        )
+        sums = jax.device_get(figures["sums"]["loss"])
+        losses.append(float(sums.total) / float(sums.count))
+    leaves = jax.tree_util.tree_leaves_with_path((now.params, now.opt_state))
+    return losses, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> float:
+    """Norm of the difference over the norm."""
+    return float(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-30))

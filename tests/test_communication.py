@@ -1,0 +1,89 @@
+"""The compiled steps say to other devices what figure 2 has, and nothing else."""
+
+import collections
+import dataclasses
+
+import pytest
+from on_mesh import MESHES, small
+
+from alexnet_jax import communication, configs, evaluate, train
+from alexnet_jax.communication import Collective
+from alexnet_jax.config import Config
+
+
+def paper(shape: tuple[int, int], **fields) -> Config:
+    config = configs.get("paper")
+    config.batch_size = 16
+    config.mesh.data, config.mesh.model = shape
+    return dataclasses.replace(config, **fields)
+
+
+def by_place(found: list[Collective]) -> dict:
+    """Sums bytes by what a layer says in one direction, and counts."""
+    places: dict = collections.defaultdict(lambda: [0, 0])
+    for c in found:
+        entry = places[c.kind, c.layer, c.backward and c.layer != "update", c.group]
+        entry[0] += 1
+        entry[1] += c.payload
+    return {place: tuple(entry) for place, entry in places.items()}
+
+
+def assert_alike(found: list[Collective], wanted: list[Collective]) -> None:
+    got, want = by_place(found), by_place(wanted)
+    assert got.keys() == want.keys()
+    for place, (count, payload) in want.items():
+        # XLA may put sums together that do not wait for each other.
+        merged = place[0] == "all-reduce" and got[place][0] < count
+        assert merged or got[place][0] == count, place
+        assert got[place][1] == pytest.approx(payload, rel=0.01), place
+
+
+# Bytes of one device's exchanges in the paper's network with a column a device, for 16 images:
+# sides and channels of figure 2.
+FIGURE_2 = {
+    "conv3": 16 * 13 * 13 * 256 * 4,
+    "fc6": 16 * 6 * 6 * 256 * 4,
+    "fc7": 16 * 4096 * 4,
+    "fc8": 16 * 4096 * 4,
+    "logits": 16 * 1000 * 4,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", MESHES)
+def test_compiled_steps_exchange_what_figure_2_says(shape):
+    config = paper(shape)
+    update, evaluation = (
+        train.compile_train_step(config),
+        evaluate.compile_eval_step(dataclasses.replace(config, eval_views=1)),
+    )
+    found = communication.compiled(update)
+    assert_alike(found, communication.expected(config, 1000, shape[0]))
+    forward = communication.compiled(evaluation)
+    assert_alike(forward, communication.expected(config, 1000, shape[0], training=False))
+    if shape == (1, 2):  # the paper's own, counted by hand
+        assert {c.layer: c.payload for c in forward} == FIGURE_2
+        assert all(c.kind == "all-gather" and c.group == 2 for c in forward)
+        assert {c.layer: c.payload for c in found if c.kind == "reduce-scatter"} == FIGURE_2
+    if shape == (1, 1):
+        assert found == forward == []
+    text = update.as_text() + evaluation.as_text()
+    assert "feature_group_count" not in text
+
+
+@pytest.mark.parametrize(
+    ("shape", "fields"),
+    [
+        ((1, 8), {"model__columns": 1}),
+        ((1, 8), {"model__lrn__across_columns": True, "model__layer1": "norm pool relu"}),
+        ((2, 4), {"model__columns_meet": False, "model__layer2": "relu pool norm"}),
+        ((2, 2), {"mesh__zero": True}),
+        ((2, 4), {"mesh__scheme": "hybrid"}),
+        ((2, 2), {"mesh__scheme": "hybrid", "optimizer__fc_updates": 2}),
+        ((2, 2), {"mesh__scheme": "hybrid_in_turns", "optimizer__fc_updates": 2, "batch_size": 32}),
+    ],
+)
+def test_variants_exchange_what_is_expected(shape, fields):
+    config = small(shape, **fields, model__width=0.25)
+    found = communication.compiled(train.compile_train_step(config))
+    assert_alike(found, communication.expected(config, 13, shape[0]))
