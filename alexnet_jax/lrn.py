@@ -113,10 +113,14 @@ def _window_sums(x: jax.Array, size: int, axes: tuple[int, ...]) -> jax.Array:
 
 
 def _inverse_power(base: jax.Array, beta: float) -> jax.Array:
-    """base ** -beta; the usual 0.75 by two square roots, several times faster than a power."""
+    """base ** -beta; the usual 0.75 by two square roots, several times faster than a power.
+
+    Square root and division are rounded correctly everywhere; `rsqrt` is not, and gives other last
+    bits at other places of an array, so that meshes would drift apart.
+    """
     if beta == 0.75:
-        root = lax.rsqrt(base)
-        return root * jnp.sqrt(root)
+        root = jnp.sqrt(base)
+        return 1 / (root * jnp.sqrt(root))
     return base**-beta
 
 

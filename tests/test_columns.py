@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from on_mesh import MESHES, apart, follow, small
+from on_mesh import MESHES, apart, follow, initial, small
 
-from alexnet_jax import mesh, model, state, train
+from alexnet_jax import checkpoint, configs, mesh, model, state, train
 from alexnet_jax.config import Config, ConfigError
 
 VARIANTS = {
@@ -94,6 +94,26 @@ def test_wrong_meshes_are_refused(shape, fields, message):
         train.compile_train_step(small(shape, **fields))
 
 
+def test_a_checkpoint_of_any_mesh_restores_on_any_other(tmp_path):
+    network = model.build(small((1, 1), model__width=0.25).model, 13, "float32")
+
+    def on(shape: tuple[int, int]) -> state.TrainState:
+        config = small(shape, model__width=0.25, mesh__zero=shape == (4, 2))
+        return state.abstract_state(config, network, mesh.build(config.mesh))
+
+    made = initial(small((1, 1), model__width=0.25), network)
+    for saved in MESHES:
+        placed = jax.tree.map(lambda a, to: jax.device_put(a, to.sharding), made, on(saved))
+        with checkpoint.Checkpoints(tmp_path / f"{saved[0]}x{saved[1]}", 1) as checkpoints:
+            checkpoints.save(10, placed, None)
+            checkpoints.wait()
+            for restored in MESHES:
+                got = checkpoints.restore(10, on(restored))
+                for a, b, to in zip(*map(jax.tree.leaves, (made, got, on(restored))), strict=True):
+                    np.testing.assert_array_equal(a, b)
+                    assert b.sharding == to.sharding
+
+
 def test_state_is_born_in_parts():
     config = small((2, 4), model__width=0.25)
     devices = mesh.build(config.mesh)
@@ -110,3 +130,21 @@ def test_state_is_born_in_parts():
             other = other[key.key]
         np.testing.assert_array_equal(leaf, other, err_msg=jax.tree_util.keystr(path))
     assert jnp.isfinite(params["fc6"]["kernel"]).all()
+
+
+@pytest.fixture(scope="module")
+def default_alone() -> list[float]:
+    return follow(default_on((1, 1)), 12, 12)[0]
+
+
+def default_on(shape: tuple[int, int]) -> Config:
+    config = configs.get("default")
+    config.mesh.data, config.mesh.model = shape
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 2), (2, 4)])
+def test_the_default_recipe_is_the_same_in_float32(default_alone, shape):
+    losses, _ = follow(default_on(shape), 12, 12)
+    np.testing.assert_allclose(losses, default_alone, rtol=1e-5)

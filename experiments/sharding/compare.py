@@ -89,7 +89,7 @@ def compare(arm: str, recipe: str, batch_size: int, steps: int) -> dict[str, Any
     times = time_steps(config, update, steps) if steps else []
     predicted = {
         machine.name: {
-            devices: sum(
+            devices: list(
                 cost.step_seconds(
                     scaled(config, devices),
                     config.num_classes,

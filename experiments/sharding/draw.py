@@ -32,7 +32,7 @@ def _bytes(rows: list[dict[str, Any]]) -> Figure:
     axis.invert_yaxis()
     axis.set(xlabel="MB that each device sends in a step", ylabel="data x model")
     axis.set_title(f"Communication of a training step, {rows[0]['batch_size']} images")
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 
@@ -53,18 +53,22 @@ def _memory(rows: list[dict[str, Any]]) -> Figure:
 
 def _scaling(rows: list[dict[str, Any]]) -> Figure:
     machines = list(rows[0]["predicted_step_seconds"])
-    figure = Figure(figsize=(5 * len(machines), 4.5), layout="constrained")
-    for axis, machine in zip(figure.subplots(1, len(machines)), machines, strict=True):
-        for row in rows:
-            seconds = row["predicted_step_seconds"][machine]
-            counts = [int(n) for n in seconds]
-            rates = [128 * n / s / 1e3 for n, s in zip(counts, seconds.values(), strict=True)]
+    figure = Figure(figsize=(5 * len(machines), 4.8), layout="constrained")
+    for axis, machine in zip(figure.subplots(1, len(machines), sharey=True), machines, strict=True):
+        for i, row in enumerate(rows):
+            predicted = row["predicted_step_seconds"][machine]
+            counts = [int(n) for n in predicted]
+            shares = [
+                100 * arithmetic / (arithmetic + talk) for arithmetic, talk in predicted.values()
+            ]
             shape, _, rest = row["arm"].partition(":")
-            share = f"model {shape.partition('x')[2]} {rest}"
-            axis.plot(counts, rates, marker="o", ms=3, label=share)
-        axis.set(title=machine, xlabel="devices", xscale="log", yscale="log")
+            label = f"model {shape.partition('x')[2]} {rest}".strip()
+            style = "-" if not rest else ("--" if rest == "zero" else ":")
+            axis.plot(counts, shares, style, marker="o", ms=3, label=label, color=f"C{i}")
+        axis.set(title=machine, xlabel="devices", xscale="log")
         axis.set_xticks([2, 8, 64, 512], ["2", "8", "64", "512"])
         axis.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("predicted thousand images/s, 128 a device")
-    figure.axes[0].legend(fontsize=7)
+    figure.axes[0].set(ylabel="% of the step that is arithmetic", ylim=(0, 103))
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.suptitle("Predicted: bfloat16, 128 images a device, nothing overlapped")
     return figure
