@@ -91,7 +91,7 @@ def compare(arm: str, recipe: str, batch_size: int, steps: int) -> dict[str, Any
         machine.name: {
             devices: list(
                 cost.step_seconds(
-                    scaled(config, devices),
+                    scaled(config, devices, machine.precision),
                     config.num_classes,
                     scaled_data(config, devices),
                     machine,
@@ -123,11 +123,11 @@ def scaled_data(config: Config, devices: int) -> int:
     return devices // config.mesh.model if devices % config.mesh.model == 0 else 0
 
 
-def scaled(config: Config, devices: int) -> Config:
-    """Returns the arm on more devices, 128 images each, in bfloat16."""
+def scaled(config: Config, devices: int, precision: str) -> Config:
+    """Returns the arm on more devices, 128 images each."""
     other = arm_config("1x1", _CONFIG.value, 128 * devices)
     other.mesh, other.optimizer.fc_updates = config.mesh, config.optimizer.fc_updates
-    other.precision = "bfloat16"
+    other.precision = precision
     return other
 
 

@@ -19,6 +19,7 @@ class Machine:
       flops: what a device reaches in a training step, FLOP/s (not its peak).
       latency: seconds of one message.
       bandwidth: bytes per second that a device sends.
+      precision: that it computes and talks in.
       source: where the numbers come from.
     """
 
@@ -26,6 +27,7 @@ class Machine:
     flops: float
     latency: float
     bandwidth: float
+    precision: str
     source: str
 
 
@@ -35,6 +37,7 @@ MACHINES = (
         0.6e12,
         20e-6,
         5e9,
+        "float32",
         "1.58 TFLOP/s peak, about 40 % reached; PCIe 2.0 x16 carries about 5 of its 8 GB/s",
     ),
     Machine(
@@ -42,6 +45,7 @@ MACHINES = (
         250e12,
         8e-6,
         350e9,
+        "bfloat16",
         "989 TFLOP/s bf16 peak, a quarter assumed at these sizes; NVLink 450 GB/s each way, 350 "
         "assumed",
     ),
@@ -50,6 +54,7 @@ MACHINES = (
         250e12,
         20e-6,
         45e9,
+        "bfloat16",
         "one 400 Gb/s port a device: 50 GB/s, 45 assumed",
     ),
 )

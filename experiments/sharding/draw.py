@@ -70,5 +70,5 @@ def _scaling(rows: list[dict[str, Any]]) -> Figure:
         axis.grid(alpha=0.3)
     figure.axes[0].set(ylabel="% of the step that is arithmetic", ylim=(0, 103))
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    figure.suptitle("Predicted: bfloat16, 128 images a device, nothing overlapped")
+    figure.suptitle("Predicted for 128 images a device, nothing overlapped")
     return figure
