@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_rules
 
@@ -77,7 +78,9 @@ class Checkpoints:
         """
         metrics = {"top1_error": float(evaluation["top1_error"])} if evaluation else None
         arguments = ocp.args.StandardSave(state)
-        self._manager.save(step, args=arguments, metrics=metrics, force=True)
+        # Orbax copies to the host and, with several processes, waits for the others on devices.
+        with jax.transfer_guard("allow"):
+            self._manager.save(step, args=arguments, metrics=metrics, force=True)
 
     def restore(self, step: int, abstract: Any) -> Any:
         """Reads a step into the shapes and shardings of `abstract`.
@@ -95,7 +98,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when every started save is complete."""
-        self._manager.wait_until_finished()
+        with jax.transfer_guard("allow"):
+            self._manager.wait_until_finished()
 
 
 def read_config(workdir: pathlib.Path) -> Config:

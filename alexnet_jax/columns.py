@@ -60,7 +60,9 @@ class Columns:
           What `lrn` takes, or None where no window leaves the device.
         """
         together = self.devices if across else self.per_column
-        return meshes.exchange_edges(x, count, self.devices, together) if together > 1 else None
+        if together == 1 or count == 0:
+            return None
+        return meshes.exchange_edges(x, count, self.devices, together)
 
     def own_units(self, per_unit: jax.Array) -> jax.Array:
         """Cuts this device's units out of something for all of them, (..., units)."""

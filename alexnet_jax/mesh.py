@@ -23,8 +23,19 @@ def build(config: MeshConfig) -> Mesh:
       ConfigError: more devices are asked for than there are, they do not divide, or some of
         several processes would have none.
     """
-    devices = jax.devices()
-    data = config.data
+    # Those of a process together, so that the rows it reads are too.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    data, local = config.data, jax.local_device_count()
+    if config.model > len(devices):
+        raise ConfigError(
+            f"mesh.model: {config.model} devices are asked for, there are {len(devices)}; it can "
+            f"be at most {len(devices)}"
+        )
+    if jax.process_count() > 1 and local % config.model and config.model % local:
+        raise ConfigError(
+            f"mesh.model: {config.model} devices do not fit the {local} of each process; one must "
+            "divide the other"
+        )
     if data == -1:
         if len(devices) % config.model:
             raise ConfigError(

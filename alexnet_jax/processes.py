@@ -1,6 +1,7 @@
 """Several processes as one run: how they start, agree, and what the first does for all."""
 
 import json
+import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -118,7 +119,38 @@ def first_does(action: Callable[[], Any]) -> None:
 
 
 def first_then_all(action: Callable[[], T]) -> T:
-    """Runs `action` in the first process and then in the others, which find what it prepared."""
+    """Runs `action` in the first process and then in the others, which find what it prepared.
+
+    Raises:
+      ProcessesError: in all that have no error of their own, where one has.
+    """
     results: list[T] = []
     first_does(lambda: results.append(action()))
-    return results[0] if results else action()
+    if jax.process_count() == 1:
+        return results[0]
+    problem: Exception | None = None
+    if not results:
+        try:
+            results.append(action())
+        except Exception as error:  # not handled here: first told to all, then raised
+            problem = error
+    told = told_by_all(f"{type(problem).__name__}: {problem}" if problem else "")
+    if problem:
+        raise problem
+    for process, text in enumerate(told):
+        if text:
+            raise ProcessesError(f"process {process} ended with {text}")
+    return results[0]
+
+
+def same_workdir(workdir: pathlib.Path, latest_step: int) -> None:
+    """Checks that every process sees the same checkpoints.
+
+    Raises:
+      ProcessesError: in all of them.
+    """
+    if jax.process_count() > 1 and len(set(told_by_all(str(latest_step)))) > 1:
+        raise ProcessesError(
+            f"--workdir: processes see different checkpoints in {workdir}; it must be one folder "
+            "that all of them share"
+        )

@@ -16,6 +16,8 @@ def errors_as_one_line() -> Iterator[None]:
     """Exits with one line and a code that is not 0 where something is wrong."""
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
+    import jax
+
     from alexnet_jax import checkpoint, evaluate, processes, train, writers
     from alexnet_jax.data.types import DataError
 
@@ -35,6 +37,11 @@ def errors_as_one_line() -> Iterator[None]:
         sys.exit(130)
     except expected as error:
         sys.exit(f"error: {error}")
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).splitlines()[0][:200]
+        sys.exit(f"error: another process ended, see what it said ({reason})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +59,8 @@ def run(config: Config, workdir: str, join: Join = Join()) -> None:
     with errors_as_one_line():
         from alexnet_jax import processes, train
 
+        if not join.coordinator and (join.num_processes > 1 or join.process_id):
+            raise ConfigError("--num_processes: needs --coordinator=HOST:PORT of process 0 too")
         if join.distributed or join.coordinator:
             processes.start(join.coordinator, join.num_processes, join.process_id)
         if not isinstance(config, Config):

@@ -47,7 +47,9 @@ def _build_mesh(config: Config) -> Mesh:
     unused = len(jax.devices()) - mesh.devices.size
     if unused:
         processes.say(f"mesh: {unused} of {len(jax.devices())} devices are not used")
-    parts = config.optimizer.accumulate_steps * config.optimizer.fc_updates
+    # In turns a device's images go through the classifier together: they need not be cut.
+    turns = 1 if config.mesh.scheme == "hybrid_in_turns" else config.optimizer.fc_updates
+    parts = config.optimizer.accumulate_steps * turns
     meshes.check_batch("batch_size", config.batch_size, parts, mesh, config.mesh)
     meshes.check_batch("eval_batch_size", evaluate.eval_batch_size(config), 1, mesh, config.mesh)
     return mesh
@@ -75,6 +77,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         processes.first_does(lambda: held.enter_context(checkpoint.only_run(folder)))
         checkpoints = held.enter_context(checkpoint.Checkpoints(folder, config.keep_checkpoints))
         start = checkpoints.latest_step() or 0
+        processes.same_workdir(folder, start)
         before = checkpoint.refuse_changes(folder, config) if start else config
         dataset = processes.first_then_all(lambda: open_dataset(config))
         run = Run(config, mesh, folder, checkpoints, dataset)
@@ -87,6 +90,12 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         if start and num_train_steps(before, run.num_train) != run.last_step:
             run.say_stretched(num_train_steps(before, run.num_train))
         return run.finish(start) if start == run.last_step else _train(run, start)
+
+
+def _writers(workdir: pathlib.Path, start: int) -> Writers | NoWriters:
+    opened: list[Writers] = []
+    processes.first_does(lambda: opened.append(Writers(workdir, start)))
+    return opened[0] if opened else NoWriters()
 
 
 def _describe(config: Config, folder: pathlib.Path) -> None:
@@ -111,7 +120,7 @@ def _train(run: Run, start: int) -> dict[str, Any]:
     positions = training_positions(config.seed, start + 1, run.last_step, order, run.num_train)
     with (
         Loader(reader, config.resize, config.read_threads, config.read_ahead) as loader,
-        Writers(run.workdir, start) if processes.is_first() else NoWriters() as writers,
+        _writers(run.workdir, start) as writers,
         Progress("train", start, run.last_step, "step", not processes.is_first()) as progress,
         Signals() as signals,
         jax.transfer_guard("disallow"),

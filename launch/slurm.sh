@@ -11,4 +11,6 @@ set -euo pipefail
 source "${SLURM_SUBMIT_DIR:-.}/launch/environment.sh"
 install -r requirements.txt -e ".[cuda]"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-srun --kill-on-bad-exit=1 "$venv/bin/python" -m alexnet_jax.main --distributed "$@"
+export JAX_LOCAL_DEVICE_IDS=0  # a task sees its own GPU alone
+srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" \
+  "$venv/bin/python" -m alexnet_jax.main --distributed "$@"

@@ -27,7 +27,7 @@ from alexnet_jax import startup, writers
 from alexnet_jax.config import from_json
 writers.Writers.draw = lambda self: None
 recipe, workdir, port, count, this = sys.argv[1:6]
-join = startup.Join(True, f"127.0.0.1:{port}" if port != "0" else "", int(count), int(this))
+join = startup.Join(True, f"127.0.0.1:{port}", int(count), int(this))
 config = from_json(pathlib.Path(recipe).read_text())
 if port == "0":
     join = startup.Join()
