@@ -92,7 +92,9 @@ def _group(rest: str) -> int:
 def expected(
     config: Config, num_classes: int, data: int, training: bool = True
 ) -> list[Collective]:
-    """Counts what a scheme asks for on a mesh, without compiling anything: the lower bound.
+    """Counts what a scheme asks for on a mesh, without compiling anything.
+
+    It is the least that will do, but in turns: there an all-reduce stands for each broadcast.
 
     Args:
       config: with `mesh.model` set.
@@ -138,6 +140,7 @@ def _convolutions(config: Config, images: int) -> Iterator[Collective]:
     one = images * _WIDTH[config.precision]  # bytes of one channel of one pixel
 
     def edges(layer: int, before: int, after: int, steps: str) -> Iterator[Collective]:
+        """LRN's; its maps have side `before` the layer's pooling and `after` it."""
         order = steps.split()
         together = devices if model.lrn.across_columns else columns.per_column
         if "norm" not in order or together == 1:
@@ -148,6 +151,7 @@ def _convolutions(config: Config, images: int) -> Iterator[Collective]:
             yield Collective("collective-permute", f"norm{layer}", False, 2, payload)
 
     def own(layer: str, channels: int, side: int) -> list[Collective]:
+        """A column's channels, gathered among the devices that share it."""
         payload = one * channels / columns.count * side**2
         return _over(columns.per_column, "all-gather", layer, payload)
 

@@ -6,6 +6,7 @@ than asked for, CPU devices are simulated: bytes and memory are real, times are 
 separate devices.
 """
 
+import dataclasses
 import json
 import pathlib
 import statistics
@@ -125,10 +126,7 @@ def scaled_data(config: Config, devices: int) -> int:
 
 def scaled(config: Config, devices: int, precision: str) -> Config:
     """Returns the arm on more devices, 128 images each."""
-    other = arm_config("1x1", _CONFIG.value, 128 * devices)
-    other.mesh, other.optimizer.fc_updates = config.mesh, config.optimizer.fc_updates
-    other.precision = precision
-    return other
+    return dataclasses.replace(config, batch_size=128 * devices, precision=precision)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

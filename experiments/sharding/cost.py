@@ -6,7 +6,7 @@ import math
 import jax
 
 from alexnet_jax import communication
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, feature_sizes
 from alexnet_jax.model import abstract_parameters, build
 
 
@@ -64,9 +64,8 @@ def training_flops(config: Config, num_classes: int) -> float:
     """Returns the FLOP of a forward and backward pass of one image: three times the forward's."""
     network = build(config.model, num_classes, config.precision)
     params = abstract_parameters(network, config.image_size)
-    side = {"conv1": 55, "conv2": 27, "conv3": 13, "conv4": 13, "conv5": 13}
-    if config.image_size + config.model.conv1_padding != 227:
-        raise ValueError("image_size: the map sides here are those of 227 pixels; use 227")
+    conv1, pool1, pool2, _ = feature_sizes(config)
+    side = {"conv1": conv1, "conv2": pool1, "conv3": pool2, "conv4": pool2, "conv5": pool2}
     total = sum(
         2 * leaves["kernel"].size * side.get(layer, 1) ** 2 for layer, leaves in params.items()
     )
