@@ -3,12 +3,15 @@
 Every draw belongs to (seed, epoch, example), never to a device or a position in a buffer.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax.config import AugmentConfig
+from alexnet_jax.config import AugmentConfig, Config
+from alexnet_jax.data.statistics import Statistics
 
 # Colour axes of ImageNet's training pixels: standard deviations on 0..255, and the axes as columns
 # of an RGB-row matrix (`color_pca` of the authors' input_meta).
@@ -26,6 +29,7 @@ EIGENVALUE_AXES = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
 LIGHTING = {
+    "none": (np.zeros(3), np.zeros((3, 3))),
     "stddev": (STDDEV_SCALES, STDDEV_AXES),
     "eigenvalue_unit_range": (EIGENVALUE_SCALES, EIGENVALUE_AXES),
 }
@@ -42,73 +46,126 @@ def purpose_key(seed_key: jax.Array, purpose: int, *numbers: jax.Array | int) ->
     return key
 
 
-def training_views(
-    batch: dict[str, jax.Array], seed_key: jax.Array, config: AugmentConfig, size: int
-) -> jax.Array:
-    """Draws one training view of each image.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Views:
+    """Draws training views and cuts those of an evaluation.
 
-    Args:
-      batch: `image` (B, R, R, 3) uint8; `index`, `epoch`, `position` (B,) int32: the example, its
-        epoch, and its position in the stream of all examples ever used.
-      seed_key: typed key of the run.
+    Attributes:
       config: what to draw.
       size: side S of the crop.
-
-    Returns:
-      Centred pixels, (B, S, S, 3) float32.
+      mean: what is subtracted, on 0..255: (3,), or a mean image (R, R, 3).
+      colour: standard colour offsets along the axes, as columns, (3, 3), on 0..255.
     """
-    border = batch["image"].shape[1] - size
 
-    def one(image: jax.Array, index: jax.Array, epoch: jax.Array, position: jax.Array) -> jax.Array:
-        # The authors' code draws crop and flip once for `chunk` consecutive images.
-        owner = (epoch, index) if config.chunk == 1 else (position // config.chunk,)
-        if config.random_crop:
-            key = purpose_key(seed_key, CROP, *owner)
-            corner = jax.random.randint(key, (2,), 0, border + 1)
-        else:
-            corner = jnp.full((2,), border // 2)
-        view = lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, 3))
-        if config.flip:
-            mirrored = jax.random.bernoulli(purpose_key(seed_key, FLIP, *owner))
-            view = jnp.where(mirrored, view[:, ::-1], view)
-        pixels = view.astype(jnp.float32) - jnp.asarray(config.mean, jnp.float32)
-        if config.lighting != "none":
-            colour = lighting(purpose_key(seed_key, LIGHT, epoch, index), config)
-            if config.lighting_off_epoch:
-                colour = jnp.where(epoch < config.lighting_off_epoch, colour, 0)
-            pixels = pixels + colour
-        return pixels / (config.lighting_rescale * config.pixel_std)
+    config: AugmentConfig
+    size: int
+    mean: np.ndarray
+    colour: np.ndarray
 
-    return jax.vmap(one)(batch["image"], batch["index"], batch["epoch"], batch["position"])
+    @classmethod
+    def of(cls, config: Config, statistics: Statistics | None = None) -> "Views":
+        """Chooses mean and colour axes: of a store's training split, or of ImageNet.
 
+        Args:
+          config: of the run.
+          statistics: of the store that the run reads, if it does.
+        """
+        c = config.augment
+        scales, axes = LIGHTING[c.lighting]
+        mean = np.asarray(c.mean)
+        if statistics and c.statistics == "auto":
+            mean = statistics.channel_mean
+            if c.lighting == "stddev":
+                scales, axes = statistics.stdevs, statistics.axes
+            elif c.lighting == "eigenvalue_unit_range":
+                scales, axes = statistics.stdevs**2 / 255, statistics.axes
+            if c.mean_image != "none":
+                mean = statistics.mean_image
+        colour = axes * scales * c.lighting_std
+        return cls(c, config.image_size, mean.astype(np.float32), colour.astype(np.float32))
 
-def lighting(key: jax.Array, config: AugmentConfig) -> jax.Array:
-    """Draws the paper's colour noise: one RGB offset, (3,) float32 on 0..255."""
-    scales, axes = LIGHTING[config.lighting]
-    amounts = config.lighting_std * jax.random.normal(key, (3,))
-    return (jnp.asarray(axes * scales, jnp.float32) * amounts).sum(axis=1)
+    def training(self, batch: dict[str, jax.Array], seed_key: jax.Array) -> jax.Array:
+        """Draws one training view of each image.
 
+        Args:
+          batch: `image` (B, R, R, 3) uint8; `index`, `epoch`, `position` (B,) int32: the example,
+            its epoch, and its position in the stream of all examples ever used.
+          seed_key: typed key of the run.
 
-def evaluation_views(
-    image: jax.Array, views: int, config: AugmentConfig, size: int
-) -> list[jax.Array]:
-    """Cuts the centre, or the paper's ten views: corners and centre, and their mirror images.
+        Returns:
+          Centred pixels, (B, S, S, 3) float32.
+        """
+        c, size = self.config, self.size
+        border = batch["image"].shape[1] - size
 
-    Args:
-      image: (B, R, R, 3) uint8.
-      views: 1 or 10.
-      config: the mean and scale of pixels.
-      size: side S of the crop.
+        def one(
+            image: jax.Array, index: jax.Array, epoch: jax.Array, position: jax.Array
+        ) -> jax.Array:
+            # The authors' code draws crop and flip once for `chunk` consecutive images.
+            owner = (epoch, index) if c.chunk == 1 else (position // c.chunk,)
+            if c.random_crop:
+                key = purpose_key(seed_key, CROP, *owner)
+                corner = jax.random.randint(key, (2,), 0, border + 1)
+            else:
+                corner = jnp.full((2,), border // 2)
+            mirrored = jnp.bool_(False)
+            if c.flip:
+                mirrored = jax.random.bernoulli(purpose_key(seed_key, FLIP, *owner))
+            pixels = self._centred(image, corner, mirrored)
+            if c.lighting != "none":
+                colour = self.lighting(purpose_key(seed_key, LIGHT, epoch, index))
+                if c.lighting_off_epoch:
+                    colour = jnp.where(epoch < c.lighting_off_epoch, colour, 0)
+                pixels = pixels + colour
+            return pixels / (c.lighting_rescale * c.pixel_std)
 
-    Returns:
-      `views` arrays (B, S, S, 3) float32.
-    """
-    border = image.shape[1] - size
-    centre = (border // 2, border // 2)
-    corners = [(0, 0), (0, border), (border, 0), (border, border), centre]
-    mean = jnp.asarray(config.mean, jnp.float32)
-    crops = [
-        (image[:, y : y + size, x : x + size].astype(jnp.float32) - mean) / config.pixel_std
-        for y, x in (corners if views == 10 else [centre])
-    ]
-    return crops if views == 1 else crops + [crop[:, :, ::-1] for crop in crops]
+        return jax.vmap(one)(batch["image"], batch["index"], batch["epoch"], batch["position"])
+
+    def lighting(self, key: jax.Array) -> jax.Array:
+        """Draws the paper's colour noise: one RGB offset, (3,) float32 on 0..255."""
+        return (self.colour * jax.random.normal(key, (3,))).sum(axis=1)
+
+    def evaluation(self, image: jax.Array, views: int) -> list[jax.Array]:
+        """Cuts the centre, or the paper's ten views: corners and centre, and their mirror images.
+
+        Args:
+          image: (B, R, R, 3) uint8.
+          views: 1 or 10.
+
+        Returns:
+          `views` arrays (B, S, S, 3) float32.
+        """
+        border = image.shape[1] - self.size
+        centre = (border // 2, border // 2)
+        corners = [(0, 0), (0, border), (border, 0), (border, border), centre]
+        mirrors, places = (False, True), corners
+        if views == 1:
+            mirrors, places = (False,), [centre]
+        return [
+            jax.vmap(lambda one, y=y, x=x, m=mirrored: self._centred(one, jnp.array((y, x)), m))(
+                image
+            )
+            / self.config.pixel_std
+            for mirrored in mirrors
+            for y, x in places
+        ]
+
+    def _centred(
+        self, image: jax.Array, corner: jax.Array, mirrored: jax.Array | bool
+    ) -> jax.Array:
+        """Cuts a view at a corner, (S, S, 3) float32, mirrors it and subtracts the mean."""
+        view = self._flipped(self._cut(image, corner), mirrored).astype(jnp.float32)
+        mean = jnp.asarray(self.mean)
+        if mean.ndim == 1:
+            return view - mean
+        if self.config.mean_image == "centre":
+            border = image.shape[0] - self.size
+            return view - self._cut(mean, jnp.full((2,), border // 2))
+        return view - self._flipped(self._cut(mean, corner), mirrored)
+
+    def _cut(self, image: jax.Array, corner: jax.Array) -> jax.Array:
+        return lax.dynamic_slice(image, (corner[0], corner[1], 0), (self.size, self.size, 3))
+
+    @staticmethod
+    def _flipped(view: jax.Array, mirrored: jax.Array | bool) -> jax.Array:
+        return jnp.where(mirrored, view[:, ::-1], view)

@@ -1,17 +1,17 @@
 """Checkpoints by Orbax: asynchronous, atomic, the last few and the best."""
 
-import contextlib
-import fcntl
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_rules
 
+from alexnet_jax import files
 from alexnet_jax.config import Config, ConfigError, changed_fields, from_json, to_json
+from alexnet_jax.data import statistics as colour
+from alexnet_jax.data.dataset import Dataset
 
 CONFIG_FILE = "config.json"
 DATASET_FILE = "dataset.json"
@@ -133,35 +133,26 @@ def refuse_changes(workdir: pathlib.Path, config: Config) -> Config:
     return old
 
 
-@contextlib.contextmanager
-def only_run(workdir: pathlib.Path) -> Iterator[None]:
-    """Makes the workdir and holds it for this process, however that ends.
-
-    Raises:
-      ConfigError: another process trains in it.
-    """
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"workdir: another process trains in {workdir}; wait for it or use another workdir"
-            ) from error
-        yield
-
-
 def read_class_names(workdir: pathlib.Path) -> list[str]:
     """Returns the names of a run's classes, in label order."""
     return list(json.loads((workdir / DATASET_FILE).read_text())["class_names"])
 
 
-def pin_dataset(workdir: pathlib.Path, class_names: list[str], num_train: int, begun: bool) -> None:
+def read_statistics(workdir: pathlib.Path) -> colour.Statistics | None:
+    """Returns the colour statistics of a run's store, or None where it read no store.
+
+    Raises:
+      DataError: they are damaged.
+    """
+    return colour.Statistics.load(workdir) if (workdir / colour.FILE).exists() else None
+
+
+def pin_dataset(workdir: pathlib.Path, dataset: Dataset, num_train: int, begun: bool) -> None:
     """Keeps what a resume relies on, and refuses to go on with other data.
 
     Args:
       workdir: of the run.
-      class_names: in label order.
+      dataset: that it reads.
       num_train: training examples.
       begun: is there anything to resume?
 
@@ -169,26 +160,26 @@ def pin_dataset(workdir: pathlib.Path, class_names: list[str], num_train: int, b
       ConfigError: the training split or the classes are not those that the run began with.
     """
     path = workdir / DATASET_FILE
-    now = {"class_names": class_names, "train_examples": num_train}
+    statistics = dataset.statistics
+    now = {
+        "class_names": dataset.class_names,
+        "train_examples": num_train,
+        "colour_means": statistics.channel_mean.tolist() if statistics else [],
+    }
     if begun and path.exists():
         before = json.loads(path.read_text())
         for name, value in before.items():
-            if now[name] != value:
-                sizes = value if isinstance(value, int) else f"{len(value)} names"
+            if now.get(name) != value:
+                sizes = f"{len(value)} names" if name == "class_names" else value
                 raise ConfigError(
                     f"dataset: {name} was {sizes} when {workdir} began, and has changed since; "
                     "a resumed run needs the same data: restore it, or use another workdir"
                 )
-    replace_text(path, json.dumps(now, indent=0, ensure_ascii=False) + "\n")
+    if statistics:
+        statistics.save(workdir)
+    files.replace_text(path, json.dumps(now, indent=0, ensure_ascii=False) + "\n")
 
 
 def write_config(workdir: pathlib.Path, config: Config) -> None:
     """Writes config.json so that it is either the old text or the new."""
-    replace_text(workdir / CONFIG_FILE, to_json(config))
-
-
-def replace_text(path: pathlib.Path, text: str) -> None:
-    """Writes a small file in one step."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    files.replace_text(workdir / CONFIG_FILE, to_json(config))

@@ -16,7 +16,7 @@ from alexnet_jax.model import CONVOLUTIONS, FULLY_CONNECTED, LAYERS, abstract_pa
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 BYTES |= {"s64": 8, "u64": 8, "f64": 8}
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute", "all-to-all")
-PLACES = ("norm1", "norm2", "logits", "labels", *LAYERS)
+PLACES = ("images", "norm1", "norm2", "logits", "labels", *LAYERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _group(rest: str) -> int:
 
 
 def expected(
-    config: Config, num_classes: int, data: int, training: bool = True
+    config: Config, num_classes: int, data: int, training: bool = True, exchanged: bool = False
 ) -> list[Collective]:
     """Counts what a scheme asks for on a mesh, without compiling anything.
 
@@ -101,21 +101,24 @@ def expected(
       num_classes: width of fc8.
       data: devices that share the batch.
       training: with the gradients and their sums, or the forward pass of one view alone.
+      exchanged: does each data shard hold a part of the split (`feeding.ResidentSplit`)?
     """
     batch = config.batch_size if training else (config.eval_batch_size or config.batch_size)
     passes = config.optimizer.fc_updates if training else 1
     images, labels = batch // data, 3 * 4  # label, mask, and place or bad
     hybrid = config.mesh.scheme != "columns"
+    rows = batch // (config.mesh.model if hybrid else 1) if exchanged else 0
+    pixels = _over(data, "reduce-scatter", "images", rows * config.resize**2 * 3) if rows else []
     gathered = _over(config.mesh.model, "all-gather", "labels", images * labels) if hybrid else []
     once = [] if hybrid else list(_convolutions(config, images))
     each = list(_fully_connected(config, num_classes, images // passes, passes))
     forward = once + each * passes
     if not training:
-        return gathered + forward + _over(data, "all-reduce", "update", (SUMS + 1) * 4)
+        return pixels + gathered + forward + _over(data, "all-reduce", "update", (SUMS + 1) * 4)
     backward = [
         dataclasses.replace(c, kind=_ADJOINT[c.kind], backward=True) for c in reversed(forward)
     ]
-    return gathered + forward + backward + list(_update(config, num_classes, data))
+    return pixels + gathered + forward + backward + list(_update(config, num_classes, data))
 
 
 SUMS = 4  # of three totals, and the count that they share

@@ -81,8 +81,15 @@ class AugmentConfig:
     lighting_std: float = 0.1
     lighting_rescale: float = 1.0  # training pixels are divided by it after the noise; code: 1.1
     lighting_off_epoch: int = 0  # no noise from this epoch on (code: 67); 0 = never off
+    # Where mean and colour axes come from. auto: a store's own statistics, elsewhere ImageNet's;
+    # imagenet: always the authors' input_meta (`mean` below and the axes in augment.py).
+    statistics: str = "auto"
     # Channel means on 0..255, RGB (authors' input_meta), and what centred pixels are divided by.
     mean: tuple[float, float, float] = (127.305, 119.715, 104.913)
+    # What is subtracted where a store has a mean image. none: the channels' means; moving: each
+    # pixel's own mean (paper section 2: before the crop); centre: the mean image's centre crop,
+    # wherever the crop lies (authors' code). Without a store it is always the channels' means.
+    mean_image: str = "none"
     pixel_std: float = 1.0
 
 
@@ -146,7 +153,7 @@ class MeshConfig:
 class Config:
     """One run. Sizes are pixels, `batch_size` is global, errors are fractions."""
 
-    dataset: str = "drawn_patterns"  # TFDS name, or the path of a folder split/class/image
+    dataset: str = "drawn_patterns"  # TFDS name, or the path of a store or folder split/class/image
     data_dir: str = ""  # TFDS's data_dir; empty: TFDS's own default
     train_split: str = "train"
     eval_split: str = ""  # empty: the first of validation, val, test that exists
@@ -157,7 +164,10 @@ class Config:
     on_bad_image: str = "raise"  # or skip: counted and reported
     read_threads: int = 2
     read_ahead: int = 2  # batches
-    cache_gib: float = 2.0  # splits whose decoded images fit are decoded once, then kept in memory
+    # host: batches are read ahead and copied to the devices; resident: splits are read once, stay
+    # on the devices as uint8, and steps gather from them; auto: resident where it fits.
+    feed: str = "auto"
+    resident_gib: float = 0.0  # for auto, of a device's memory; 0: a quarter of what it has
 
     batch_size: int = 128
     num_epochs: int = 90
@@ -192,7 +202,8 @@ RESUMABLE = (
     "data_dir",
     "read_threads",
     "read_ahead",
-    "cache_gib",
+    "feed",
+    "resident_gib",
     "num_epochs",
     "num_steps",
 )

@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 from alexnet_jax import augment, metrics, model, schemes
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config
-from alexnet_jax.data.loader import ImageReader, Loader, evaluation_positions
+from alexnet_jax.feeding import Fed, Feeding, HostBatches
+from alexnet_jax.feeds import Feed
 from alexnet_jax.model import AlexNet
 from alexnet_jax.schemes import Scheme
-from alexnet_jax.step import DeviceBatch, abstract_batch, compile_options
+from alexnet_jax.step import compile_options
 from alexnet_jax.validation import validate
 
 
@@ -22,9 +23,9 @@ class EvaluationError(RuntimeError):
 
 
 def average_probabilities(
-    scheme: Scheme, params: Any, image: jax.Array, views: int, config: Config
+    scheme: Scheme, params: Any, image: jax.Array, count: int, views: augment.Views
 ) -> jax.Array:
-    """Returns the softmax averaged over views (paper section 4.1), (B, K) float32.
+    """Returns the softmax averaged over `count` views (paper section 4.1), (B, K) float32.
 
     B counts all images that the device's part of the classifier sees: `Scheme.all_rows`.
     """
@@ -32,30 +33,32 @@ def average_probabilities(
     def one(total: jax.Array | float, view: jax.Array) -> tuple[jax.Array, None]:
         return total + jax.nn.softmax(scheme.logits(params, view)), None
 
-    crops = augment.evaluation_views(image, views, config.augment, config.image_size)
-    if views == 1:
+    crops = views.evaluation(image, count)
+    if count == 1:
         return one(0.0, crops[0])[0]
     shape = jax.eval_shape(lambda view: one(0.0, view)[0], crops[0])
     start = jnp.zeros(shape.shape, shape.dtype)
-    return jax.lax.scan(one, start, jnp.stack(crops))[0] / views
+    return jax.lax.scan(one, start, jnp.stack(crops))[0] / count
 
 
 def make_eval_step(
-    config: Config, scheme: Scheme, views: int, specs: Any
-) -> Callable[[Any, DeviceBatch], metrics.Sums]:
-    """Returns (params, batch) -> the sums of `metrics.classification` and of `bad_images`, for use
+    scheme: Scheme, count: int, specs: Any, feeding: Feeding, views: augment.Views
+) -> Callable[[Any, Fed], metrics.Sums]:
+    """Returns (params, fed) -> the sums of `metrics.classification` and of `bad_images`, for use
     inside `mesh.per_device`.
 
     Args:
-      config: of the run.
       scheme: how the mesh computes the network.
-      views: 1 or 10.
+      count: views of each image, 1 or 10.
       specs: where the parameters live.
+      feeding: how the batch comes.
+      views: what the network sees of it.
     """
 
-    def eval_step(params: Any, batch: DeviceBatch) -> metrics.Sums:
+    def eval_step(params: Any, fed: Fed) -> metrics.Sums:
+        batch = feeding.evaluation(fed)
         params = meshes.whole_over_data(params, specs)
-        probabilities = average_probabilities(scheme, params, batch["image"], views, config)
+        probabilities = average_probabilities(scheme, params, batch["image"], count, views)
         tiny = jnp.finfo(probabilities.dtype).tiny
         log_probabilities = jnp.log(jnp.maximum(probabilities, tiny))
         rows = scheme.all_rows({name: batch[name] for name in ("label", "mask", "bad")})
@@ -72,16 +75,20 @@ def eval_batch_size(config: Config) -> int:
 
 
 def compile_step(
-    config: Config, network: AlexNet, mesh: Mesh, params: Any, views: int
+    config: Config,
+    network: AlexNet,
+    mesh: Mesh,
+    params: Any,
+    count: int,
+    feeding: Feeding,
+    views: augment.Views,
 ) -> jax.stages.Compiled:
     """Compiles the evaluation step for a mesh and abstract parameters."""
-    meshes.check_batch("eval_batch_size", eval_batch_size(config), 1, mesh, config.mesh)
     scheme = schemes.build(config, network, mesh)
     specs = meshes.specs(params, mesh, config.mesh)
-    function = make_eval_step(config, scheme, views, specs)
-    step = meshes.per_device(function, mesh, config.mesh, specs)
-    batch = abstract_batch(config, eval_batch_size(config), mesh)
-    return jax.jit(step).lower(params, batch).compile(compile_options(config))
+    function = make_eval_step(scheme, count, specs, feeding, views)
+    step = meshes.per_device(function, mesh, specs, feeding.specs)
+    return jax.jit(step).lower(params, feeding.abstract(mesh)).compile(compile_options(config))
 
 
 def compile_eval_step(config: Config) -> jax.stages.Compiled:
@@ -93,10 +100,14 @@ def compile_eval_step(config: Config) -> jax.stages.Compiled:
     """
     validate(config)
     mesh = meshes.build(config.mesh)
+    size = eval_batch_size(config)
+    meshes.check_batch("eval_batch_size", size, 1, mesh, config.mesh)
     network = model.build(config.model, num_classes(config), config.precision)
     shapes = model.abstract_parameters(network, config.image_size)
     params = meshes.placed(shapes, mesh, meshes.specs(shapes, mesh, config.mesh))
-    return compile_step(config, network, mesh, params, config.eval_views)
+    feeding = HostBatches(config.mesh, size, config.resize)
+    views = augment.Views.of(config)
+    return compile_step(config, network, mesh, params, config.eval_views, feeding, views)
 
 
 def num_classes(config: Config) -> int:
@@ -111,19 +122,15 @@ def num_classes(config: Config) -> int:
 def evaluate(
     step: jax.stages.Compiled,
     params: Any,
-    reader: ImageReader,
-    config: Config,
-    mesh: Mesh,
+    feed: Feed,
     progress: Callable[[int], None] = lambda images: None,
 ) -> dict[str, float]:
     """Evaluates every image of a split once.
 
     Args:
-      step: from `compile_step`.
+      step: from `compile_step`, for the feed's feeding.
       params: on the mesh.
-      reader: the split.
-      config: of the run.
-      mesh: of the run.
+      feed: of the split.
       progress: called with the images of each step.
 
     Returns:
@@ -134,14 +141,13 @@ def evaluate(
       EvaluationError: the images counted are not those of the split less the bad ones.
       DataError: an image that cannot be read.
     """
-    batch_size, total = eval_batch_size(config), None
-    rows = meshes.local_rows(mesh, config.mesh, batch_size)
-    with Loader(reader, config.resize, config.read_threads, config.read_ahead) as loader:
-        positions = evaluation_positions(batch_size, len(reader))
-        for batch in loader.batches(positions, rows):
-            sums = step(params, meshes.put_batch(batch, mesh, config.mesh))
-            total = sums if total is None else _merge(total, sums)
-            progress(batch_size)
+    total = None
+    for fed in feed.evaluation():
+        sums = step(params, fed)
+        # A feed uses a batch's memory again when the second one after it is asked for.
+        jax.block_until_ready(total)
+        total = sums if total is None else _merge(total, sums)
+        progress(feed.feeding.batch_size)
     if total is None:
         raise EvaluationError("the evaluation split holds no image")
     fetched = jax.device_get(total)
@@ -149,9 +155,9 @@ def evaluate(
     result = metrics.compute(fetched)
     if not result["count"]:
         raise EvaluationError("the evaluation split holds no image that can be read")
-    if result["count"] + bad != len(reader):
+    if result["count"] + bad != feed.count:
         raise EvaluationError(
-            f"counted {result['count']} images of {len(reader)} with {bad} bad ones"
+            f"counted {result['count']} images of {feed.count} with {bad} bad ones"
         )
     return result | ({"bad_images": bad} if bad else {})
 

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 
 from alexnet_jax import augment, metrics
 from alexnet_jax.config import Config
+from alexnet_jax.feeding import DeviceBatch
 from alexnet_jax.model import CONVOLUTIONS
 from alexnet_jax.schemes import Rows, Scheme
-
-DeviceBatch = dict[str, jax.Array]
 
 
 def dropout_keys(seed: int, step: jax.Array | int, places: jax.Array) -> jax.Array:
@@ -27,8 +26,8 @@ class Gradient:
     Where devices share a loss each takes an equal part of it, since all of them are differentiated.
     """
 
-    def __init__(self, config: Config, scheme: Scheme) -> None:
-        self._config, self._scheme = config, scheme
+    def __init__(self, config: Config, scheme: Scheme, views: augment.Views) -> None:
+        self._config, self._scheme, self._views = config, scheme, views
 
     def __call__(
         self, params: Any, batch: DeviceBatch, step: jax.Array
@@ -82,8 +81,7 @@ class Gradient:
 
     def views(self, batch: DeviceBatch) -> jax.Array:
         """Draws the device's training views."""
-        seed_key, c = jax.random.key(self._config.seed), self._config
-        return augment.training_views(batch, seed_key, c.augment, c.image_size)
+        return self._views.training(batch, jax.random.key(self._config.seed))
 
     def rows(self, batch: DeviceBatch, step: jax.Array | int) -> Rows:
         """Returns `label`, `mask` and `dropout_key` of the images that the classifier sees."""

@@ -6,11 +6,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 from alexnet_jax import mesh as meshes
 from alexnet_jax import metrics, optimizer, step
@@ -70,7 +68,7 @@ class Loop:
         self._pending: tuple[int, Any, Any] | None = None
         self._stop = False
 
-    def run(self, state: TrainState, batches: Iterator[Any], start: int) -> dict[str, Any]:
+    def run(self, state: TrainState, start: int) -> dict[str, Any]:
         """Updates, writes, evaluates and saves, in that order: a checkpoint commits only after
         every row up to its step is on the disk.
 
@@ -82,16 +80,17 @@ class Loop:
         """
         result: dict[str, Any] = {}
         run, config = self.run_, self.run_.config
+        fed_steps = run.train_feed.training(
+            start + 1, run.last_step, lambda: self.signals.received > 0
+        )
         self.clock.restart()
         for at in range(start + 1, run.last_step + 1):
             waiting = time.perf_counter()
-            batch = next(batches)
+            fed = next(fed_steps)
             self.clock.waited += time.perf_counter() - waiting
-            batch["stop"] = np.full_like(batch["mask"], self.signals.received > 0)
-            device_batch = meshes.put_batch(batch, run.mesh, config.mesh)
-            state, figures = self.update(state, device_batch)
+            state, figures = self.update(state, fed)
             self._write_pending(state)
-            self._pending = (at, figures, device_batch)
+            self._pending = (at, figures, fed)
             if at == start + 1:
                 self._write_pending(state)  # the first step also pays for warming up
                 self.clock.restart()
@@ -159,14 +158,14 @@ class Loop:
     def _write_pending(self, state: TrainState) -> None:
         if self._pending is None:
             return
-        (at, figures, batch), self._pending = self._pending, None
+        (at, figures, fed), self._pending = self._pending, None
         figures = jax.device_get(figures)
         self._stop = bool(figures["stop"])
         self.clock.steps += 1
         self.progress.advance()
         config = self.run_.config
         if not figures["finite"]:
-            raise self._nonfinite(at, state, batch)
+            raise self._nonfinite(at, state, fed)
         if at % config.log_every_steps and at != self.run_.last_step:
             return
         means = metrics.compute(figures["sums"])
@@ -192,11 +191,18 @@ class Loop:
             f"top-1 error {100 * row['top1_error']:.1f} %{speed}"
         )
 
-    def _nonfinite(self, at: int, state: TrainState, batch: Any) -> NonFiniteError:
+    def _nonfinite(self, at: int, state: TrainState, fed: Any) -> NonFiniteError:
         run = self.run_
         with jax.transfer_guard("allow"):
             layer = step.first_nonfinite_layer(
-                run.config, run.network, run.mesh, state.params, batch, at
+                run.config,
+                run.network,
+                run.mesh,
+                state.params,
+                fed,
+                at,
+                run.train_feed.feeding,
+                run.views,
             )
         return self._stopped(at, f"the loss or gradient is NaN or Inf, first in {layer}")
 

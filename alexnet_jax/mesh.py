@@ -131,13 +131,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def _batch_spec(config: MeshConfig) -> P:
+def data_spec() -> P:
+    """Returns where something lives whose first axis is cut over `data` alone."""
+    return P(DATA)
+
+
+def batch_spec(config: MeshConfig) -> P:
+    """Returns where something lives whose first axis is the global batch."""
     return P(DATA) if config.scheme == "columns" else P((DATA, MODEL))
 
 
 def split_batch(mesh: Mesh, config: MeshConfig) -> NamedSharding:
     """Returns the sharding of arrays whose first axis is the global batch."""
-    return NamedSharding(mesh, _batch_spec(config))
+    return NamedSharding(mesh, batch_spec(config))
 
 
 def image_devices(mesh: Mesh, config: MeshConfig) -> int:
@@ -145,14 +151,26 @@ def image_devices(mesh: Mesh, config: MeshConfig) -> int:
     return mesh.shape[DATA] * (1 if config.scheme == "columns" else mesh.shape[MODEL])
 
 
+def data_devices(mesh: Mesh) -> int:
+    """Returns how many data shards there are."""
+    return mesh.shape[DATA]
+
+
 def row_order(mesh: Mesh, config: MeshConfig, batch_size: int, passes: int) -> np.ndarray:
-    """Returns which position of the global batch each row of its arrays holds, (B,).
+    """Returns which position of the global batch each row of its arrays holds, (B,)."""
+    return order_of_rows(config, mesh.shape[DATA], image_devices(mesh, config), batch_size, passes)
+
+
+def order_of_rows(
+    config: MeshConfig, data: int, devices: int, batch_size: int, passes: int
+) -> np.ndarray:
+    """Returns `row_order` for so many data shards, and devices that share the images.
 
     The k-th of `passes` equal parts of the batch goes k-th through the fully connected layers,
     whatever the mesh: each device has a share of every part, but in turns each has one part's.
     """
     in_turns = config.scheme == "hybrid_in_turns" and passes > 1
-    shares = mesh.shape[DATA] if in_turns else image_devices(mesh, config)
+    shares = data if in_turns else devices
     return np.arange(batch_size).reshape(passes, shares, -1).transpose(1, 0, 2).reshape(-1)
 
 
@@ -174,27 +192,33 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, config: MeshConfig) -> d
         }
 
 
+def put_everywhere(value: np.ndarray | np.generic, mesh: Mesh) -> jax.Array:
+    """Puts what every process knows alike on every device."""
+    with jax.transfer_guard("allow"):  # several processes also compare it
+        return jax.device_put(value, replicated(mesh))
+
+
 def per_device(
     function: Callable[..., Any],
     mesh: Mesh,
-    config: MeshConfig,
     state: Specs,
+    fed: Specs,
     out: Specs | None = None,
 ) -> Callable[..., Any]:
-    """Maps `function(state, batch)`, written for one device, over the mesh.
+    """Maps `function(state, fed)`, written for one device, over the mesh.
 
     Args:
-      function: its batch is the device's share of the global one.
+      function: of the device's parts.
       mesh: from `build`.
-      config: that it was built from.
       state: where the leaves of the state live.
+      fed: where those of what a step is fed with live.
       out: where those of the result live; by default each is equal on all devices.
     """
     out_specs = P() if out is None else out
     return jax.shard_map(
         function,
         mesh=mesh,
-        in_specs=(state, _batch_spec(config)),
+        in_specs=(state, fed),
         out_specs=out_specs,
         check_vma=False,
     )
@@ -219,6 +243,21 @@ def any_device(flags: Any) -> Any:
 def model_index() -> jax.Array:
     """Returns which share of the channels this device has, 0-d."""
     return lax.axis_index(MODEL)
+
+
+def data_index() -> jax.Array:
+    """Returns which data shard this device has, 0-d."""
+    return lax.axis_index(DATA)
+
+
+def image_index_in_shard(config: MeshConfig) -> jax.Array | int:
+    """Returns which of the devices that share a data shard's images this is, 0-d."""
+    return 0 if config.scheme == "columns" else lax.axis_index(MODEL)
+
+
+def scatter_rows(x: jax.Array) -> jax.Array:
+    """Adds up rows over `data`, (D * b, ...), and leaves each data shard its own b."""
+    return lax.psum_scatter(x, DATA, scatter_dimension=0, tiled=True)
 
 
 def gather_channels(x: jax.Array, together: int) -> jax.Array:

@@ -28,7 +28,7 @@ class Predictor:
         """
         import jax
 
-        from alexnet_jax import checkpoint, evaluate, mesh, model, schemes
+        from alexnet_jax import augment, checkpoint, evaluate, mesh, model, schemes
         from alexnet_jax.state import abstract_state
 
         self.config: Config = checkpoint.read_config(workdir)
@@ -47,10 +47,9 @@ class Predictor:
             state = checkpoints.restore(step, abstract_state(self.config, network, devices))
         self.step, self._params = step, state.params
         scheme = schemes.build(self.config, network, devices)
+        seen = augment.Views.of(self.config, checkpoint.read_statistics(workdir))
         self._probabilities: Any = jax.jit(
-            lambda params, image: evaluate.average_probabilities(
-                scheme, params, image, views, self.config
-            )
+            lambda params, image: evaluate.average_probabilities(scheme, params, image, views, seen)
         )
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -143,6 +143,29 @@ def first_then_all(action: Callable[[], T]) -> T:
     return results[0]
 
 
+def summed(arrays: list[np.ndarray], spans: list[tuple[int, int]]) -> list[np.ndarray]:
+    """Fills in what other processes know; all of them must call it.
+
+    Args:
+      arrays: equally long in all processes, right in the spans.
+      spans: rows that this process knows; another may know them too, alike.
+
+    Returns:
+      The arrays with the rows of every span known.
+    """
+    if jax.process_count() == 1:
+        return arrays
+    known = np.zeros(len(arrays[0]), bool)
+    for first, last in spans:
+        known[first:last] = True
+    masks = multihost_utils.process_allgather(known).reshape(-1, len(known))
+    filled = []
+    for own in arrays:
+        told = multihost_utils.process_allgather(own).reshape(len(masks), -1)
+        filled.append(told[masks.argmax(axis=0), np.arange(len(known))])
+    return filled
+
+
 def same_workdir(workdir: pathlib.Path, latest_step: int) -> None:
     """Checks that every process sees the same checkpoints.
 

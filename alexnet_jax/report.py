@@ -9,12 +9,12 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 import alexnet_jax
-from alexnet_jax import checkpoint
+from alexnet_jax import files
 from alexnet_jax.config import Config
+from alexnet_jax.feeds import zeros
 from alexnet_jax.model import AlexNet, abstract_parameters, count_parameters
 
 PACKAGES = (
@@ -60,29 +60,23 @@ def write_environment(workdir: pathlib.Path) -> None:
         "packages": {package: _version(package) for package in PACKAGES},
     }
     text = json.dumps(environment, indent=2) + "\n"
-    checkpoint.replace_text(workdir / "environment.json", text)
+    files.replace_text(workdir / "environment.json", text)
 
 
-def expected_rate(
-    update: jax.stages.Compiled, state: Any, batch: dict[str, jax.ShapeDtypeStruct]
-) -> float:
-    """Measures the images per second of a compiled step, on two updates of zeros.
+def expected_rate(update: jax.stages.Compiled, state: Any, fed: Any, batch_size: int) -> float:
+    """Measures the images per second of a compiled step, on two updates of parameters of zero.
 
     Args:
       update: from `step.compile_step`.
       state: the abstract state, with shardings.
-      batch: the abstract batch, with shardings.
+      fed: what a step is fed with.
+      batch_size: global images.
     """
-
-    def zeros() -> tuple[Any, Any]:
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (state, batch))
-
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, batch))
-    blank, images = jax.jit(zeros, out_shardings=shardings)()
-    blank, _ = jax.block_until_ready(update(blank, images))  # touches its memory for the first time
+    blank = zeros(state)
+    blank, _ = jax.block_until_ready(update(blank, fed))  # touches its memory for the first time
     start = time.perf_counter()
-    jax.block_until_ready(update(blank, images))
-    return batch["label"].shape[0] / (time.perf_counter() - start)
+    jax.block_until_ready(update(blank, fed))
+    return batch_size / (time.perf_counter() - start)
 
 
 def header(

@@ -1,5 +1,6 @@
 """One run in one workdir: its data, network, mesh and evaluation."""
 
+import functools
 import json
 import pathlib
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from alexnet_jax import checkpoint, evaluate, model, processes
+from alexnet_jax import augment, checkpoint, evaluate, feeds, files, model, processes
 from alexnet_jax.config import Config, ConfigError, num_train_steps
+from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
-from alexnet_jax.data.sources import Dataset
+from alexnet_jax.feeds import HostFeed, ResidentFeed
 from alexnet_jax.state import TrainState, abstract_state
 from alexnet_jax.writers import Progress
 
@@ -44,22 +46,47 @@ class Run:
             )
         self.network = model.build(config.model, config.num_classes or classes, config.precision)
         self.abstract = abstract_state(config, self.network, mesh)
+        self.views = augment.Views.of(config, dataset.statistics)
         self._dataset = dataset
         self._eval_steps: dict[int, jax.stages.Compiled] = {}
-        self._eval_reader = self.reader(self.eval_split)
+        self._told_bad: set[str] = set()
+        self._resident_budget = feeds.resident_budget(config)
         begun = checkpoints.latest_step() is not None
         processes.first_does(
-            lambda: checkpoint.pin_dataset(workdir, dataset.class_names, self.num_train, begun)
+            lambda: checkpoint.pin_dataset(workdir, dataset, self.num_train, begun)
         )
 
-    def reader(self, split: str) -> ImageReader:
-        """Opens a split for reading as the config says.
+    @functools.cached_property
+    def train_feed(self) -> HostFeed | ResidentFeed:
+        """The training split, opened once."""
+        c = self.config
+        return self._feed(c.train_split, c.batch_size, c.optimizer.fc_updates)
+
+    @functools.cached_property
+    def eval_feed(self) -> HostFeed | ResidentFeed:
+        """The evaluation split, opened once."""
+        return self._feed(self.eval_split, evaluate.eval_batch_size(self.config))
+
+    def _feed(self, split: str, batch_size: int, passes: int = 1) -> HostFeed | ResidentFeed:
+        """Opens a split in the way that suits its size.
 
         Raises:
-          DataError: no such split.
+          DataError: no such split, or an image that cannot be read.
+          ConfigError: it cannot be resident, and shall be.
         """
-        c, source = self.config, self._dataset.open(split)
-        return ImageReader(source, c.resize, c.exif_orientation, c.on_bad_image, c.cache_gib)
+        c = self.config
+        reader = ImageReader(
+            self._dataset.open(split), c.resize, c.exif_orientation, c.on_bad_image
+        )
+        kind = feeds.kind_of_feed(c, self.mesh, len(reader), self._resident_budget)
+        if kind == "host":
+            return HostFeed(c, self.mesh, reader, batch_size, passes)
+        with Progress(f"read {split}", 0, len(reader), "image", not processes.is_first()) as bar:
+            feed = ResidentFeed(
+                c, self.mesh, reader, batch_size, kind == "whole", passes, bar.advance
+            )
+        self._resident_budget -= feed.bytes_per_device
+        return feed
 
     def say_stretched(self, before: int) -> None:
         """Says what another length than before means to the schedule."""
@@ -74,15 +101,20 @@ class Run:
         """Evaluates the whole split; returns the row for metrics.jsonl."""
         if views not in self._eval_steps:
             self._eval_steps[views] = evaluate.compile_step(
-                self.config, self.network, self.mesh, self.abstract.params, views
+                self.config,
+                self.network,
+                self.mesh,
+                self.abstract.params,
+                views,
+                self.eval_feed.feeding,
+                self.views,
             )
-        known = set(self._eval_reader.bad_images)
-        result = evaluate.evaluate(
-            self._eval_steps[views], state.params, self._eval_reader, self.config, self.mesh
-        )
-        for message in self._eval_reader.bad_images:
+        known = self._told_bad
+        result = evaluate.evaluate(self._eval_steps[views], state.params, self.eval_feed)
+        for message in self.eval_feed.bad_images:
             if message not in known:
                 print(f"skipped: {message}", flush=True)  # whichever process read it
+                known.add(message)
         at = int(jax.device_get(state.step))
         row = {"step": at, "split": self.eval_split, "views": views} | result
         bad = f", {result['bad_images']} unreadable" if "bad_images" in result else ""
@@ -105,5 +137,5 @@ class Run:
     def summarise(self, row: dict[str, Any]) -> dict[str, Any]:
         """Writes summary.json; returns what it holds."""
         text = json.dumps(row, indent=2) + "\n"
-        processes.first_does(lambda: checkpoint.replace_text(self.workdir / "summary.json", text))
+        processes.first_does(lambda: files.replace_text(self.workdir / "summary.json", text))
         return row

@@ -18,7 +18,7 @@ def errors_as_one_line() -> Iterator[None]:
     logging.getLogger("absl").setLevel(logging.ERROR)
     import jax
 
-    from alexnet_jax import checkpoint, evaluate, processes, train, writers
+    from alexnet_jax import checkpoint, evaluate, files, processes, train, writers
     from alexnet_jax.data.types import DataError
 
     expected = (
@@ -26,6 +26,7 @@ def errors_as_one_line() -> Iterator[None]:
         DataError,
         checkpoint.CheckpointError,
         evaluate.EvaluationError,
+        files.FolderInUseError,
         processes.ProcessesError,
         train.NonFiniteError,
         writers.MetricsError,

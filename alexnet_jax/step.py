@@ -12,16 +12,22 @@ from jax.sharding import Mesh
 from alexnet_jax import augment, metrics, optimizer, schemes
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config
-from alexnet_jax.gradient import DeviceBatch, Gradient
+from alexnet_jax.feeding import DeviceBatch, Fed, Feeding
+from alexnet_jax.gradient import Gradient
 from alexnet_jax.model import CONVOLUTIONS, FULLY_CONNECTED, LAYERS, AlexNet
 from alexnet_jax.schemes import Scheme
 from alexnet_jax.state import TrainState, abstract_state
 
-TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, dict[str, Any]]]
+TrainStep = Callable[[TrainState, Fed], tuple[TrainState, dict[str, Any]]]
 
 
 def make_train_step(
-    config: Config, scheme: Scheme, num_examples: int, specs: TrainState
+    config: Config,
+    scheme: Scheme,
+    num_examples: int,
+    specs: TrainState,
+    feeding: Feeding,
+    views: augment.Views,
 ) -> TrainStep:
     """Returns the update as one device of a mesh computes it; use inside `mesh.per_device`.
 
@@ -30,6 +36,8 @@ def make_train_step(
       scheme: how the mesh computes the network.
       num_examples: of the training split.
       specs: where the leaves of the state live.
+      feeding: how the batch comes.
+      views: what the network sees of it.
 
     The metrics hold the sums of `metrics.classification`, `learning_rate`, `gradient_norm`, `stop`
     (was any process told to end?), and `finite`: from the first step where that is false the state
@@ -37,7 +45,7 @@ def make_train_step(
     """
     tx = optimizer.build(config.optimizer, lambda tree: squared_norms(tree))
     schedule = optimizer.Schedule(config, num_examples)
-    gradient = Gradient(config, scheme)
+    gradient = Gradient(config, scheme, views)
 
     def squared_norms(grads: Any) -> Any:
         return meshes.squared_norms(grads, {layer: specs.params[layer] for layer in grads})
@@ -95,7 +103,8 @@ def make_train_step(
 
     learn = at_once if scheme.passes == 1 else in_turns
 
-    def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Any]]:
+    def train_step(state: TrainState, fed: Fed) -> tuple[TrainState, dict[str, Any]]:
+        batch = feeding.training(fed, state.step)
         new, grads, sums = learn(state, batch)
         norm = jnp.sqrt(sum(jax.tree.leaves(squared_norms(grads))))
         finite = state.finite & jnp.isfinite(sums["loss"].total) & jnp.isfinite(norm)
@@ -112,31 +121,6 @@ def make_train_step(
     return train_step
 
 
-def abstract_batch(config: Config, batch_size: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns a global batch as shapes with their shardings."""
-    sharding, side = meshes.split_batch(mesh, config.mesh), config.resize
-    rows = {
-        "image": ((side, side, 3), jnp.uint8),
-        "label": ((), jnp.int32),
-        "mask": ((), jnp.float32),
-        "bad": ((), jnp.float32),
-        "position": ((), jnp.int32),
-        "epoch": ((), jnp.int32),
-        "index": ((), jnp.int32),
-        "place": ((), jnp.int32),
-    }
-    return {
-        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in rows.items()
-    }
-
-
-def training_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns what an update takes: a batch, and in `stop` whether a process was told to end."""
-    batch = abstract_batch(config, config.batch_size, mesh)
-    return batch | {"stop": batch["mask"]}
-
-
 def compile_options(config: Config) -> dict[str, str | bool]:
     """Returns XLA's options for a run; CPU kernels are deterministic as they are."""
     if not config.deterministic or jax.default_backend() != "gpu":
@@ -145,21 +129,33 @@ def compile_options(config: Config) -> dict[str, str | bool]:
 
 
 def compile_step(
-    config: Config, model: AlexNet, mesh: Mesh, num_examples: int
+    config: Config,
+    model: AlexNet,
+    mesh: Mesh,
+    num_examples: int,
+    feeding: Feeding,
+    views: augment.Views,
 ) -> jax.stages.Compiled:
-    """Compiles (state, batch) -> (state, metrics) for a mesh; the old state's memory is reused."""
+    """Compiles (state, fed) -> (state, metrics) for a mesh; the old state's memory is reused."""
     state = abstract_state(config, model, mesh)
     specs = meshes.specs(state, mesh, config.mesh)
     scheme = schemes.build(config, model, mesh, config.optimizer.fc_updates)
-    train_step = make_train_step(config, scheme, num_examples, specs)
+    train_step = make_train_step(config, scheme, num_examples, specs, feeding, views)
     out = (specs, meshes.EVERYWHERE)
-    step = meshes.per_device(train_step, mesh, config.mesh, specs, out)
-    lowered = jax.jit(step, donate_argnums=0).lower(state, training_batch(config, mesh))
+    step = meshes.per_device(train_step, mesh, specs, feeding.specs, out)
+    lowered = jax.jit(step, donate_argnums=0).lower(state, feeding.abstract(mesh))
     return lowered.compile(compile_options(config))
 
 
 def first_nonfinite_layer(
-    config: Config, model: AlexNet, mesh: Mesh, params: Any, batch: dict[str, jax.Array], at: int
+    config: Config,
+    model: AlexNet,
+    mesh: Mesh,
+    params: Any,
+    fed: Fed,
+    at: int,
+    feeding: Feeding,
+    views: augment.Views,
 ) -> str:
     """Computes a batch's layers one by one and returns the first that holds a NaN or Inf.
 
@@ -168,27 +164,30 @@ def first_nonfinite_layer(
       model: of the run.
       mesh: of the run.
       params: the parameters that the step started from, on the mesh.
-      batch: the device batch that gave the NaN or Inf.
+      fed: what gave the NaN or Inf.
       at: the update that it was given to, from 1.
+      feeding: of the run.
+      views: of the run.
     """
     specs = meshes.specs(params, mesh, config.mesh)
     scheme = schemes.build(config, model, mesh)
+    gradient = Gradient(config, scheme, views)
 
     def bad(tree: Any) -> jax.Array:
         return jnp.stack([~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).any()
 
-    def outputs(params: Any, batch: DeviceBatch) -> dict[str, jax.Array]:
+    def outputs(params: Any, fed: Fed) -> dict[str, jax.Array]:
+        batch: DeviceBatch = feeding.training(fed, jnp.int32(at - 1))
         params = meshes.whole_over_data(params, specs)
         found = {f"parameters of {layer}": params[layer] for layer in LAYERS}
-        seed_key = jax.random.key(config.seed)
-        views = augment.training_views(batch, seed_key, config.augment, config.image_size)
-        found["the augmented images"] = views
-        kept = scheme.outputs(params, views, Gradient(config, scheme).rows(batch, at - 1))
+        found["the augmented images"] = gradient.views(batch)
+        rows = gradient.rows(batch, at - 1)
+        kept = scheme.outputs(params, found["the augmented images"], rows)
         found |= {layer: kept[f"{layer}_output"] for layer in LAYERS}
         return meshes.any_device({name: bad(tree) for name, tree in found.items()})
 
     found = jax.device_get(
-        jax.jit(meshes.per_device(outputs, mesh, config.mesh, specs))(params, batch)
+        jax.jit(meshes.per_device(outputs, mesh, specs, feeding.specs))(params, fed)
     )
     places = [f"parameters of {layer}" for layer in LAYERS] + ["the augmented images", *LAYERS]
     for place in places:

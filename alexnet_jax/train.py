@@ -7,11 +7,21 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from alexnet_jax import checkpoint, evaluate, model, processes, report, step
+from alexnet_jax import (
+    augment,
+    checkpoint,
+    evaluate,
+    feeds,
+    files,
+    model,
+    processes,
+    report,
+    step,
+)
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config, ConfigError, num_train_steps
-from alexnet_jax.data.loader import Loader, training_positions
 from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.feeding import Feeding, HostBatches
 from alexnet_jax.loop import Interrupted, Loop, NonFiniteError, Signals
 from alexnet_jax.run import Run
 from alexnet_jax.state import create_state
@@ -39,7 +49,17 @@ def compile_train_step(config: Config) -> jax.stages.Compiled:
         dataset = open_dataset(config)
         classes, examples = len(dataset.class_names), dataset.size(config.train_split)
     network = model.build(config.model, classes, config.precision)
-    return step.compile_step(config, network, mesh, examples)
+    feeding = _feeding(config, mesh, examples)
+    return step.compile_step(config, network, mesh, examples, feeding, augment.Views.of(config))
+
+
+def _feeding(config: Config, mesh: Mesh, examples: int) -> Feeding:
+    """Returns how a run of a config would be fed, where it says so itself; else by the host."""
+    passes = config.optimizer.fc_updates
+    if config.feed != "resident":
+        return HostBatches(config.mesh, config.batch_size, config.resize)
+    kind = feeds.kind_of_feed(config, mesh, examples, feeds.resident_budget(config))
+    return feeds.resident_split(config, mesh, examples, config.batch_size, kind == "whole", passes)
 
 
 def _build_mesh(config: Config) -> Mesh:
@@ -74,7 +94,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     validate(config)
     mesh = _build_mesh(config)
     with contextlib.ExitStack() as held:
-        processes.first_does(lambda: held.enter_context(checkpoint.only_run(folder)))
+        processes.first_does(lambda: held.enter_context(files.only_process(folder)))
         checkpoints = held.enter_context(checkpoint.Checkpoints(folder, config.keep_checkpoints))
         start = checkpoints.latest_step() or 0
         processes.same_workdir(folder, start)
@@ -107,29 +127,28 @@ def _train(run: Run, start: int) -> dict[str, Any]:
     """Runs updates start + 1 .. the last, and evaluates."""
     config = run.config
     processes.say(report.header(config, run.network, run.mesh, run.sizes, start + 1, run.last_step))
-    update = step.compile_step(config, run.network, run.mesh, run.num_train)
-    rate = report.expected_rate(update, run.abstract, step.training_batch(config, run.mesh))
+    feed = run.train_feed
+    processes.say(f"feed      {feed.describe()}")
+    update = step.compile_step(
+        config, run.network, run.mesh, run.num_train, feed.feeding, run.views
+    )
+    rate = report.expected_rate(update, run.abstract, feed.sample(), config.batch_size)
     processes.say(f"expected  about {rate:,.0f} images/s")
     if start:
         state = run.checkpoints.restore(start, run.abstract)
         processes.say(f"continuing {run.workdir} after step {start:,}")
     else:
         state = create_state(config, run.network, run.mesh)
-    reader = run.reader(config.train_split)
-    order = meshes.row_order(run.mesh, config.mesh, config.batch_size, config.optimizer.fc_updates)
-    positions = training_positions(config.seed, start + 1, run.last_step, order, run.num_train)
     with (
-        Loader(reader, config.resize, config.read_threads, config.read_ahead) as loader,
         _writers(run.workdir, start) as writers,
         Progress("train", start, run.last_step, "step", not processes.is_first()) as progress,
         Signals() as signals,
         jax.transfer_guard("disallow"),
     ):
         loop = Loop(run, update, writers, progress, signals)
-        rows = meshes.local_rows(run.mesh, config.mesh, config.batch_size)
         try:
-            evaluation = loop.run(state, loader.batches(positions, rows), start)
+            evaluation = loop.run(state, start)
         finally:
-            for message in reader.bad_images:
+            for message in feed.bad_images:
                 print(f"skipped: {message}", flush=True)  # whichever process read it
     return run.summarise(evaluation)

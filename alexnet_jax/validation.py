@@ -13,6 +13,9 @@ from alexnet_jax.config import (
 
 CHOICES: dict[str, tuple[object, ...]] = {
     "on_bad_image": ("raise", "skip"),
+    "feed": ("auto", "host", "resident"),
+    "augment.statistics": ("auto", "imagenet"),
+    "augment.mean_image": ("none", "moving", "centre"),
     "precision": ("float32", "bfloat16", "float64"),
     "eval_views": (1, 10),
     "model.columns": (1, 2),
@@ -35,7 +38,7 @@ LEAST: dict[str, tuple[float, bool]] = {
     "resize": (1, False),
     "read_threads": (1, False),
     "read_ahead": (1, False),
-    "cache_gib": (0, False),
+    "resident_gib": (0, False),
     "eval_batch_size": (0, False),
     "eval_every_epochs": (1, False),
     "log_every_steps": (1, False),

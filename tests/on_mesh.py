@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 
-from alexnet_jax import configs, mesh, model, state, step
+from alexnet_jax import augment, configs, mesh, model, state, step
 from alexnet_jax.config import Config
+from alexnet_jax.feeding import HostBatches
 
 MESHES = [(1, 1), (1, 2), (2, 2), (4, 2), (2, 4), (1, 8)]
 
@@ -71,7 +72,9 @@ def follow(config: Config, steps: int, classes: int = 13) -> tuple[list[float], 
         initial(config, network),
         state.abstract_state(config, network, devices),
     )
-    update, losses = step.compile_step(config, network, devices, 1000), []
+    feeding = HostBatches(config.mesh, config.batch_size, config.resize)
+    views, losses = augment.Views.of(config), []
+    update = step.compile_step(config, network, devices, 1000, feeding, views)
     for batch in batches(config, classes, steps):
         now, figures = update(
             now, mesh.put_batch(arranged(batch, config, devices), devices, config.mesh)

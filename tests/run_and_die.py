@@ -11,7 +11,7 @@ import sys
 
 sys.modules["torch"] = None  # tensorboardX would load it, for seconds, where it is installed
 
-from alexnet_jax import checkpoint, loop, run, train, writers  # noqa: E402
+from alexnet_jax import checkpoint, feeds, run, train, writers  # noqa: E402
 from alexnet_jax.config import from_json  # noqa: E402
 
 
@@ -24,15 +24,18 @@ def arm(point: str) -> None:
     kind, *numbers = point.split()
     at = int(numbers[-1])
     save, evaluate = checkpoint.Checkpoints.save, run.Run.evaluate
-    write, put_batch = writers.MetricsFile.write, loop.meshes.put_batch
+    write = writers.MetricsFile.write
 
-    def dying_put(batch, mesh, config):  # noqa: ANN001, ANN202
-        training = "stop" in batch and batch["position"][0] == (at - 1) * len(batch["label"])
-        if kind == "step" and training:
-            end()  # update `at` is about to start
-        if kind == "signal" and training:
-            os.kill(os.getpid(), int(numbers[0]))
-        return put_batch(batch, mesh, config)
+    def dying(training):  # noqa: ANN001, ANN202
+        def feed(self, first, last, stop):  # noqa: ANN001, ANN202
+            for step, fed in enumerate(training(self, first, last, stop), first):
+                if kind == "step" and step == at:
+                    end()  # update `at` is about to start
+                if kind == "signal" and step == at:
+                    os.kill(os.getpid(), int(numbers[0]))
+                yield fed
+
+        return feed
 
     def dying_save(self, step, state, evaluation):  # noqa: ANN001, ANN202
         if kind == "save" and step == at:
@@ -54,7 +57,8 @@ def arm(point: str) -> None:
             end()
         write(self, row)
 
-    loop.meshes.put_batch = dying_put
+    feeds.HostFeed.training = dying(feeds.HostFeed.training)
+    feeds.ResidentFeed.training = dying(feeds.ResidentFeed.training)
     checkpoint.Checkpoints.save = dying_save
     run.Run.evaluate = dying_evaluate
     writers.MetricsFile.write = dying_write

@@ -36,6 +36,7 @@ def config(dataset: pathlib.Path) -> Config:
     c.log_every_steps = 1
     c.checkpoint_every_steps = 2
     c.mesh.data = 1
+    c.feed = "host"
     return c
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax import augment
-from alexnet_jax.config import AugmentConfig
+from alexnet_jax.config import AugmentConfig, Config
+from alexnet_jax.data.statistics import Statistics
 
 
 def batch(count=64, side=24, epoch=0):
@@ -24,13 +25,12 @@ def plain(**changes) -> AugmentConfig:
     return AugmentConfig(**({"lighting": "none", "mean": (0.0, 0.0, 0.0)} | changes))
 
 
-@pytest.fixture(scope="module")
-def views():
-    return jax.jit(augment.training_views, static_argnums=(2, 3))
+def seen(config, size=20, statistics=None) -> augment.Views:
+    return augment.Views.of(Config(image_size=size, augment=config), statistics)
 
 
 def draw(values, config, size=20, seed=0):
-    return np.asarray(augment.training_views(values, jax.random.key(seed), config, size))
+    return np.asarray(seen(config, size).training(values, jax.random.key(seed)))
 
 
 def corners(view):
@@ -70,7 +70,7 @@ def test_centre_without_random_crops():
 def test_lighting_has_the_colour_covariance(name):
     config = plain(lighting=name)
     keys = jax.vmap(jax.random.key)(jnp.arange(40_000))
-    drawn = np.asarray(jax.vmap(lambda key: augment.lighting(key, config))(keys), np.float64)
+    drawn = np.asarray(jax.vmap(seen(config).lighting)(keys), np.float64)
     scales, axes = augment.LIGHTING[name]
     along = drawn @ axes  # the axes are orthonormal to four digits
     np.testing.assert_allclose(along.std(axis=0), 0.1 * scales, rtol=0.03)
@@ -99,9 +99,50 @@ def test_mean_and_scale():
 
 
 def test_ten_views_are_corners_and_centre_and_mirrors():
-    views = augment.evaluation_views(batch(2)["image"], 10, plain(), 20)
+    views = seen(plain()).evaluation(batch(2)["image"], 10)
     rows = [tuple(corners(np.asarray(view))[0]) for view in views]
     places = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
     assert rows == [(*p, 0) for p in places] + [(*p, 1) for p in places]
-    (centre,) = augment.evaluation_views(batch(2)["image"], 1, plain(), 20)
+    (centre,) = seen(plain()).evaluation(batch(2)["image"], 1)
     np.testing.assert_array_equal(centre, views[4])
+
+
+def statistics(side=24) -> Statistics:
+    # The mean says where it belongs: red its row, green its column, blue 7.
+    mean = np.zeros((side, side, 3), np.float32)
+    mean[..., 0], mean[..., 1] = np.mgrid[:side, :side]
+    mean[..., 2] = 7
+    stdevs, axes = np.array([1.0, 2.0, 30.0]), np.eye(3)[::-1]
+    return Statistics(mean, mean.mean(axis=(0, 1)), np.eye(3), stdevs, axes)
+
+
+def test_a_moving_mean_image_is_subtracted_where_each_pixel_lies():
+    """The images of `batch` are their own mean image, so that nothing is left but -7 of blue."""
+    views = seen(plain(mean_image="moving"), statistics=statistics())
+    drawn = np.asarray(views.training(batch(), jax.random.key(0)))
+    np.testing.assert_array_equal(drawn, np.broadcast_to([0.0, 0.0, -7.0], drawn.shape))
+    for view in views.evaluation(batch(2)["image"], 10):
+        np.testing.assert_array_equal(view, np.broadcast_to([0.0, 0.0, -7.0], view.shape))
+
+
+def test_a_centre_mean_image_stays_where_it_is():
+    values = batch()
+    views = seen(plain(mean_image="centre"), statistics=statistics())
+    drawn = np.asarray(views.training(values, jax.random.key(0)))
+    rows, columns = np.mgrid[2:22, 2:22]
+    whole = draw(values, plain())
+    np.testing.assert_array_equal(drawn[..., 0], whole[..., 0] - rows)
+    np.testing.assert_array_equal(drawn[..., 1], whole[..., 1] - columns)
+
+
+def test_constants_come_from_a_store_unless_pinned():
+    config = plain(lighting="stddev", lighting_std=0.1)
+    views = seen(config, statistics=statistics())
+    np.testing.assert_allclose(views.mean, [11.5, 11.5, 7])
+    np.testing.assert_allclose(views.colour, np.eye(3)[::-1] * [0.1, 0.2, 3.0], rtol=1e-6)
+    unit = plain(lighting="eigenvalue_unit_range", lighting_std=0.1)
+    expected = np.eye(3)[::-1] * [0.1 / 255, 0.4 / 255, 90 / 255]
+    np.testing.assert_allclose(seen(unit, statistics=statistics()).colour, expected, rtol=1e-6)
+    pinned = seen(plain(lighting="stddev", statistics="imagenet"), statistics=statistics())
+    np.testing.assert_allclose(pinned.colour, augment.STDDEV_AXES * augment.STDDEV_SCALES * 0.1)
+    np.testing.assert_array_equal(pinned.mean, [0, 0, 0])

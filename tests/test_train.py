@@ -12,10 +12,24 @@ import numpy as np
 import pytest
 import small
 
-from alexnet_jax import checkpoint, evaluate, mesh, model, state, step, train
+from alexnet_jax import (
+    augment,
+    checkpoint,
+    evaluate,
+    feeds,
+    files,
+    mesh,
+    model,
+    state,
+    step,
+    train,
+)
 from alexnet_jax.config import ConfigError
+from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.feeding import HostBatches
 from alexnet_jax.writers import read_rows
 
 
@@ -65,7 +79,6 @@ def test_the_first_loss_is_that_of_the_initial_network(finished, folder):
     config.model.dropout_rate = 0.0
     first = train.train(dataclasses.replace(config, num_steps=1), workdir.parent / "no_dropout")
     row = read_rows(workdir.parent / "no_dropout" / "metrics.jsonl")[0]
-    from alexnet_jax import augment
     from alexnet_jax.data.order import batch_positions
 
     source = open_dataset(config).open("train")
@@ -74,9 +87,8 @@ def test_the_first_loss_is_that_of_the_initial_network(finished, folder):
     for i, index in enumerate(where.index):
         labels.append(ImageReader(source, 71).read(int(index), images[i])[0])
     batch = {k: jnp.asarray(v, jnp.int32) for k, v in where._asdict().items()}
-    views = augment.training_views(
-        batch | {"image": jnp.asarray(images)}, jax.random.key(0), config.augment, 67
-    )
+    seen = augment.Views.of(config)
+    views = seen.training(batch | {"image": jnp.asarray(images)}, jax.random.key(0))
     network = model.build(config.model, 2, "float32")
     params = jax.jit(network.init)(jax.random.key(0), views)["params"]
     log_p = jax.nn.log_softmax(jax.jit(network.apply)({"params": params}, views))
@@ -118,8 +130,8 @@ def test_a_changed_field_is_refused_with_both_values(finished, folder):
 def test_another_process_in_the_workdir_is_refused(finished, folder):
     workdir, _ = finished
     with (
-        checkpoint.only_run(workdir),
-        pytest.raises(ConfigError, match="workdir: another process trains in"),
+        files.only_process(workdir),
+        pytest.raises(files.FolderInUseError, match="another process works in"),
     ):
         train.train(small.config(folder), workdir)
 
@@ -136,9 +148,15 @@ def test_predicting_leaves_a_save_under_way_alone(finished):
 
 def test_data_that_changed_is_refused(finished, tmp_path):
     workdir, _ = finished
-    names = checkpoint.read_class_names(workdir)
-    checkpoint.pin_dataset(workdir, names, 20, True)
-    for changed in ((names, 21), ([*names, "another"], 20)):
+    data = Dataset()
+    data.class_names = checkpoint.read_class_names(workdir)
+    more = Dataset()
+    more.class_names = [*data.class_names, "another"]
+    coloured = Dataset()
+    coloured.class_names = data.class_names
+    coloured.statistics = Statistics(*np.ones((5, 3, 3)))
+    checkpoint.pin_dataset(workdir, data, 20, True)
+    for changed in ((data, 21), (more, 20), (coloured, 20)):
         with pytest.raises(ConfigError, match="dataset: .* has changed since"):
             checkpoint.pin_dataset(workdir, *changed, True)
 
@@ -187,17 +205,24 @@ def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, vi
     abstract = state.abstract_state(config, network, devices)
     with checkpoint.Checkpoints(workdir, 2) as checkpoints:
         params = checkpoints.restore(5, abstract).params
-    compiled = evaluate.compile_step(config, network, devices, abstract.params, views)
     source = open_dataset(config).open("val")
-    got = evaluate.evaluate(compiled, params, ImageReader(source, 71), config, devices)
-
-    from alexnet_jax import augment
-
+    seen = augment.Views.of(config)
+    results = []
+    for feed in (
+        feeds.HostFeed(config, devices, ImageReader(source, 71), batch_size),
+        feeds.ResidentFeed(config, devices, ImageReader(source, 71), batch_size, True),
+    ):
+        compiled = evaluate.compile_step(
+            config, network, devices, abstract.params, views, feed.feeding, seen
+        )
+        results.append(evaluate.evaluate(compiled, params, feed))
+    got = results[0]
+    assert results[1] == got
     apply = jax.jit(lambda v: jax.nn.softmax(model.logits(network, params, v)))
     image, losses, wrong = np.empty((1, 71, 71, 3), np.uint8), [], 0
     for i in range(14):
         label, _ = ImageReader(source, 71).read(i, image[0])
-        crops = augment.evaluation_views(jnp.asarray(image), views, config.augment, 67)
+        crops = seen.evaluation(jnp.asarray(image), views)
         p = np.mean([np.asarray(apply(crop))[0] for crop in crops], axis=0)
         losses.append(-np.log(p[label]))
         wrong += p.argmax() != label
@@ -218,8 +243,9 @@ def test_a_count_that_is_not_the_splits_is_an_error(finished, folder):
         return sums | {"bad_images": metrics.average(0.0, 0.0)}
 
     reader = ImageReader(open_dataset(config).open("val"), 71)
+    feed = feeds.HostFeed(config, mesh.build(config.mesh), reader, 8)
     with pytest.raises(evaluate.EvaluationError, match="counted 12 images of 14"):
-        evaluate.evaluate(loses_one, None, reader, config, mesh.build(config.mesh))
+        evaluate.evaluate(loses_one, None, feed)
 
 
 def test_bad_images_are_counted_out_of_a_run(tmp_path):
@@ -256,16 +282,18 @@ def test_the_first_nonfinite_layer_is_named(folder):
     network = model.build(config.model, 2, "float32")
     devices = mesh.build(config.mesh)
     params = state.create_state(config, network, devices).params
-    batch = {
-        name: jnp.zeros(leaf.shape, leaf.dtype)
-        for name, leaf in step.abstract_batch(config, 8, devices).items()
-    }
-    first = step.first_nonfinite_layer
-    assert "gradient" in first(config, network, devices, params, batch, 1)
-    huge = params | {"conv4": jax.tree.map(lambda p: p + 3e38, params["conv4"])}
-    assert first(config, network, devices, huge, batch, 1) == "conv4"
+    feeding = HostBatches(config.mesh, 8, 71)
+    batch = feeds.zeros(feeding.abstract(devices))
+
+    def first(params: dict) -> str:
+        return step.first_nonfinite_layer(
+            config, network, devices, params, batch, 1, feeding, augment.Views.of(config)
+        )
+
+    assert "gradient" in first(params)
+    assert first(params | {"conv4": jax.tree.map(lambda p: p + 3e38, params["conv4"])}) == "conv4"
     broken = params | {"fc7": jax.tree.map(lambda p: p * jnp.nan, params["fc7"])}
-    assert first(config, network, devices, broken, batch, 1) == "parameters of fc7"
+    assert first(broken) == "parameters of fc7"
 
 
 def test_compiled_steps_open_no_data_set():

@@ -19,6 +19,7 @@ def get_config() -> Config:
     config.model.spatial_norm2 = True
     config.model.conv345_std = 0.03
     config.augment.chunk = 32
+    config.augment.mean_image = "centre"
     config.augment.lighting = "stddev"
     config.augment.lighting_rescale = 1.1
     config.augment.lighting_off_epoch = 67

@@ -10,7 +10,7 @@ from alexnet_jax.config import Config
 
 def get_config() -> Config:
     """Returns the recipe."""
-    return Config(
+    config = Config(
         dataset="imagenet2012",
         num_classes=1000,
         batch_size=128,
@@ -19,3 +19,5 @@ def get_config() -> Config:
         checkpoint_every_steps=2500,
         log_every_steps=100,
     )
+    config.augment.mean_image = "moving"
+    return config

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from alexnet_jax.data.types import DataError
+from alexnet_jax.data.types import DataError, Example
 
 cv2.setNumThreads(0)  # the readers are the threads
 
@@ -33,6 +33,24 @@ def decode(encoded: bytes, name: str, side: int, exif_orientation: bool = False)
     if image is None:
         raise DataError(f"{name}: is not a readable image, or it is cut short")
     return centre_square(image, side)
+
+
+def square(example: Example, where: str, side: int, exif_orientation: bool = False) -> np.ndarray:
+    """Returns an example's pixels, decoded and cut where they are not: (side, side, 3) uint8 RGB.
+
+    Args:
+      example: what a source holds.
+      where: it lies, for the error.
+      side: pixels of the result.
+      exif_orientation: as for `decode`.
+
+    Raises:
+      DataError: names a file that cannot be decoded.
+    """
+    if isinstance(example.image, np.ndarray):
+        return centre_square(example.image, side)
+    name = where if where.endswith(example.name) else f"{where} {example.name}"
+    return decode(example.image, name, side, exif_orientation)
 
 
 def centre_square(image: np.ndarray, side: int) -> np.ndarray:

@@ -1,19 +1,21 @@
-"""Batches of decoded images, read ahead in threads."""
+"""Batches of uint8 images, read ahead in Grain's threads into a few reused buffers."""
 
-import collections
-import concurrent.futures
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import grain
 import numpy as np
 
-from alexnet_jax.data.decode import decode
+from alexnet_jax.data.decode import square
 from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.types import Batch, DataError, Positions, Source
 
+TOGETHER = 32  # images that a thread reads before it says so
+ALIGNMENT = 64  # bytes: what a device may read without another copy
+
 
 class ImageReader:
-    """Decodes examples of one split; keeps them where the whole split fits in `cache_gib`."""
+    """Decodes examples of one split, and remembers which cannot be."""
 
     def __init__(
         self,
@@ -21,17 +23,12 @@ class ImageReader:
         side: int,
         exif_orientation: bool = False,
         on_bad_image: str = "raise",
-        cache_gib: float = 0.0,
     ) -> None:
-        self._source, self._side, self._exif = source, side, exif_orientation
+        self.side = side
+        self._source, self._exif = source, exif_orientation
         self._skip = on_bad_image == "skip"
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
-        self._cached = len(source) * side * side * 3 <= cache_gib * 2**30
-        count = len(source) if self._cached else 0
-        # Untouched pages cost nothing, so the cache grows with what is read.
-        self._images = np.empty((count, side, side, 3), np.uint8)
-        self._labels = np.full(count, -1, np.int32)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -51,115 +48,184 @@ class ImageReader:
         Raises:
           DataError: names the file, where bad images are not to be skipped.
         """
-        if self._cached and self._labels[index] >= 0:
-            out[:] = self._images[index]
-            return int(self._labels[index]), index not in self._bad
         label = 0  # of a file that cannot even be opened; it is masked
         try:
             example = self._source[index]
             label = example.label
-            out[:] = decode(example.encoded, example.name, self._side, self._exif)
+            out[:] = square(example, self._source.where(index), self.side, self._exif)
         except DataError as error:
             if not self._skip:
                 raise
             out[:] = 0
             with self._lock:
                 self._bad[index] = str(error)
-        if self._cached:
-            self._images[index] = out
-            self._labels[index] = label  # last: it marks the image as there
-        return label, index not in self._bad
+            return label, False
+        return label, True
+
+    def name(self, index: int) -> str:
+        """Returns what the source calls an example."""
+        return self._source[index].name
 
 
 class Loader:
-    """Reads given batches in order, a few ahead, in a pool of threads.
+    """Reads batches in order, a few ahead, in threads.
 
     A failure in a thread is raised from the iterator, at the batch that has it.
     """
 
-    def __init__(self, reader: ImageReader, side: int, threads: int, ahead: int) -> None:
-        self._reader, self._side, self._ahead = reader, side, ahead
-        self._threads = threads
-        self._pool = concurrent.futures.ThreadPoolExecutor(threads, "read")
+    def __init__(self, reader: ImageReader, threads: int, ahead: int) -> None:
+        self._reader, self._threads, self._ahead = reader, threads, ahead
 
-    def __enter__(self) -> "Loader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def batches(self, positions: Iterator[Positions], rows: slice) -> Iterator[Batch]:
+    def batches(
+        self,
+        positions: Callable[[int], Positions],
+        numbers: range,
+        rows: slice,
+    ) -> Iterator[Batch]:
         """Yields some rows of each batch; where there are fewer positions they are filled up.
 
+        A batch stays as it is until the second one after it is asked for: then its memory is used
+        again.
+
         Args:
-          positions: of whole batches.
+          positions: what the whole batch of a number consumes.
+          numbers: of the batches.
           rows: of each batch, those that this process needs: `mesh.local_rows`.
 
         Yields:
           `image` (B, R, R, 3) uint8; `label`, `index`, `epoch`, `position`, `place` (B,) int32;
           `mask` and `bad` (B,) float32: 1 where there is a good image, and where a bad one.
         """
-        started: collections.deque[tuple[Batch, list[concurrent.futures.Future[None]]]]
-        started = collections.deque()
-        for where in positions:
-            mine = Positions(*(values[rows] for values in where))
-            started.append(self._start(mine, rows.stop - rows.start))
-            if len(started) > self._ahead:
-                yield self._finish(*started.popleft())
-        while started:
-            yield self._finish(*started.popleft())
+        size = rows.stop - rows.start
+        buffers = [_buffer(size, self._reader.side) for _ in range(self._ahead + 2)]
+        part = max(1, -(-size // self._threads))
+        firsts = range(0, size, part)
 
-    def _start(
-        self, where: Positions, batch_size: int
-    ) -> tuple[Batch, list[concurrent.futures.Future[None]]]:
-        count = len(where.index)
-        batch: Batch = {
-            "image": np.zeros((batch_size, self._side, self._side, 3), np.uint8),
-            "label": np.zeros(batch_size, np.int32),
-            "mask": np.zeros(batch_size, np.float32),
-            "bad": np.zeros(batch_size, np.float32),
-        }
+        def fill(task: int) -> int:
+            number, which = numbers[task // len(firsts)], task % len(firsts)
+            where = Positions(*(values[rows] for values in positions(number)))
+            batch = buffers[task // len(firsts) % len(buffers)]
+            self._fill(batch, where, firsts[which], min(firsts[which] + part, size))
+            return task
+
+        # Grain keeps the tasks in order, so many of them ahead, and raises what they raise.
+        tasks = iter(
+            grain.MapDataset.range(len(numbers) * len(firsts))
+            .map(fill)
+            .to_iter_dataset(
+                grain.ReadOptions(
+                    num_threads=self._threads, prefetch_buffer_size=self._ahead * len(firsts)
+                )
+            )
+        )
+        try:
+            for task in tasks:
+                if (task + 1) % len(firsts) == 0:
+                    yield buffers[task // len(firsts) % len(buffers)]
+        finally:
+            tasks.close()
+
+    def _fill(self, batch: Batch, where: Positions, first: int, last: int) -> None:
+        """Reads rows first .. last - 1 of a batch."""
         for name, values in where._asdict().items():
-            batch[name] = np.zeros(batch_size, np.int32)
-            batch[name][:count] = values
-        part = max(1, -(-count // self._threads))
-        futures = [
-            self._pool.submit(self._fill, batch, first, min(first + part, count))
-            for first in range(0, count, part)
-        ]
-        return batch, futures
-
-    def _fill(self, batch: Batch, first: int, last: int) -> None:
-        for i in range(first, last):
-            label, good = self._reader.read(int(batch["index"][i]), batch["image"][i])
+            batch[name][first:last] = 0
+            batch[name][first : min(last, len(values))] = values[first:last]
+        for name in ("label", "mask", "bad"):
+            batch[name][first:last] = 0
+        for i in range(first, min(last, len(where.index))):
+            label, good = self._reader.read(int(where.index[i]), batch["image"][i])
             batch["label"][i], batch["mask"][i], batch["bad"][i] = label, good, not good
 
-    @staticmethod
-    def _finish(batch: Batch, futures: list[concurrent.futures.Future[None]]) -> Batch:
-        for future in futures:
-            future.result()
-        return batch
+
+def read_all(
+    reader: ImageReader,
+    first: int,
+    last: int,
+    threads: int,
+    progress: Callable[[int], None] = lambda images: None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads examples first .. last - 1; past the end of the split there are none.
+
+    Args:
+      reader: of the split.
+      first: example.
+      last: example, not read.
+      threads: that read.
+      progress: called with the images read since the last call.
+
+    Returns:
+      Images (n, R, R, 3) uint8, labels (n,) int32, and (n,) float32: 1 where the image is good.
+
+    Raises:
+      DataError: names an image that cannot be read, where such are not to be skipped.
+    """
+    images = aligned((last - first, reader.side, reader.side, 3))
+    label, good = np.zeros(last - first, np.int32), np.zeros(last - first, np.float32)
+    inside = max(0, min(last, len(reader)) - first)
+
+    def some(task: int) -> int:
+        span = range(task * TOGETHER, min((task + 1) * TOGETHER, inside))
+        for i in span:
+            label[i], good[i] = reader.read(first + i, images[i])
+        return len(span)
+
+    count = -(-inside // TOGETHER)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+    tasks = iter(grain.MapDataset.range(count).map(some).to_iter_dataset(options))
+    try:
+        for done in tasks:
+            progress(done)
+    finally:
+        tasks.close()
+    return images, label, good
+
+
+def _buffer(size: int, side: int) -> Batch:
+    batch: Batch = {"image": aligned((size, side, side, 3))}
+    for name in ("label", *Positions._fields):
+        batch[name] = np.zeros(size, np.int32)
+    for name in ("mask", "bad"):
+        batch[name] = np.zeros(size, np.float32)
+    return batch
+
+
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns uint8 zeros whose first byte lies on a multiple of ALIGNMENT."""
+    count = int(np.prod(shape))
+    memory = np.zeros(count + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + count].reshape(shape)
 
 
 def training_positions(
-    seed: int, first_step: int, last_step: int, order: np.ndarray, num_examples: int
-) -> Iterator[Positions]:
-    """Yields what updates first_step .. last_step consume.
+    seed: int, order: np.ndarray, num_examples: int
+) -> Callable[[int], Positions]:
+    """Returns what an update consumes, as a function of its number (the first is 1).
 
     Args:
       seed: of the run.
-      first_step: the first update, from 1.
-      last_step: the last one.
       order: position in the global batch of each row to read, (B,): `mesh.row_order`.
       num_examples: of the split.
     """
-    for step in range(first_step, last_step + 1):
+
+    def positions(step: int) -> Positions:
         batch = batch_positions(seed, step, len(order), num_examples)
-        yield Positions(*(values[order] for values in batch))
+        return Positions(*(values[order] for values in batch))
+
+    return positions
 
 
-def evaluation_positions(batch_size: int, num_examples: int) -> Iterator[Positions]:
-    """Yields every example once, in order; the last batch may be smaller."""
-    for first in range(0, num_examples, batch_size):
+def evaluation_positions(batch_size: int, num_examples: int) -> Callable[[int], Positions]:
+    """Returns every example once, in order; the last of `evaluation_batches` may be smaller."""
+
+    def positions(number: int) -> Positions:
+        first = number * batch_size
         index = np.arange(first, min(first + batch_size, num_examples))
-        yield Positions(index, np.zeros_like(index), index, index - first)
+        return Positions(index, np.zeros_like(index), index, index - first)
+
+    return positions
+
+
+def evaluation_batches(batch_size: int, num_examples: int) -> range:
+    """Returns the numbers of the batches that hold every example once."""
+    return range(-(-num_examples // batch_size))

@@ -22,24 +22,32 @@ class Positions(NamedTuple):
 
 
 class Example(NamedTuple):
-    """An undecoded example.
+    """One example of a split.
 
     Attributes:
-      encoded: the bytes of an image file.
-      label: class number.
-      name: what to call it in an error: a path, or data set, split and index.
+      image: the bytes of an image file, or its pixels, (side, side, 3) uint8 RGB.
+      label: class number; -1 where it is not known.
+      name: what the source calls it: a file's name, or its number.
     """
 
-    encoded: bytes
+    image: bytes | np.ndarray
     label: int
     name: str
 
 
 class Source(Protocol):
-    """One split of a data set, by index."""
+    """One split of a data set, by index.
+
+    Attributes:
+      class_names: in label order.
+    """
 
     class_names: list[str]
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+    def where(self, index: int) -> str:
+        """Says where an example lies, for errors: a path, or data set, split and index."""
+        ...

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import communication, configs, mesh, model, state, step, train
+from alexnet_jax import communication, configs, mesh, model, state, train
 from alexnet_jax.config import Config
+from alexnet_jax.feeding import HostBatches
 from alexnet_jax.validation import validate
 from experiments.sharding import cost, draw
 
@@ -66,7 +67,7 @@ def time_steps(config: Config, update: jax.stages.Compiled, steps: int) -> list[
     network = model.build(config.model, config.num_classes, config.precision)
     now = state.create_state(config, network, devices)
     rng = np.random.default_rng(0)
-    abstract = step.training_batch(config, devices)
+    abstract = HostBatches(config.mesh, config.batch_size, config.resize).abstract(devices)
     rows: dict[str, Any] = {
         name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in abstract.items()
     }

@@ -1,0 +1,95 @@
+"""A data set: its splits, opened by name or by slice."""
+
+import tensorflow_datasets as tfds
+
+from alexnet_jax.config import unknown
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.data.types import DataError, Example, Source
+
+EVAL_SPLITS = ("validation", "val", "test")
+
+
+class Dataset:
+    """A data set's splits, opened by name or by slice.
+
+    Attributes:
+      name: as given in the config.
+      class_names: in label order.
+      sizes: examples of each whole split.
+      statistics: colour statistics of its split `train`, where a store has them.
+    """
+
+    statistics: Statistics | None = None
+    name: str
+    class_names: list[str]
+    sizes: dict[str, int]
+
+    def _whole(self, split: str) -> Source:
+        raise NotImplementedError
+
+    def open(self, spec: str) -> Source:
+        """Opens a split or a slice of one, such as `train[90%:]`.
+
+        Raises:
+          DataError: no such split, or an empty slice.
+        """
+        name, start, end = self._range(spec)
+        source = self._whole(name)
+        return source if (start, end) == (0, len(source)) else Slice(source, start, end)
+
+    def size(self, spec: str) -> int:
+        """Returns how many examples a split or slice has, without opening it."""
+        _, start, end = self._range(spec)
+        return end - start
+
+    def eval_split(self) -> str:
+        """Returns the first of validation, val, test that exists.
+
+        Raises:
+          DataError: none does.
+        """
+        for split in EVAL_SPLITS:
+            if split in self.sizes:
+                return split
+        raise DataError(
+            f"eval_split: {self.name} has none of {', '.join(EVAL_SPLITS)} but {sorted(self.sizes)}"
+            "; hold out a part, such as train_split=train[:90%] and eval_split=train[90%:]"
+        )
+
+    def _range(self, spec: str) -> tuple[str, int, int]:
+        base = spec.partition("[")[0]
+        if base not in self.sizes:
+            raise DataError(f"split of {self.name}: {unknown(base, sorted(self.sizes))}")
+        infos = {
+            name: tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
+            for name, size in self.sizes.items()
+        }
+        try:
+            instructions = tfds.core.ReadInstruction.from_spec(spec).to_absolute(infos)
+        except (ValueError, AssertionError) as error:
+            raise DataError(f"split {spec} of {self.name}: {error}") from error
+        if len(instructions) != 1:
+            raise DataError(f"split {spec} of {self.name}: one range of one split is needed")
+        start, end = instructions[0].from_ or 0, instructions[0].to
+        end = self.sizes[base] if end is None else min(end, self.sizes[base])
+        if start >= end:
+            raise DataError(f"split {spec} of {self.name} holds no example of {self.sizes[base]}")
+        return base, start, end
+
+
+class Slice:
+    """A contiguous part of a source."""
+
+    def __init__(self, source: Source, start: int, end: int) -> None:
+        self.class_names = source.class_names
+        self._source, self._start, self._end = source, start, end
+
+    def __len__(self) -> int:
+        return self._end - self._start
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[self._start + index]
+
+    def where(self, index: int) -> str:
+        """Says where an example lies."""
+        return self._source.where(self._start + index)

@@ -1,0 +1,146 @@
+"""ILSVRC 2012 straight from its archives, without unpacking them and without TensorFlow.
+
+TFDS's own `imagenet2012` prepares itself with TensorFlow, for 22 CMYK photographs and one PNG that
+OpenCV decodes as they are. Names, order of labels and splits are TFDS's.
+"""
+
+import pathlib
+import re
+import tarfile
+from typing import IO
+
+import tensorflow_datasets as tfds
+
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.folder import spread
+from alexnet_jax.data.types import DataError, Example, Source
+
+NAME = "imagenet2012"
+ARCHIVES = {
+    "train": "ILSVRC2012_img_train.tar",
+    "validation": "ILSVRC2012_img_val.tar",
+    "test": "ILSVRC2012_img_test.tar",
+}
+UNLABELLED = -1
+_VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+
+
+class ImagenetArchives(Dataset):
+    """The splits whose archives are in one folder (TFDS's `manual_dir`)."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        """Reads the archives' tables of contents.
+
+        Raises:
+          DataError: none is there, or one is not an archive or of something else.
+        """
+        self.name = NAME
+        self.class_names = _lines("labels.txt")
+        numbers = {name: i for i, name in enumerate(self.class_names)}
+        self._validation_labels = [numbers[name] for name in _lines("validation_labels.txt")]
+        self._splits = {
+            split: self._index(split, folder / file)
+            for split, file in ARCHIVES.items()
+            if (folder / file).is_file()
+        }
+        self.sizes = {split: len(members) for split, members in self._splits.items()}
+        if not self._splits:
+            raise DataError(
+                f"dataset: {NAME} is not prepared, and none of {', '.join(ARCHIVES.values())} is "
+                f"in {folder}; get them from image-net.org and put them there"
+            )
+
+    def _index(self, split: str, archive: pathlib.Path) -> "_Members":
+        try:
+            with archive.open("rb") as file:
+                found = _train(file, self.class_names) if split == "train" else _flat(file)
+        except tarfile.TarError as error:
+            raise DataError(f"{archive}: is not a whole tar archive ({error})") from error
+        except _NotImagenet as error:
+            raise DataError(f"{archive}: {error}") from error
+        if split == "validation":
+            found = [(n, at, size, self._label(n, archive)) for n, at, size, _ in found]
+        if not found:
+            raise DataError(f"{archive}: holds no images")
+        return _Members(archive, found, self.class_names)
+
+    def _label(self, name: str, archive: pathlib.Path) -> int:
+        """Returns a validation image's label: TFDS lists them by number."""
+        number = _VALIDATION_NAME.fullmatch(name)
+        if not number or not 1 <= int(number[1]) <= len(self._validation_labels):
+            raise DataError(f"{archive}: {name} is not an ImageNet validation image")
+        return self._validation_labels[int(number[1]) - 1]
+
+    def _whole(self, split: str) -> Source:
+        return self._splits[split]
+
+
+class _NotImagenet(ValueError):
+    pass
+
+
+Member = tuple[str, int, int, int]  # name, offset in the archive, bytes, label
+
+
+def _lines(file: str) -> list[str]:
+    return (tfds.core.tfds_path(f"datasets/{NAME}") / file).read_text().split()
+
+
+def _train(file: IO[bytes], class_names: list[str]) -> list[Member]:
+    """Archives of classes inside an archive; mixed, so that a slice holds every class."""
+    labels, found = {name: i for i, name in enumerate(class_names)}, []
+    with tarfile.open(fileobj=file, mode="r:") as outer:
+        for of_class in outer:
+            wnid = of_class.name.removesuffix(".tar")
+            if wnid not in labels:
+                raise _NotImagenet(f"{of_class.name} is not the archive of an ImageNet class")
+            inner_file = outer.extractfile(of_class)
+            try:
+                with tarfile.open(fileobj=inner_file, mode="r:") as inner:
+                    found += [
+                        (m.name, of_class.offset_data + m.offset_data, m.size, labels[wnid])
+                        for m in inner
+                        if m.isfile()
+                    ]
+            except tarfile.TarError as error:
+                raise _NotImagenet(f"{of_class.name} inside is damaged ({error})") from error
+    return sorted(found, key=lambda member: spread(member[0]))
+
+
+def _flat(file: IO[bytes]) -> list[Member]:
+    """Images in the order of their names."""
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        found = [
+            (pathlib.PurePosixPath(m.name).name, m.offset_data, m.size, UNLABELLED)
+            for m in archive
+            if m.isfile()
+        ]
+    return sorted(found)
+
+
+class _Members:
+    """Files of an archive, by index."""
+
+    def __init__(
+        self, archive: pathlib.Path, members: list[Member], class_names: list[str]
+    ) -> None:
+        self.class_names, self._archive, self._members = class_names, archive, members
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, index: int) -> Example:
+        name, offset, size, label = self._members[index]
+        try:
+            with self._archive.open("rb") as file:
+                file.seek(offset)
+                encoded = file.read(size)
+        except OSError as error:
+            raise DataError(f"{self._archive}: {error.strerror}") from error
+        if len(encoded) < size:
+            raise DataError(f"{self._archive}: is cut short, in {name}")
+        return Example(encoded, label, name)
+
+    def where(self, index: int) -> str:
+        """Names the archive and the file in it."""
+        return f"{self._archive}/{self._members[index][0]}"

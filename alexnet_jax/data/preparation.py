@@ -1,0 +1,411 @@
+"""Makes a store: shards written by several processes, each whole or not there.
+
+A shard holds a fixed range of its split, so that its bytes do not depend on who writes it or when.
+What is finished is noted in STORE/unfinished; the same command goes on from there.
+"""
+
+import concurrent.futures
+import dataclasses
+import io
+import json
+import math
+import multiprocessing
+import multiprocessing.connection
+import os
+import pathlib
+import re
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module  # pyright: ignore
+
+import alexnet_jax
+from alexnet_jax import files
+from alexnet_jax.data import record, statistics, store
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.decode import decode, square
+from alexnet_jax.data.statistics import PixelSums, Statistics
+from alexnet_jax.data.types import DataError, Source
+
+SHARD_BYTES = 2**27  # of pixels, where the number of shards is not given
+JPEG_QUALITY = 95  # the authors' (cuda-convnet2 make-data, pyext.h)
+TRAIN = "train"  # the split that statistics are of
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What decides a store's bytes; kept in its manifest.
+
+    Attributes:
+      encoding: raw (pixels as they are) or jpeg (quality 95).
+      resize: side of the squares.
+      exif_orientation: are images turned as their EXIF field says?
+      on_bad_image: raise, or skip: left out, counted and named in the manifest.
+      shards: number of shards of every split; 0: one for each 128 MiB of pixels.
+    """
+
+    encoding: str = "raw"
+    resize: int = 256
+    exif_orientation: bool = False
+    on_bad_image: str = "raise"
+    shards: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A range of a split, and the file that it becomes."""
+
+    split: str
+    start: int
+    end: int
+    file: str
+
+
+@dataclasses.dataclass
+class Written:
+    """What is known of a finished shard.
+
+    Attributes:
+      about: `records`, `bytes`, `sha256`, for the manifest.
+      bad: images left out, a message each.
+      sums: of the images, where they are of the training split.
+      cost: of jpeg: sum of absolute differences of pixels, their number, bytes of JPEG.
+    """
+
+    about: dict[str, Any]
+    bad: list[str]
+    sums: PixelSums | None
+    cost: tuple[int, int, int] = (0, 0, 0)
+
+
+def shards(dataset: Dataset, options: Options) -> list[Shard]:
+    """Returns the shards of all splits.
+
+    Raises:
+      DataError: a split's name that TFDS cannot have.
+    """
+    name = re.sub(r"\W+", "_", pathlib.PurePath(dataset.name).name).strip("_").lower() or "images"
+    name = name if name[0].isalpha() else f"images_{name}"
+    found = []
+    for split, size in sorted(dataset.sizes.items()):
+        if not re.fullmatch(r"\w+", split):
+            raise DataError(
+                f"split {split} of {dataset.name}: a store's splits are of letters, digits and _ "
+                "alone; rename it"
+            )
+        automatic = math.ceil(size * options.resize**2 * 3 / SHARD_BYTES)
+        count = min(options.shards or automatic, size)
+        for i in range(count):
+            file = f"{name}-{split}.array_record-{i:05d}-of-{count:05d}"
+            found.append(Shard(split, i * size // count, (i + 1) * size // count, file))
+    return found
+
+
+class Preparation:
+    """The making of one store, begun or gone on with."""
+
+    def __init__(self, dataset: Dataset, folder: pathlib.Path, options: Options) -> None:
+        """Looks at what is there already; the caller holds the folder (`files.only_process`).
+
+        Raises:
+          DataError: the folder holds a store, or the beginning of one, of other data or options;
+            or the disk has not enough room.
+        """
+        self._dataset, self._folder, self._options = dataset, folder, options
+        self._state = folder / store.UNFINISHED / "progress.npz"
+        self._shards = shards(dataset, options)
+        self._about: dict[str, dict[str, Any]] = {}
+        self._bad: dict[str, list[str]] = {}
+        self._cost = np.zeros(3, np.int64)
+        self._sums = PixelSums(options.resize)
+        self._identity = {
+            "source": dataset.name,
+            "splits": dataset.sizes,
+            "options": dataclasses.asdict(options),
+            "version": alexnet_jax.__version__,
+        }
+        if self._state.is_file():
+            self._load()
+        for left_over in folder.glob("*.part-*"):
+            left_over.unlink()
+        self._todo = [shard for shard in self._shards if not self._is_written(shard)]
+        self._check_room()
+
+    @property
+    def total(self) -> int:
+        """Images of all splits."""
+        return sum(self._dataset.sizes.values())
+
+    @property
+    def done(self) -> int:
+        """Images in finished shards."""
+        return self.total - sum(shard.end - shard.start for shard in self._todo)
+
+    @property
+    def bad_images(self) -> list[str]:
+        """Images left out so far, a message each."""
+        return [message for messages in self._bad.values() for message in messages]
+
+    def jpeg_cost(self) -> tuple[float, float] | None:
+        """Returns what jpeg changes: mean absolute difference of a pixel, and bytes an image."""
+        difference, pixels, size = self._cost.tolist()
+        if not pixels:
+            return None
+        return difference / pixels, size / (pixels / (3 * self._options.resize**2))
+
+    def write(self, workers: int, advance: Callable[[int], None]) -> None:
+        """Writes the shards that are missing.
+
+        Args:
+          workers: processes.
+          advance: called with images done since the last call, a few times a second.
+
+        Raises:
+          DataError: an image that cannot be decoded, a disk that is full; what is finished is kept.
+        """
+        context = multiprocessing.get_context("spawn")
+        counter = context.Value("q", 0)
+        sources = {split: self._dataset.open(split) for split in {s.split for s in self._todo}}
+        pool = concurrent.futures.ProcessPoolExecutor(
+            min(workers, max(1, len(self._todo))),
+            context,
+            _start_worker,
+            (sources, self._folder, self._options, counter),
+        )
+        seen = 0
+        started = {pool.submit(_write_shard, shard): shard for shard in self._todo}
+        pending = set(started)
+        try:
+            while pending:
+                finished, pending = concurrent.futures.wait(
+                    pending, 0.2, concurrent.futures.FIRST_COMPLETED
+                )
+                for future in finished:
+                    self._note(started[future], future.result())
+                counted = int(counter.value)
+                advance(counted - seen)
+                seen = counted
+        except BrokenProcessPool as error:
+            raise DataError(
+                "prepare: a worker ended by itself, perhaps for lack of memory; run the same "
+                "command again, with fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            for future in pending:  # what was under way when another failed
+                if future.done() and not future.cancelled() and not future.exception():
+                    self._note(started[future], future.result())
+        self._todo = []
+
+    def finish(self) -> None:
+        """Describes the finished shards: TFDS's files, statistics, and last the manifest."""
+        self._write_metadata()
+        described = ["dataset_info.json", "features.json", "label.labels.txt"]
+        if self._sums.count:
+            Statistics.of(self._sums).save(self._folder)
+            described.append(statistics.FILE)
+        about = {shard.file: self._about[shard.file] for shard in self._shards}
+        for name in described:
+            file = self._folder / name
+            about[name] = {"bytes": file.stat().st_size, "sha256": store.sha256(file)}
+        manifest: dict[str, Any] = {"format": store.FORMAT} | self._identity
+        manifest |= {"bad_images": self.bad_images, "files": about}
+        cost = self.jpeg_cost()
+        if cost:
+            manifest["jpeg"] = {"mean_absolute_difference": cost[0], "bytes_per_image": cost[1]}
+        text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+        files.replace_text(self._folder / store.MANIFEST, text)
+        shutil.rmtree(self._folder / store.UNFINISHED)
+
+    def _write_metadata(self) -> None:
+        split_infos = []
+        for split in sorted(self._dataset.sizes):
+            written = [self._about[shard.file] for shard in self._shards if shard.split == split]
+            split_infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=[about["records"] for about in written],
+                    num_bytes=sum(about["bytes"] for about in written),
+                )
+            )
+        tfds.folder_dataset.write_metadata(
+            data_dir=self._folder,
+            features=_features(self._options, self._dataset.class_names),
+            split_infos=split_infos,
+            filename_template=store.SHARD_NAME,
+            description=f"{self._dataset.name}: centre squares of {self._options.resize} pixels",
+            check_data=False,
+        )
+
+    def _is_written(self, shard: Shard) -> bool:
+        about, file = self._about.get(shard.file), self._folder / shard.file
+        return bool(about) and file.is_file() and file.stat().st_size == about["bytes"]
+
+    def _note(self, shard: Shard, written: Written) -> None:
+        """Keeps what a shard adds; a shard that was lost and written again adds nothing new."""
+        if shard.file in self._about:
+            return
+        self._about[shard.file] = written.about
+        self._bad[shard.file] = written.bad
+        self._cost += np.array(written.cost)
+        if written.sums:
+            self._sums.merge(written.sums)
+        self._save()
+
+    def _save(self) -> None:
+        sums = self._sums.finished()
+        text = json.dumps(
+            self._identity
+            | {"about": self._about, "bad": self._bad, "cost": self._cost.tolist()}
+            | {"count": sums.count}
+        )
+        data = io.BytesIO()
+        np.savez(
+            data,
+            text=np.frombuffer(text.encode(), np.uint8),
+            pixels=sums.pixels,
+            products=sums.products,
+        )
+        temporary = self._state.with_suffix(".tmp")
+        temporary.write_bytes(data.getbuffer())
+        temporary.replace(self._state)
+
+    def _load(self) -> None:
+        try:
+            with np.load(self._state, allow_pickle=False) as arrays:
+                noted = json.loads(arrays["text"].tobytes())
+                self._sums.pixels, self._sums.products = arrays["pixels"], arrays["products"]
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise DataError(
+                f"{self._state}: cannot be read ({error}); remove {self._folder} and begin again"
+            ) from error
+        for name, now in self._identity.items():
+            if noted[name] != now:
+                raise DataError(
+                    f"{self._folder} was begun with {name} = {noted[name]}, not {now}; use another "
+                    "--out, or remove it"
+                )
+        self._about, self._bad = noted["about"], noted["bad"]
+        self._cost, self._sums.count = np.array(noted["cost"], np.int64), noted["count"]
+
+    def _check_room(self) -> None:
+        if self._options.encoding != "raw":
+            return
+        images = sum(shard.end - shard.start for shard in self._todo)
+        needed = images * (3 * self._options.resize**2 + 200)
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise DataError(
+                f"{self._folder}: {needed / 2**30:,.1f} GiB are needed, {free / 2**30:,.1f} are "
+                "free; make room, or use --encoding=jpeg"
+            )
+
+
+def _features(options: Options, class_names: list[str]) -> tfds.features.FeaturesDict:
+    shape = (options.resize, options.resize, 3)
+    image = (
+        tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
+        if options.encoding == "raw"
+        else tfds.features.Image(shape=shape, encoding_format="jpeg")
+    )
+    label = tfds.features.ClassLabel(names=class_names)
+    return tfds.features.FeaturesDict({"image": image, "label": label, "id": tfds.features.Text()})
+
+
+# In the workers.
+
+
+class _Worker:
+    """What a worker process is given when it starts."""
+
+    sources: dict[str, Source]
+    folder: pathlib.Path
+    options: Options
+    counter: Any
+
+
+def _start_worker(
+    sources: dict[str, Source], folder: pathlib.Path, options: Options, counter: Any
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    _Worker.sources, _Worker.folder = sources, folder
+    _Worker.options, _Worker.counter = options, counter
+
+
+def _write_shard(shard: Shard) -> Written:
+    """Writes one shard under another name, and gives it its own when it is whole."""
+    file = _Worker.folder / shard.file
+    part = file.with_name(f"{file.name}.part-{os.getpid()}")
+    written = Written({}, [], PixelSums(_Worker.options.resize) if shard.split == TRAIN else None)
+    records = 0
+    try:
+        writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1,uncompressed")
+        for encoded in _records(shard, written):
+            writer.write(encoded)
+            records += 1
+        writer.close()
+        with part.open("rb") as opened:
+            os.fsync(opened.fileno())
+    except RuntimeError as error:
+        part.unlink(missing_ok=True)
+        raise DataError(f"{file}: cannot be written ({str(error).split(';')[0]})") from error
+    except DataError:
+        part.unlink(missing_ok=True)
+        raise
+    written.about = {
+        "records": records,
+        "bytes": part.stat().st_size,
+        "sha256": store.sha256(part),
+    }
+    part.replace(file)
+    if written.sums:
+        written.sums.finished()
+    return written
+
+
+def _records(shard: Shard, written: Written) -> Iterator[bytes]:
+    options, source = _Worker.options, _Worker.sources[shard.split]
+    for index in range(shard.start, shard.end):
+        try:
+            example = source[index]
+            where = source.where(index)
+            image = square(example, where, options.resize, options.exif_orientation)
+        except DataError as error:
+            if options.on_bad_image == "raise":
+                raise
+            written.bad.append(str(error))
+        else:
+            stored = image.tobytes()
+            if options.encoding == "jpeg":
+                stored, image = _as_jpeg(image, written)
+            if written.sums:
+                written.sums.add(image)
+            yield record.encode(stored, example.label, example.name)
+        with _Worker.counter.get_lock():
+            _Worker.counter.value += 1
+
+
+def _as_jpeg(image: np.ndarray, written: Written) -> tuple[bytes, np.ndarray]:
+    """Returns the bytes of a JPEG and the pixels that come out of it; notes what they cost."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+    decoded = decode(encoded, "an image just encoded", image.shape[0])
+    difference = int(cv2.norm(image, decoded, cv2.NORM_L1))
+    before = written.cost
+    written.cost = (before[0] + difference, before[1] + image.size, before[2] + len(encoded))
+    return encoded, decoded

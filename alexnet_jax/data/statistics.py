@@ -1,0 +1,137 @@
+"""Colour statistics of a training split: mean image, channel means, covariance and its axes.
+
+Sums are whole numbers, so that they are exact and the same in whatever order images are added.
+"""
+
+import dataclasses
+import pathlib
+
+import cv2
+import numpy as np
+
+from alexnet_jax.data.types import DataError
+
+FILE = "statistics.npz"
+MOST_IMAGES = 2**24 // 255  # a pixel's float32 sum of this many is still exact
+
+
+class PixelSums:
+    """Running sums over images of (side, side, 3) uint8.
+
+    Attributes:
+      count: images added.
+      pixels: sum of each pixel and channel, (side, side, 3) int64.
+      products: sums over all pixels of channel times channel, (3, 3) int64.
+    """
+
+    def __init__(self, side: int) -> None:
+        self.count = 0
+        self.pixels = np.zeros((side, side, 3), np.int64)
+        self.products = np.zeros((3, 3), np.int64)
+        self._recent, self._recent_count = np.zeros((side, side, 3), np.float32), 0
+
+    def add(self, image: np.ndarray) -> None:
+        """Adds one image."""
+        if self._recent_count == MOST_IMAGES:
+            self._flush()
+        cv2.accumulate(image, self._recent)
+        self._recent_count += 1
+        self.count += 1
+        # OpenCV sums squares of bytes in whole numbers, ten times faster than a product of floats:
+        # 2 a b = a a + b b - (a - b) (a - b).
+        planes = cv2.split(image)
+        squares = [round(cv2.norm(plane, cv2.NORM_L2SQR)) for plane in planes]
+        for i in range(3):
+            self.products[i, i] += squares[i]
+            for j in range(i):
+                apart = round(cv2.norm(planes[i], planes[j], cv2.NORM_L2SQR))
+                product = (squares[i] + squares[j] - apart) // 2
+                self.products[i, j] += product
+                self.products[j, i] += product
+
+    def merge(self, other: "PixelSums") -> None:
+        """Adds what another has seen."""
+        self._flush()
+        other._flush()
+        self.count += other.count
+        self.pixels += other.pixels
+        self.products += other.products
+
+    def finished(self) -> "PixelSums":
+        """Returns itself, with `pixels` up to date."""
+        self._flush()
+        return self
+
+    def _flush(self) -> None:
+        self.pixels += self._recent.astype(np.int64)
+        self._recent[:] = 0
+        self._recent_count = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Of all pixels of a training split, on 0..255, RGB.
+
+    Attributes:
+      mean_image: (side, side, 3) float32 (paper section 2).
+      channel_mean: (3,) float64.
+      covariance: (3, 3) float64, of the channels over all pixels of all images.
+      stdevs: (3,) float64, along the axes, rising (`color_pca` of the authors' input_meta).
+      axes: (3, 3) float64, the covariance's eigenvectors as columns.
+    """
+
+    mean_image: np.ndarray
+    channel_mean: np.ndarray
+    covariance: np.ndarray
+    stdevs: np.ndarray
+    axes: np.ndarray
+
+    @classmethod
+    def of(cls, sums: PixelSums) -> "Statistics":
+        """Divides the sums."""
+        sums = sums.finished()
+        area = sums.pixels.shape[0] * sums.pixels.shape[1]
+        number = sums.count * area
+        totals = [int(total) for total in sums.pixels.sum(axis=(0, 1))]
+        # In whole numbers to the last division: n^2 cov = n sum(ab) - sum(a) sum(b).
+        covariance = np.array(
+            [
+                [
+                    (number * int(sums.products[i, j]) - totals[i] * totals[j]) / number**2
+                    for j in range(3)
+                ]
+                for i in range(3)
+            ]
+        )
+        variances, axes = np.linalg.eigh(covariance)
+        largest = np.abs(axes).argmax(axis=0)
+        axes = axes * np.sign(axes[largest, range(3)])  # an axis has no sign of its own
+        return cls(
+            mean_image=(sums.pixels / sums.count).astype(np.float32),
+            channel_mean=np.array([total / number for total in totals]),
+            covariance=covariance,
+            stdevs=np.sqrt(np.maximum(variances, 0)),
+            axes=axes,
+        )
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes statistics.npz, in one step."""
+        temporary = folder / f".{FILE}"
+        with temporary.open("wb") as file:
+            np.savez(file, **dataclasses.asdict(self))
+        temporary.replace(folder / FILE)
+
+    @classmethod
+    def load(cls, folder: pathlib.Path) -> "Statistics":
+        """Reads statistics.npz.
+
+        Raises:
+          DataError: it is missing or damaged.
+        """
+        path = folder / FILE
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"{path}: cannot be read ({reason})") from error

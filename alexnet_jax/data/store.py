@@ -1,0 +1,164 @@
+"""A store: a data set prepared once, as ArrayRecord shards of uint8 squares that TFDS opens too.
+
+STORE/NAME-SPLIT.array_record-00000-of-00004   records of image, label and id
+STORE/dataset_info.json features.json ...      TFDS's description
+STORE/statistics.npz                           colour statistics of the split `train`
+STORE/manifest.json                            what made it; size and SHA-256 of every file
+"""
+
+import bisect
+import dataclasses
+import hashlib
+import itertools
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_data_source
+
+from alexnet_jax.data import record, statistics
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.types import DataError, Example, Source
+
+MANIFEST = "manifest.json"
+UNFINISHED = "unfinished"  # a folder, while the store is being made
+FORMAT = 1
+SHARD_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # TFDS's
+
+
+def is_store(path: pathlib.Path) -> bool:
+    """Is there a store, finished or not?"""
+    return (path / MANIFEST).is_file() or (path / UNFINISHED).is_dir()
+
+
+def read_manifest(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what manifest.json holds.
+
+    Raises:
+      DataError: the store is unfinished, damaged, or of another version.
+    """
+    if (path / UNFINISHED).is_dir():
+        raise DataError(f"{path}: is not finished; run the same prepare command again to go on")
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read ({error}); prepare the store again") from error
+    if manifest.get("format") != FORMAT:
+        raise DataError(
+            f"{file}: is of format {manifest.get('format')}, this version reads {FORMAT}"
+        )
+    return manifest
+
+
+def damaged_sizes(path: pathlib.Path, manifest: dict[str, Any]) -> list[str]:
+    """Compares the files' sizes with the manifest's; returns a line for each that is wrong."""
+    problems = []
+    for name, about in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            problems.append(f"{file}: is missing")
+        elif file.stat().st_size != about["bytes"]:
+            size = file.stat().st_size
+            problems.append(f"{file}: holds {size:,} bytes, not {about['bytes']:,}: it is cut")
+    return problems
+
+
+def sha256(file: pathlib.Path) -> str:
+    """Returns the digest of a file's bytes, in hexadecimal."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def label_names(info: Any) -> list[str]:
+    """Returns the classes that TFDS's description of a store names, in label order."""
+    return list(info.features["label"].names)
+
+
+class Store(Dataset):
+    """A finished store.
+
+    Attributes:
+      side: pixels of its images' sides.
+      statistics: colour statistics of its split `train`, or None where it has no such split.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Opens a store and checks the sizes of its files.
+
+        Raises:
+          DataError: it is not finished, or a file is missing, cut or damaged.
+        """
+        self.name = str(path)
+        self.manifest = read_manifest(path)
+        problems = damaged_sizes(path, self.manifest)
+        if problems:
+            more = f" ({len(problems)} files are damaged)" if len(problems) > 1 else ""
+            raise DataError(f"{problems[0]}{more}; restore it, or prepare the store again")
+        info = tfds.builder_from_directory(path).info
+        self._path, self._info = path, info
+        self.class_names = label_names(info)
+        self.sizes = {split: about.num_examples for split, about in info.splits.items()}
+        self.side = int(self.manifest["options"]["resize"])
+        has_statistics = statistics.FILE in self.manifest["files"]
+        self.statistics = statistics.Statistics.load(path) if has_statistics else None
+
+    def _whole(self, split: str) -> Source:
+        about = self._info.splits[split]
+        files = [self._path / name for name in about.filenames]
+        raw = self.manifest["options"]["encoding"] == "raw"
+        return StoredSplit(files, list(about.shard_lengths), self.class_names, self.side, raw)
+
+
+@dataclasses.dataclass(frozen=True)
+class _WholeFile:
+    """What ArrayRecordDataSource asks for where a file's footer need not be read for its count."""
+
+    filename: str
+    examples_in_shard: int
+    take: int
+    skip: int = 0
+
+
+class StoredSplit:
+    """Records of a split, by index."""
+
+    def __init__(
+        self,
+        files: list[pathlib.Path],
+        lengths: list[int],
+        class_names: list[str],
+        side: int,
+        raw: bool,
+    ) -> None:
+        self.class_names, self._files, self._raw = class_names, files, raw
+        self._shape = (side, side, 3)
+        self._ends = list(itertools.accumulate(lengths))
+        wholes: list[Any] = [_WholeFile(str(f), n, n) for f, n in zip(files, lengths, strict=True)]
+        self._records = array_record_data_source.ArrayRecordDataSource(wholes)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def where(self, index: int) -> str:
+        """Names the shard and the record in it."""
+        shard = bisect.bisect_right(self._ends, index)
+        start = self._ends[shard - 1] if shard else 0
+        return f"{self._files[shard]}[{index - start}]"
+
+    def __getitem__(self, index: int) -> Example:
+        try:
+            stored, label, name = record.decode(self._records[index])
+        except DataError as error:
+            raise DataError(f"{self.where(index)}: {error}") from error
+        except (ValueError, RuntimeError, IndexError, OSError) as error:
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise DataError(f"{self.where(index)}: cannot be read ({reason})") from error
+        if not self._raw:
+            return Example(bytes(stored), label, name)
+        pixels = np.frombuffer(stored, np.uint8)
+        if pixels.size != np.prod(self._shape):
+            raise DataError(f"{self.where(index)}: holds {pixels.size:,} bytes of pixels")
+        return Example(pixels.reshape(self._shape), label, name)

@@ -1,0 +1,57 @@
+"""Checks a store's files against its manifest, and reads every record."""
+
+import pathlib
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from alexnet_jax.data import store
+from alexnet_jax.data.decode import square
+from alexnet_jax.data.store import StoredSplit
+from alexnet_jax.data.types import DataError
+
+
+def record_files(folder: pathlib.Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
+    """Returns the files of records that TFDS would read, each with the names of the classes.
+
+    Raises:
+      DataError: TFDS cannot read the store's description.
+    """
+    try:
+        info = tfds.builder_from_directory(folder).info
+        names = store.label_names(info)
+        return {file: names for split in info.splits.values() for file in split.filenames}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder}: TFDS cannot read its description ({error})") from error
+
+
+def check_file(
+    folder: pathlib.Path, name: str, manifest: dict[str, Any], class_names: list[str] | None
+) -> list[str]:
+    """Returns what is wrong with a file, a line each.
+
+    Args:
+      folder: the store.
+      name: of the file.
+      manifest: the store's.
+      class_names: for a file of records; None for another.
+    """
+    about, path = manifest["files"][name], folder / name
+    problems = []
+    if store.sha256(path) != about["sha256"]:
+        problems.append(f"{path}: its SHA-256 is not the manifest's")
+    if class_names is None or not about["records"]:
+        return problems
+    options = manifest["options"]
+    raw, side = options["encoding"] == "raw", options["resize"]
+    records = StoredSplit([path], [about["records"]], class_names, side, raw)
+    for index in range(len(records)):
+        try:
+            example = records[index]
+            square(example, records.where(index), side)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        if not -1 <= example.label < len(class_names):
+            problems.append(f"{records.where(index)}: label {example.label} is no class")
+    return problems

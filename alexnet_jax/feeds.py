@@ -1,0 +1,276 @@
+"""Where the arrays come from that feed a step: read ahead on the host, or read once to stay."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from alexnet_jax import mesh as meshes
+from alexnet_jax import processes
+from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.data.loader import (
+    ImageReader,
+    Loader,
+    evaluation_batches,
+    evaluation_positions,
+    read_all,
+    training_positions,
+)
+from alexnet_jax.data.order import permutation
+from alexnet_jax.feeding import Fed, HostBatches, ResidentSplit
+
+GIB = 2**30
+
+
+class Feed(Protocol):
+    """A split as it comes to the compiled steps.
+
+    What it yields stays as it is until the second one after it is asked for.
+    """
+
+    feeding: Any  # HostBatches or ResidentSplit
+    count: int
+
+    @property
+    def bad_images(self) -> list[str]:
+        """What could not be decoded so far, one message each."""
+        ...
+
+    def training(self, first: int, last: int, stop: Callable[[], bool]) -> Iterator[Fed]:
+        """Yields what updates first .. last are fed with.
+
+        Args:
+          first: update, from 1.
+          last: update.
+          stop: asked before each: was this process told to end?
+        """
+        ...
+
+    def evaluation(self) -> Iterator[Fed]:
+        """Yields what evaluation steps over the whole split are fed with."""
+        ...
+
+    def sample(self) -> Fed:
+        """Returns something to try an update on."""
+        ...
+
+    def describe(self) -> str:
+        """Says in a few words how the images come."""
+        ...
+
+
+def zeros(abstract: Any) -> Any:
+    """Returns arrays of zeros where abstract ones say that they live."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    make = jax.jit(
+        lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract),
+        out_shardings=shardings,
+    )
+    return make()
+
+
+class HostFeed:
+    """Batches read ahead in threads, put on the devices while the step before runs."""
+
+    def __init__(
+        self, config: Config, mesh: Mesh, reader: ImageReader, batch_size: int, passes: int = 1
+    ) -> None:
+        self.feeding = HostBatches(config.mesh, batch_size, config.resize)
+        self.count = len(reader)
+        self._config, self._mesh, self._reader = config, mesh, reader
+        self._passes = passes
+
+    @property
+    def bad_images(self) -> list[str]:
+        """What could not be decoded so far, one message each."""
+        return self._reader.bad_images
+
+    def training(self, first: int, last: int, stop: Callable[[], bool]) -> Iterator[Fed]:
+        """Yields batches in the data order."""
+        size = self.feeding.batch_size
+        order = meshes.row_order(self._mesh, self._config.mesh, size, self._passes)
+        positions = training_positions(self._config.seed, order, self.count)
+        return self._put(positions, range(first, last + 1), stop)
+
+    def evaluation(self) -> Iterator[Fed]:
+        """Yields every image once; the tail is masked."""
+        size = self.feeding.batch_size
+        positions = evaluation_positions(size, self.count)
+        return self._put(positions, evaluation_batches(size, self.count), lambda: False)
+
+    def describe(self) -> str:
+        """Says how the images come."""
+        return f"read ahead by {self._config.read_threads} threads"
+
+    def sample(self) -> Fed:
+        """Returns a batch of zeros."""
+        return zeros(self.feeding.abstract(self._mesh))
+
+    def _put(self, positions: Any, numbers: range, stop: Callable[[], bool]) -> Iterator[Fed]:
+        c, size = self._config, self.feeding.batch_size
+        rows = meshes.local_rows(self._mesh, c.mesh, size)
+        loader = Loader(self._reader, c.read_threads, c.read_ahead)
+        for batch in loader.batches(positions, numbers, rows):
+            told = np.full_like(batch["mask"], stop())
+            yield meshes.put_batch(batch | {"stop": told}, self._mesh, c.mesh)
+
+
+class ResidentFeed:
+    """A split that is read once and stays on the devices."""
+
+    def __init__(
+        self,
+        config: Config,
+        mesh: Mesh,
+        reader: ImageReader,
+        batch_size: int,
+        whole: bool,
+        passes: int = 1,
+        progress: Callable[[int], None] = lambda images: None,
+    ) -> None:
+        """Reads the split.
+
+        Raises:
+          DataError: an image that cannot be read, where such are not to be skipped.
+        """
+        self.feeding = resident_split(config, mesh, len(reader), batch_size, whole, passes)
+        self.count = len(reader)
+        self._config, self._mesh, self._reader = config, mesh, reader
+        self._fed = self._place(progress)
+        self._epoch = -1
+
+    @property
+    def bad_images(self) -> list[str]:
+        """What could not be decoded, one message each."""
+        return self._reader.bad_images
+
+    @property
+    def bytes_per_device(self) -> int:
+        """What the images take of each device."""
+        rows = self.feeding.padded // (1 if self.feeding.whole else self.feeding.data)
+        return rows * self.feeding.side**2 * 3
+
+    def training(self, first: int, last: int, stop: Callable[[], bool]) -> Iterator[Fed]:
+        """Yields the same arrays; a new order at each epoch is all that is put on the devices."""
+        go, told = (self._flags(value) for value in (0, 1))
+        for step in range(first, last + 1):
+            self._order_from((step - 1) * self.feeding.batch_size // self.count)
+            yield self._fed | {"stop": told if stop() else go}
+
+    def evaluation(self) -> Iterator[Fed]:
+        """Yields the same arrays with the number of each batch."""
+        for number in evaluation_batches(self.feeding.batch_size, self.count):
+            yield self._fed | {"number": self._everywhere(np.int32(number))}
+
+    def describe(self) -> str:
+        """Says where the images are."""
+        lies = "on every device" if self.feeding.whole else "in parts over data"
+        return f"resident {lies} ({self.bytes_per_device / GIB:.2f} GiB each)"
+
+    def sample(self) -> Fed:
+        """Returns the arrays as they are."""
+        return self._fed
+
+    def _place(self, progress: Callable[[int], None]) -> Fed:
+        """Reads what this process's devices hold, each image once, and puts it there."""
+        feeding, threads = self.feeding, self._config.read_threads
+        abstract = feeding.abstract(self._mesh)
+        held = abstract["image"].sharding.addressable_devices_indices_map(abstract["image"].shape)
+        label = np.zeros(feeding.padded, np.int32)
+        good = np.zeros(feeding.padded, np.float32)
+        parts: dict[tuple[int, int], np.ndarray] = {}
+        placed = []
+        for device, span in held.items():
+            assert span is not None
+            first, last, _ = span[0].indices(feeding.padded)
+            if (first, last) not in parts:
+                images, label[first:last], good[first:last] = read_all(
+                    self._reader, first, last, threads, progress
+                )
+                parts[first, last] = images
+            placed.append(jax.device_put(parts[first, last], device))
+        image = jax.make_array_from_single_device_arrays(
+            abstract["image"].shape, abstract["image"].sharding, placed
+        )
+        # Labels and masks are everywhere: each process tells those of the images that it read.
+        known = processes.summed([label, good], list(parts))
+        return {
+            "image": image,
+            "label": self._everywhere(known[0]),
+            "good": self._everywhere(known[1]),
+            "order": self._everywhere(np.zeros((2, self.count), np.int32)),
+            "first_epoch": self._everywhere(np.int32(0)),
+            "number": self._everywhere(np.int32(0)),
+            "stop": self._flags(0),
+        }
+
+    def _order_from(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            return
+        self._epoch = epoch
+        seed = self._config.seed
+        orders = [permutation(seed, e, self.count) for e in (epoch, epoch + 1)]
+        self._fed |= {
+            "order": self._everywhere(np.stack(orders).astype(np.int32)),
+            "first_epoch": self._everywhere(np.int32(epoch)),
+        }
+
+    def _everywhere(self, value: Any) -> jax.Array:
+        return meshes.put_everywhere(value, self._mesh)
+
+    def _flags(self, value: int) -> jax.Array:
+        rows = meshes.local_rows(self._mesh, self._config.mesh, self.feeding.devices)
+        flags = np.full(rows.stop - rows.start, value, np.float32)
+        return meshes.put_batch({"stop": flags}, self._mesh, self._config.mesh)["stop"]
+
+
+def resident_split(
+    config: Config, mesh: Mesh, count: int, batch_size: int, whole: bool, passes: int = 1
+) -> ResidentSplit:
+    """Returns how a split of `count` images lies on a mesh; see `ResidentSplit`."""
+    shards, devices = meshes.data_devices(mesh), meshes.image_devices(mesh, config.mesh)
+    return ResidentSplit(
+        config.mesh, batch_size, config.resize, count, shards, devices, whole, passes
+    )
+
+
+def resident_budget(config: Config) -> int:
+    """Returns the bytes of a device's memory that resident splits may take, the least of all."""
+    device = jax.local_devices()[0]
+    about = device.memory_stats()
+    if about and "bytes_limit" in about:
+        memory = about["bytes_limit"]
+    else:  # a CPU's devices share the host's memory, and so do its processes
+        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = host // len(jax.devices())
+    asked = config.resident_gib * GIB or memory / 4
+    if jax.process_count() == 1:
+        return int(asked)
+    return min(int(told) for told in processes.told_by_all(str(int(asked))))
+
+
+def kind_of_feed(config: Config, mesh: Mesh, count: int, budget: int) -> str:
+    """Chooses how a split comes: `host`, `whole` (resident, all of it on every device) or `parts`
+    (resident, cut over `data`).
+
+    Raises:
+      ConfigError: `feed` = resident, and it does not fit the budget.
+    """
+    size = count * config.resize**2 * 3
+    shards = meshes.data_devices(mesh)
+    if config.feed == "host":
+        return "host"
+    if size <= budget:
+        return "whole"
+    if -(-size // shards) <= budget and shards > 1:
+        return "parts"
+    if config.feed == "resident":
+        raise ConfigError(
+            f"feed: resident needs {size / shards / GIB:.2f} GiB of each device for {count:,} "
+            f"images, more than {budget / GIB:.2f}; raise resident_gib, or use host"
+        )
+    return "host"

@@ -1,0 +1,132 @@
+"""Prepares a data set once, and verifies what was prepared.
+
+python -m alexnet_jax.prepare --dataset=NAME|FOLDER --out=STORE [--encoding=raw|jpeg] [--resize=256]
+python -m alexnet_jax.prepare --verify STORE
+"""
+
+import concurrent.futures
+import os
+import pathlib
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from alexnet_jax.config import Config, ConfigError
+
+_DATASET = flags.DEFINE_string("dataset", None, "a TFDS data set, or a folder split/class/image")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS's data_dir; empty: its default")
+_OUT = flags.DEFINE_string("out", None, "folder of the store to make, or to go on with")
+_ENCODING = flags.DEFINE_enum(
+    "encoding", "raw", ["raw", "jpeg"], "raw is exact; jpeg says its cost"
+)
+_RESIZE = flags.DEFINE_integer("resize", 256, "side of the squares, in pixels", lower_bound=1)
+_EXIF = flags.DEFINE_bool("exif_orientation", False, "turn photographs as their EXIF field says")
+_ON_BAD_IMAGE = flags.DEFINE_enum(
+    "on_bad_image", "raise", ["raise", "skip"], "skip: leave out what cannot be decoded; count it"
+)
+_WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0: one for each core", lower_bound=0)
+_SHARDS = flags.DEFINE_integer(
+    "shards", 0, "files of each split; 0: one for each 128 MiB of pixels", lower_bound=0
+)
+_VERIFY = flags.DEFINE_bool("verify", False, "check every byte and every record of STORE instead")
+
+
+def prepare() -> None:
+    """Makes the store that the flags describe.
+
+    Raises:
+      ConfigError: flags that do not fit together.
+      DataError: a data set, image or folder that cannot be used; what is finished is kept.
+      FolderInUseError: another process makes the same store.
+    """
+    from alexnet_jax import files
+    from alexnet_jax.data import store
+    from alexnet_jax.data.preparation import Options, Preparation
+    from alexnet_jax.data.sources import open_dataset
+    from alexnet_jax.data.types import DataError
+    from alexnet_jax.writers import Progress
+
+    if not _DATASET.value or not _OUT.value:
+        raise ConfigError("--dataset, --out: both are needed (or --verify STORE)")
+    folder = pathlib.Path(_OUT.value).expanduser()
+    options = Options(
+        _ENCODING.value, _RESIZE.value, _EXIF.value, _ON_BAD_IMAGE.value, _SHARDS.value
+    )
+    config = Config(dataset=_DATASET.value, data_dir=_DATA_DIR.value, resize=_RESIZE.value)
+    if (folder / store.MANIFEST).is_file() and not (folder / store.UNFINISHED).is_dir():
+        raise DataError(f"{folder}: holds a finished store; --verify it, or use another --out")
+    if folder.is_dir() and not store.is_store(folder) and any(folder.iterdir()):
+        raise DataError(f"{folder}: is not empty and holds no store; use another --out")
+    workers = _WORKERS.value or os.cpu_count() or 1
+    with files.only_process(folder / store.UNFINISHED):
+        dataset = open_dataset(config)
+        preparation = Preparation(dataset, folder, options)
+        if preparation.done:
+            print(f"going on in {folder}: {preparation.done:,} images are there", flush=True)
+        with Progress("prepare", preparation.done, preparation.total, "image") as progress:
+            preparation.write(workers, progress.advance)
+        preparation.finish()
+    bad, cost = preparation.bad_images, preparation.jpeg_cost()
+    for message in bad:
+        print(f"left out: {message}")
+    sizes = ", ".join(f"{size:,} in {split}" for split, size in sorted(dataset.sizes.items()))
+    print(f"{folder}: {sizes}" + (f", less {len(bad):,} left out" if bad else ""))
+    if cost:
+        print(
+            f"jpeg changes a pixel by {cost[0]:.2f} of 255 on average and takes {cost[1]:,.0f} "
+            f"bytes an image; raw takes {3 * options.resize**2:,}"
+        )
+
+
+def verify(folder: pathlib.Path) -> None:
+    """Checks every byte and every record of a store.
+
+    Raises:
+      DataError: the store cannot be opened. Damaged files are printed, and end the process with 1.
+    """
+    from alexnet_jax.data import store
+    from alexnet_jax.data.verification import check_file, record_files
+    from alexnet_jax.writers import Progress
+
+    manifest = store.read_manifest(folder)
+    problems = store.damaged_sizes(folder, manifest)
+    lost = {problem.partition(":")[0] for problem in problems}
+    whole = [name for name in manifest["files"] if str(folder / name) not in lost]
+    expected = record_files(folder, manifest)
+    with (
+        concurrent.futures.ThreadPoolExecutor(_WORKERS.value or os.cpu_count()) as pool,
+        Progress("verify", 0, len(whole), "file") as progress,
+    ):
+        for found in pool.map(lambda n: check_file(folder, n, manifest, expected.get(n)), whole):
+            problems += found
+            progress.advance()
+    for problem in problems:
+        print(f"damaged: {problem}")
+    if problems:
+        sys.exit(f"error: {folder}: {len(problems)} problems; restore these, or prepare it again")
+    records = sum(about.get("records", 0) for about in manifest["files"].values())
+    print(f"{folder}: {len(whole)} files and {records:,} records are as they were written")
+
+
+def _run(arguments: list[str]) -> None:
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    from alexnet_jax.data.types import DataError
+    from alexnet_jax.files import FolderInUseError
+
+    try:
+        if _VERIFY.value and len(arguments) == 2:
+            verify(pathlib.Path(arguments[1]).expanduser())
+        elif _VERIFY.value or len(arguments) > 1:
+            raise ConfigError("--verify STORE: name one store, and nothing without --verify")
+        else:
+            prepare()
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    except (ConfigError, DataError, FolderInUseError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(_run)

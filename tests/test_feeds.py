@@ -1,0 +1,145 @@
+"""Steps are fed the same batches whichever way the images come."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import small
+from on_mesh import small as on_mesh
+
+from alexnet_jax import communication, feeds, mesh, train
+from alexnet_jax.config import Config, ConfigError, MeshConfig
+from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.feeding import Feeding
+from alexnet_jax.feeds import HostFeed, ResidentFeed
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("set")
+    small.write_folder(path)
+    bad = sorted((path / "train" / "dark").iterdir())[3]
+    bad.write_bytes(b"broken")
+    return path
+
+
+def taken(feeding: Feeding, devices: jax.sharding.Mesh, fed: dict, step: int | None) -> dict:
+    """Returns the batch that devices take from what they are fed with, in the order of rows."""
+
+    def take(at: jax.Array, fed: dict) -> dict:
+        return feeding.evaluation(fed) if step is None else feeding.training(fed, at)
+
+    out = mesh.batch_spec(feeding.config)
+    mapped = mesh.per_device(take, devices, mesh.EVERYWHERE, feeding.specs, out)
+    batch = jax.device_get(jax.jit(mapped)(jax.numpy.int32(0 if step is None else step - 1), fed))
+    return {name: values for name, values in batch.items() if name != "stop"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "scheme", "passes"),
+    [
+        ((1, 1), "columns", 1),
+        ((2, 2), "columns", 1),
+        ((4, 1), "columns", 1),
+        ((2, 2), "hybrid", 2),
+        ((2, 2), "hybrid_in_turns", 2),
+    ],
+)
+def test_resident_splits_give_the_batches_of_the_host(folder, shape, scheme, passes):
+    config = small.config(folder)
+    config.on_bad_image = "skip"
+    config.mesh = MeshConfig(*shape, scheme=scheme)
+    devices = mesh.build(config.mesh)
+    split = open_dataset(config).open("train")
+
+    def reader() -> ImageReader:
+        return ImageReader(split, config.resize, on_bad_image="skip")
+
+    host = HostFeed(config, devices, reader(), 8, passes)
+    others = [ResidentFeed(config, devices, reader(), 8, whole, passes) for whole in (True, False)]
+    for feed in others:
+        assert len(feed.bad_images) == 1
+        own = zip(host.training(2, 6, bool), feed.training(2, 6, bool), strict=True)
+        for step, (one, other) in enumerate(own, 2):  # two epochs of 20, across their end
+            wanted = taken(host.feeding, devices, one, step)
+            got = taken(feed.feeding, devices, other, step)
+            assert got.keys() == wanted.keys()
+            for name in wanted:
+                np.testing.assert_array_equal(got[name], wanted[name], err_msg=name)
+        own = zip(host.evaluation(), feed.evaluation(), strict=True)
+        for one, other in own:
+            wanted = taken(host.feeding, devices, one, None)
+            got = taken(feed.feeding, devices, other, None)
+            shown = wanted["mask"] > 0
+            for name in ("label", "mask", "bad"):
+                there = wanted["mask"] + wanted["bad"] > 0 if name == "label" else slice(None)
+                np.testing.assert_array_equal(got[name][there], wanted[name][there], err_msg=name)
+            np.testing.assert_array_equal(got["image"][shown], wanted["image"][shown])
+
+
+def test_a_signal_travels_with_the_next_step(folder):
+    config = small.config(folder)
+    config.on_bad_image = "skip"
+    devices = mesh.build(config.mesh)
+    split = open_dataset(config).open("train")
+    for kind in (HostFeed, ResidentFeed):
+        more = (True,) if kind is ResidentFeed else ()
+        reader = ImageReader(split, config.resize, on_bad_image="skip")
+        told = iter([False, True])
+        feed = kind(config, devices, reader, 8, *more)
+        flags = [float(fed["stop"].max()) for fed in feed.training(1, 2, lambda t=told: next(t))]
+        assert flags == [0, 1]
+
+
+def test_runs_are_the_same_resident_or_not(tmp_path):
+    small.write_folder(tmp_path / "set")
+    config = small.config(tmp_path / "set")
+    config.num_steps = 4
+    found = []
+    for feed in ("host", "resident"):
+        summary = train.train(dataclasses.replace(config, feed=feed), tmp_path / feed)
+        found.append((summary, small.rows(tmp_path / feed)))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("images", "gib", "shape", "kind"),
+    [
+        (100, 1.0, (1, 1), "whole"),
+        (10**6, 1.0, (1, 1), "host"),
+        (120_000, 1.0, (2, 1), "parts"),
+        (120_000, 1.0, (1, 2), "host"),
+    ],
+)
+def test_the_kind_of_feed_follows_the_size(images, gib, shape, kind):
+    config = Config(resize=71, resident_gib=gib, mesh=MeshConfig(*shape))
+    devices, budget = mesh.build(config.mesh), feeds.resident_budget(config)
+    assert feeds.kind_of_feed(config, devices, images, budget) == kind
+    assert (
+        feeds.kind_of_feed(dataclasses.replace(config, feed="host"), devices, 1, budget) == "host"
+    )
+    if kind == "host":
+        with pytest.raises(ConfigError, match="feed: resident needs .* raise resident_gib"):
+            feeds.kind_of_feed(
+                dataclasses.replace(config, feed="resident"), devices, images, budget
+            )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "scheme"), [((2, 2), "columns"), ((4, 1), "columns"), ((2, 2), "hybrid")]
+)
+def test_parts_add_one_exchange_of_the_batch(shape, scheme):
+    config = on_mesh(shape, model__width=0.25)
+    config.mesh.scheme, config.feed = scheme, "resident"
+    images = 1_281_167
+    config.resident_gib = images * 71 * 71 * 3 / 2**30 / shape[0] * 1.01
+    found = communication.compiled(train.compile_train_step(config))
+    own = [c for c in found if c.layer == "images"]
+    assert [(c.kind, c.group) for c in own] == [("reduce-scatter", shape[0])]
+    rows = config.batch_size // (shape[1] if scheme == "hybrid" else 1)
+    assert own[0].payload == rows * 71 * 71 * 3
+    wanted = communication.expected(config, 13, shape[0], exchanged=True)
+    assert sum(c.moved for c in found) == pytest.approx(sum(c.moved for c in wanted), rel=0.01)
