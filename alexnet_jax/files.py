@@ -3,11 +3,19 @@
 import contextlib
 import fcntl
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Iterator
+
+import numpy as np
 
 
 class FolderInUseError(RuntimeError):
     """Another process holds a folder."""
+
+
+class DamagedFileError(ValueError):
+    """A file that is not what it should be; the message names it."""
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
@@ -15,6 +23,23 @@ def replace_text(path: pathlib.Path, text: str) -> None:
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(text)
     temporary.replace(path)
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an .npz file, none of them pickled.
+
+    Raises:
+      DamagedFileError: it is missing or not whole.
+    """
+    try:
+        arrays = np.load(path, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("one array, not several")
+        with arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DamagedFileError(f"{path}: cannot be read ({reason})") from error
 
 
 @contextlib.contextmanager

@@ -1,7 +1,10 @@
 """Image files to uint8 squares: the authors' resize rule (cuda-convnet2 make-data, pyext.cpp)."""
 
+import io
+
 import cv2
 import numpy as np
+from PIL import Image, ImageOps
 
 from alexnet_jax.data.types import DataError, Example
 
@@ -25,6 +28,9 @@ def decode(encoded: bytes, name: str, side: int, exif_orientation: bool = False)
     Raises:
       DataError: names a file that cannot be decoded.
     """
+    if _is_cmyk(encoded):
+        image = _decode_cmyk(encoded, name, exif_orientation)
+        return centre_square(image, side)
     flags = cv2.IMREAD_COLOR_RGB | (0 if exif_orientation else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
@@ -33,6 +39,30 @@ def decode(encoded: bytes, name: str, side: int, exif_orientation: bool = False)
     if image is None:
         raise DataError(f"{name}: is not a readable image, or it is cut short")
     return centre_square(image, side)
+
+
+def _is_cmyk(encoded: bytes) -> bool:
+    """Is it a JPEG of four components? Its frame header says so (ITU T.81, B.2.2)."""
+    at = 2
+    while encoded[:2] == b"\xff\xd8" and at + 9 < len(encoded) and encoded[at] == 0xFF:
+        marker = encoded[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return encoded[at + 9] == 4
+        else:
+            at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+    return False
+
+
+def _decode_cmyk(encoded: bytes, name: str, exif_orientation: bool) -> np.ndarray:
+    """Decodes with Pillow, whose colours others compare with: OpenCV's are up to 2 apart."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as opened:
+            turned = ImageOps.exif_transpose(opened) if exif_orientation else opened
+            return np.asarray(turned.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: is not a readable image, or it is cut short ({error})") from error
 
 
 def square(example: Example, where: str, side: int, exif_orientation: bool = False) -> np.ndarray:

@@ -279,13 +279,11 @@ class Preparation:
 
     def _load(self) -> None:
         try:
-            with np.load(self._state, allow_pickle=False) as arrays:
-                noted = json.loads(arrays["text"].tobytes())
-                self._sums.pixels, self._sums.products = arrays["pixels"], arrays["products"]
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise DataError(
-                f"{self._state}: cannot be read ({error}); remove {self._folder} and begin again"
-            ) from error
+            arrays = files.read_arrays(self._state)
+            noted = json.loads(arrays["text"].tobytes())
+            self._sums.pixels, self._sums.products = arrays["pixels"], arrays["products"]
+        except (ValueError, KeyError) as error:
+            raise DataError(f"{error}; remove {self._folder} and begin again") from error
         for name, now in self._identity.items():
             if noted[name] != now:
                 raise DataError(

@@ -9,6 +9,7 @@ import pathlib
 import cv2
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax.data.types import DataError
 
 FILE = "statistics.npz"
@@ -128,10 +129,10 @@ class Statistics:
         Raises:
           DataError: it is missing or damaged.
         """
-        path = folder / FILE
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"{path}: cannot be read ({reason})") from error
+            arrays = files.read_arrays(folder / FILE)
+            return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+        except files.DamagedFileError as error:
+            raise DataError(f"{error}; restore it, or prepare the store again") from error
+        except KeyError as error:
+            raise DataError(f"{folder / FILE}: has no {error}; prepare the store again") from error

@@ -1,0 +1,136 @@
+"""ILSVRC 2012 from archives with its names and layout, scaled down, without TensorFlow."""
+
+import io
+import pathlib
+import tarfile
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from alexnet_jax.config import Config
+from alexnet_jax.data.imagenet import ImagenetArchives
+from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.data.types import DataError
+
+# Where TFDS itself needs TensorFlow (its dataset builder lists them): one PNG, 22 CMYK JPEGs.
+PNG = "n02105855_2933"
+CMYK = """n01739381_1309 n02077923_14822 n02447366_23489 n02492035_15739 n02747177_10752
+n03018349_4028 n03062245_4620 n03347037_9675 n03467068_12171 n03529860_11437 n03544143_17228
+n03633091_5218 n03710637_5125 n03961711_5286 n04033995_2932 n04258138_17003 n04264628_27969
+n04336792_7448 n04371774_5854 n04596742_4225 n07583066_647 n13037406_4650""".split()
+LABELS = tfds.core.tfds_path("datasets/imagenet2012")
+
+
+def photograph(seed: int, kind: str = "RGB") -> bytes:
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    pixels = cv2.resize(small, (90 + seed % 7, 80), interpolation=cv2.INTER_CUBIC)
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels).convert(kind)
+    image.save(buffer, "PNG" if kind == "P" else "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    about = tarfile.TarInfo(name)
+    about.size = len(data)
+    archive.addfile(about, io.BytesIO(data))
+
+
+def write_archives(folder: pathlib.Path, each: int = 1, truncated: int = 0) -> dict[str, int]:
+    """Writes the three archives; returns how many images are in each.
+
+    Every class has an archive of its own; the 23 odd files have their own names and kinds; the
+    first images of some classes are cut short.
+    """
+    folder.mkdir(parents=True)
+    classes = (LABELS / "labels.txt").read_text().split()
+    counts = {"train": 0, "validation": 30, "test": 20}
+    with tarfile.open(folder / "ILSVRC2012_img_train.tar", "w") as outer:
+        for i, wnid in enumerate(classes):
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w") as inner:
+                for k in range(each):
+                    data = photograph(i * each + k)
+                    add(
+                        inner, f"{wnid}_{k}.JPEG", data[: len(data) // 3] if i < truncated else data
+                    )
+                    counts["train"] += 1
+                for odd, kind in [(PNG, "P"), *((name, "CMYK") for name in CMYK)]:
+                    if odd.startswith(wnid):
+                        add(inner, f"{odd}.JPEG", photograph(i, kind))
+                        counts["train"] += 1
+            add(outer, f"{wnid}.tar", buffer.getvalue())
+    for split, file in (("validation", "val"), ("test", "test")):
+        with tarfile.open(folder / f"ILSVRC2012_img_{file}.tar", "w") as archive:
+            for i in reversed(range(1, counts[split] + 1)):  # in no order of their own
+                add(archive, f"ILSVRC2012_{file}_{i:08}.JPEG", photograph(i))
+    return counts
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tfds")
+    write_archives(path / "downloads" / "manual")
+    return path
+
+
+def test_every_image_is_read_with_its_label(data_dir, shared_data):
+    data = open_dataset(Config(dataset="imagenet2012", data_dir=str(data_dir)))
+    assert data.sizes == {"train": 1023, "validation": 30, "test": 20}
+    assert len(data.class_names) == 1000
+    train = data.open("train")
+    reader, image = ImageReader(train, 64), np.empty((64, 64, 3), np.uint8)
+    odd = {f"{name}.JPEG" for name in (PNG, *CMYK)}
+    for i in range(len(train)):
+        name = reader.name(i)
+        if name in odd or i % 50 == 0:
+            label, good = reader.read(i, image)
+            assert good
+            assert data.class_names[label] == name.partition("_")[0]
+            assert image.std() > 5
+            odd.discard(name)
+    assert not odd
+    first = {data.open("train[:100]")[i].label for i in range(100)}
+    assert len(first) > 80  # classes are mixed
+    wanted = (shared_data / "oracles" / "ilsvrc2012_val_labels.txt").read_text().split()
+    validation = data.open("validation")
+    numbers = [int(wanted[1::2][i]) for i in range(30)]
+    assert [validation[i].label for i in range(30)] == numbers
+    assert validation[0].name == "ILSVRC2012_val_00000001.JPEG"
+    test = data.open("test")
+    assert [test[i].label for i in range(20)] == [-1] * 20
+    assert test[19].name == "ILSVRC2012_test_00000020.JPEG"
+
+
+def test_missing_and_wrong_archives_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"none of ILSVRC2012_img_train.tar, .* is in .*manual"):
+        open_dataset(Config(dataset="imagenet2012", data_dir=str(tmp_path)))
+    train = tmp_path / "ILSVRC2012_img_train.tar"
+    train.write_bytes(b"this is no archive" * 100)
+    with pytest.raises(DataError, match=r"img_train.tar: is not a whole tar archive"):
+        ImagenetArchives(tmp_path)
+    with tarfile.open(train, "w") as archive:
+        add(archive, "holiday.tar", b"")
+    with pytest.raises(DataError, match=r"holiday.tar is not the archive of an ImageNet class"):
+        ImagenetArchives(tmp_path)
+    train.unlink()
+    with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar", "w") as archive:
+        add(archive, "holiday.JPEG", photograph(1))
+    with pytest.raises(DataError, match=r"holiday.JPEG is not an ImageNet validation image"):
+        ImagenetArchives(tmp_path)
+
+
+def test_an_archive_cut_short_is_named(tmp_path):
+    write_archives(tmp_path / "whole")
+    for file in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"):
+        data = (tmp_path / "whole" / file).read_bytes()
+        folder = tmp_path / file[:-4]
+        folder.mkdir()
+        (folder / file).write_bytes(data[: len(data) * 2 // 3])
+        with pytest.raises(DataError, match=rf"{file}: is not a whole tar archive|damaged"):
+            ImagenetArchives(folder)

@@ -1,0 +1,346 @@
+"""Stores: what is in them, that they can be interrupted, and that damage is found."""
+
+import filecmp
+import io
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import small
+import tensorflow_datasets as tfds
+from PIL import Image
+from test_imagenet import write_archives
+
+from alexnet_jax import train
+from alexnet_jax.config import Config
+from alexnet_jax.data import store
+from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.data.types import DataError
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "alexnet_jax.prepare", *map(str, arguments)]
+
+
+def prepare(*arguments: object, limit: int | None = None) -> tuple[int, str]:
+    """Runs the command; returns its status and what it says.
+
+    Args:
+      arguments: of the command.
+      limit: bytes that a file may have, as on a disk that is full.
+    """
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    line = command(*arguments)
+    if limit:
+        line = ["prlimit", f"--fsize={limit}", *line]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=300)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def write_images(path: pathlib.Path, count: int = 60) -> None:
+    """Writes split/class/image of many sizes and kinds."""
+    rng = np.random.default_rng(3)
+    kinds = [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("RGB", "PNG")]
+    for i in range(count):
+        mode, kind = kinds[i % len(kinds)]
+        size = rng.integers(30, 300, 2)
+        coarse = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        pixels = cv2.resize(coarse, tuple(map(int, size)), interpolation=cv2.INTER_CUBIC)
+        folder = path / ("train" if i % 4 else "val") / f"class{i % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).convert(mode).save(folder / f"{i:03}.{kind.lower()}", kind)
+
+
+def independent(path: pathlib.Path, side: int) -> np.ndarray:
+    """The authors' rule, written again over Pillow's decoder."""
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    height, width = pixels.shape[:2]
+    s = side / min(height, width)
+    if s != 1:
+        size = (max(side, round(width * s)), max(side, round(height * s)))
+        pixels = cv2.resize(
+            pixels, size, interpolation=cv2.INTER_AREA if s < 1 else cv2.INTER_CUBIC
+        )
+    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+    return pixels[top : top + side, left : left + side]
+
+
+def same(a: pathlib.Path, b: pathlib.Path) -> bool:
+    names = sorted(p.name for p in a.iterdir())
+    if names != sorted(p.name for p in b.iterdir()):
+        return False
+    return filecmp.cmpfiles(a, b, names, shallow=False)[0] == names
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images")
+    write_images(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(images, tmp_path_factory):
+    """A store of 64-pixel squares in five shards a split, made in one go by one worker."""
+    out = tmp_path_factory.mktemp("made") / "store"
+    status, said = prepare(
+        f"--dataset={images}", f"--out={out}", "--resize=64", "--shards=5", "--workers=1"
+    )
+    assert status == 0, said
+    assert "15 in val" in said
+    return out
+
+
+def test_records_are_an_independent_decode(images, made):
+    builder = tfds.builder_from_directory(made)
+    assert builder.info.features["label"].names == ["class0", "class1", "class2"]
+    assert {k: v.num_examples for k, v in builder.info.splits.items()} == {"train": 45, "val": 15}
+    for split in ("train", "val"):
+        seen = set()
+        for example in builder.as_data_source(split):
+            name = example["id"].decode()
+            assert example["image"].dtype == np.uint8
+            np.testing.assert_array_equal(example["image"], independent(images / split / name, 64))
+            assert name.startswith(f"class{example['label']}/")
+            seen.add(name)
+        assert len(seen) == builder.info.splits[split].num_examples
+    status, said = prepare("--verify", made)
+    assert (status, "60 records are as they were written" in said) == (0, True), said
+
+
+def test_statistics_are_those_of_the_training_split(images, made):
+    squares = np.stack([independent(p, 64) for p in sorted(images.glob("train/*/*"))])
+    found = Statistics.load(made)
+    np.testing.assert_allclose(found.mean_image, squares.mean(axis=0), rtol=1e-6)
+    covariance = np.cov(squares.reshape(-1, 3).T.astype(np.float64), bias=True)
+    np.testing.assert_allclose(found.covariance, covariance, rtol=1e-9)
+
+
+def test_another_number_of_workers_writes_the_same_bytes(images, made, tmp_path):
+    arguments = (f"--dataset={images}", f"--out={tmp_path / 'store'}", "--resize=64", "--shards=5")
+    assert prepare(*arguments, "--workers=3")[0] == 0
+    assert same(made, tmp_path / "store")
+    status, said = prepare(*arguments)
+    assert status == 1
+    assert "holds a finished store; --verify it" in said
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_continued_it_is_the_same(images, made, tmp_path):
+    chance = random.Random(0)
+    out = tmp_path / "store"
+    line = command(f"--dataset={images}", f"--out={out}", "--resize=64", "--shards=5")
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    kills = 0
+    while kills < 20:
+        process = subprocess.Popen(
+            [*line, f"--workers={chance.choice([1, 2, 4])}"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            # Most of its life is starting: the later moments are the ones of writing.
+            process.wait(chance.uniform(0.5, 2.5))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        else:
+            assert same(made, out)
+            for path in sorted(out.glob("*"), reverse=True):
+                path.unlink()  # begin again until it was killed often enough
+    subprocess.run([*line, "--workers=2"], env=environment, check=False, capture_output=True)
+    assert same(made, out)
+
+
+def test_a_run_from_a_store_is_that_from_the_images(images, made, tmp_path):
+    found = []
+    for dataset, feed in ((images, "host"), (made, "host"), (made, "resident")):
+        config = small.config(dataset)
+        config.resize, config.image_size, config.num_steps = 64, 64 - 1, 2
+        config.model.conv1_padding = 4
+        config.resize = 64
+        config.feed = feed
+        config.image_size = 63
+        config.augment.statistics = "imagenet"
+        workdir = tmp_path / f"{dataset.name}-{feed}"
+        found.append((train.train(config, workdir), small.rows(workdir)))
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_store_of_another_size_says_what_to_do(made):
+    with pytest.raises(
+        DataError, match=r"resize: .* holds images of 64, not 256; set --config.res"
+    ):
+        open_dataset(Config(dataset=str(made)))
+
+
+def copied(made: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
+    to.mkdir()
+    for path in made.iterdir():
+        (to / path.name).write_bytes(path.read_bytes())
+    return to
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "manifest", "description"])
+def test_damage_is_found_and_named(made, tmp_path, damage):
+    broken = copied(made, tmp_path / "broken")
+    shard = sorted(broken.glob("*train*array_record*"))[2]
+    config = Config(dataset=str(broken), resize=64)
+    if damage == "flip":
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+        source = open_dataset(config).open("train")  # sizes are right: a read finds it
+        with pytest.raises(DataError, match=re.escape(shard.name)):
+            for i in range(len(source)):
+                source[i]
+    elif damage == "cut":
+        shard.write_bytes(shard.read_bytes()[:-1])
+        with pytest.raises(DataError, match=rf"{re.escape(shard.name)}: holds .* it is cut"):
+            open_dataset(config)
+    elif damage == "missing":
+        shard.unlink()
+        with pytest.raises(DataError, match=rf"{re.escape(shard.name)}: is missing"):
+            open_dataset(config)
+    elif damage == "manifest":
+        shard = broken / store.MANIFEST
+        shard.write_text(shard.read_text()[:50])
+        with pytest.raises(DataError, match="manifest.json: cannot be read"):
+            open_dataset(config)
+    else:
+        shard = broken / "features.json"
+        shard.write_text("{}" + shard.read_text()[2:])
+    status, said = prepare("--verify", broken)
+    assert status == 1
+    assert shard.name in said or damage == "description"
+    assert "error: " in said
+
+
+def test_a_bad_image_stops_it_keeps_what_is_done_and_may_be_skipped(images, made, tmp_path):
+    source = tmp_path / images.name
+    for path in images.glob("*/*/*"):
+        target = source / path.relative_to(images)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    bad = sorted(source.glob("val/*/*.jpeg"))[0]
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    arguments = (f"--dataset={source}", "--resize=64", "--shards=5", "--workers=1")
+    status, said = prepare(*arguments, f"--out={tmp_path / 'a'}")
+    assert status == 1
+    assert re.search(rf"error: .*{bad.name}: is not a readable image", said), said
+    with pytest.raises(DataError, match="is not finished; run the same prepare command again"):
+        open_dataset(Config(dataset=str(tmp_path / "a"), resize=64))
+    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "a").glob("*-of-00005")}
+    assert len(kept) >= 5  # the training split's, which come first
+    status, said = prepare(*arguments, f"--out={tmp_path / 'a'}", "--encoding=jpeg")
+    assert status == 1
+    assert "was begun with options" in said
+    bad.write_bytes(whole)
+    status, said = prepare(*arguments, f"--out={tmp_path / 'a'}")
+    assert status == 0, said
+    assert "going on in" in said
+    assert all((tmp_path / "a" / name).stat().st_mtime_ns == at for name, at in kept.items())
+    for path in made.glob("*array_record*"):
+        assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes()
+
+    bad.write_bytes(b"")
+    status, said = prepare(*arguments, f"--out={tmp_path / 'b'}", "--on_bad_image=skip")
+    assert status == 0, said
+    assert f"{bad.name}: is not a readable image" in said
+    assert "less 1 left out" in said
+    assert open_dataset(Config(dataset=str(tmp_path / "b"), resize=64)).sizes["val"] == 14
+
+
+def test_jpeg_says_what_it_costs(images, tmp_path):
+    out = tmp_path / "store"
+    status, said = prepare(f"--dataset={images}", f"--out={out}", "--resize=64", "--encoding=jpeg")
+    assert status == 0, said
+    assert re.search(r"jpeg changes a pixel by \d+\.\d\d of 255 .* raw takes 12,288", said)
+    manifest = json.loads((out / store.MANIFEST).read_text())
+    source, total = open_dataset(Config(dataset=str(out), resize=64)).open("val"), 0.0
+    for i in range(len(source)):
+        example = source[i]
+        decoded = np.asarray(Image.open(io.BytesIO(example.image)))
+        wanted = independent(images / "val" / example.name, 64).astype(int)
+        total += np.abs(decoded - wanted).mean()
+    assert 0 < total / len(source) < 3 * manifest["jpeg"]["mean_absolute_difference"]
+    assert prepare("--verify", out)[0] == 0
+
+
+def test_disks_and_folders_that_cannot_be_written(images, tmp_path, monkeypatch):
+    arguments = (f"--dataset={images}", "--resize=64", "--shards=1", "--workers=1")
+    status, said = prepare(*arguments, f"--out={tmp_path / 'full'}", limit=200_000)
+    assert status == 1
+    assert re.search(r"error: .*train.array_record-00000-of-00001: cannot be written", said), said
+    status, said = prepare(*arguments, f"--out={tmp_path / 'full'}")
+    assert status == 0, said  # with room it goes on
+    (tmp_path / "file").write_text("")
+    status, said = prepare(*arguments, f"--out={tmp_path / 'file' / 'store'}")
+    assert status == 1
+    assert re.search(r"error: .*Not a directory: .*file", said), said
+    status, said = prepare(*arguments, f"--out={images}")
+    assert status == 1
+    assert "is not empty and holds no store" in said
+    from alexnet_jax.data import preparation
+
+    monkeypatch.setattr(
+        preparation.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})()
+    )
+    with pytest.raises(DataError, match=r"GiB are needed, 0.0 are free; make room"):
+        preparation.Preparation(
+            open_dataset(Config(dataset=str(images))), tmp_path, preparation.Options()
+        )
+
+
+def test_imagenets_archives_become_a_store(tmp_path):
+    """Names, classes and nested archives of the real ones; 23 odd files; some cut short."""
+    data_dir = tmp_path / "tfds"
+    counts = write_archives(data_dir / "downloads" / "manual", truncated=5)
+    arguments = ("--dataset=imagenet2012", f"--data_dir={data_dir}", "--resize=64")
+    status, said = prepare(*arguments, f"--out={tmp_path / 'a'}")
+    assert status == 1
+    assert re.search(r"error: .*img_train.tar/n01\d+_0.JPEG: is not a readable image", said), said
+    start = time.perf_counter()
+    status, said = prepare(*arguments, f"--out={tmp_path / 'b'}", "--on_bad_image=skip")
+    assert status == 0, said
+    assert time.perf_counter() - start < 120
+    assert said.count("left out: ") == 5
+    data = open_dataset(Config(dataset=str(tmp_path / "b"), resize=64))
+    assert data.sizes == counts | {"train": counts["train"] - 5}
+    assert len(data.class_names) == 1000
+    test = data.open("test")
+    assert [(test[i].label, test[i].name) for i in (0, 19)] == [
+        (-1, "ILSVRC2012_test_00000001.JPEG"),
+        (-1, "ILSVRC2012_test_00000020.JPEG"),
+    ]
+
+
+def test_real_photographs(shared_data, tmp_path):
+    for path in sorted((shared_data / "photos").glob("*.JPEG")):
+        folder = tmp_path / "photos" / "train" / path.name.partition("_")[0]
+        folder.mkdir(parents=True)
+        (folder / path.name).symlink_to(path)
+    status, said = prepare(f"--dataset={tmp_path / 'photos'}", f"--out={tmp_path / 'store'}")
+    assert status == 0, said
+    source = open_dataset(Config(dataset=str(tmp_path / "store"))).open("train")
+    assert len(source) == 200
+    for i in range(200):
+        example = source[i]
+        path = shared_data / "photos" / example.name.partition("/")[2]
+        np.testing.assert_array_equal(example.image, independent(path, 256), err_msg=example.name)
