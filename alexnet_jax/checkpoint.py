@@ -60,6 +60,10 @@ class Checkpoints:
         """Returns the newest complete checkpoint's step, or None."""
         return self._manager.latest_step()
 
+    def all_steps(self) -> list[int]:
+        """Returns the steps of all complete checkpoints, in their order."""
+        return sorted(self._manager.all_steps())
+
     def best_step(self) -> int | None:
         """Returns the kept checkpoint with the least validation error, else the newest, or None."""
         best = self._manager.best_step()

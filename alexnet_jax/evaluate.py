@@ -163,3 +163,9 @@ def evaluate(
 
 
 _merge = jax.jit(metrics.merge)
+
+
+if __name__ == "__main__":
+    from alexnet_jax.predictions import main  # the command is more than this file
+
+    main()

@@ -8,19 +8,14 @@ import numpy as np
 from absl import app, flags
 
 from alexnet_jax import startup
-from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.data.decode import decode
 from alexnet_jax.data.types import DataError
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "the folder of a run", required=True)
-_VIEWS = flags.DEFINE_enum("views", "10", ["1", "10"], "views whose probabilities are averaged")
-_OUT = flags.DEFINE_string("out", None, "folder of the pictures; default: plots in the workdir")
 
 
 class Predictor:
     """A run's best checkpoint, ready to name what is on photographs."""
 
-    def __init__(self, workdir: pathlib.Path, views: int = 10) -> None:
+    def __init__(self, workdir: pathlib.Path, views: int = 10, which: str = "best") -> None:
         """Reads the run.
 
         Raises:
@@ -28,33 +23,19 @@ class Predictor:
         """
         import jax
 
-        from alexnet_jax import augment, checkpoint, evaluate, mesh, model, schemes
-        from alexnet_jax.state import abstract_state
+        from alexnet_jax import evaluate, trained
 
-        self.config: Config = checkpoint.read_config(workdir)
-        self.class_names: list[str] = checkpoint.read_class_names(workdir)
-        self.config.mesh = MeshConfig(1, 1)
-        devices = mesh.build(self.config.mesh)
-        network = model.build(
-            self.config.model,
-            self.config.num_classes or len(self.class_names),
-            self.config.precision,
-        )
-        with checkpoint.Checkpoints(workdir, 1, read_only=True) as checkpoints:
-            step = checkpoints.best_step()
-            if step is None:
-                raise ConfigError(f"{workdir} has no checkpoint yet; train first")
-            state = checkpoints.restore(step, abstract_state(self.config, network, devices))
-        self.step, self._params = step, state.params
-        scheme = schemes.build(self.config, network, devices)
-        seen = augment.Views.of(self.config, checkpoint.read_statistics(workdir))
+        self.network = network = trained.load(workdir, which=which)
+        scheme = network.scheme
         self._probabilities: Any = jax.jit(
-            lambda params, image: evaluate.average_probabilities(scheme, params, image, views, seen)
+            lambda params, image: evaluate.average_probabilities(
+                scheme, params, image, views, network.views
+            )
         )
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Maps one decoded square, (R, R, 3) uint8, to its probabilities, (K,) float32."""
-        return np.asarray(self._probabilities(self._params, image[None])[0])
+        return np.asarray(self._probabilities(self.network.params, image[None])[0])
 
 
 def best_five(probabilities: np.ndarray, class_names: list[str]) -> list[tuple[str, float]]:
@@ -82,14 +63,14 @@ def draw(image: np.ndarray, rows: list[tuple[str, float]], path: pathlib.Path) -
 
 
 def _run(arguments: list[str]) -> None:
-    workdir = pathlib.Path(_WORKDIR.value).expanduser()
-    folder = pathlib.Path(_OUT.value or workdir / "plots" / "predictions").expanduser()
+    workdir = pathlib.Path(flags.FLAGS.workdir).expanduser()
+    folder = pathlib.Path(flags.FLAGS.out or workdir / "plots" / "predictions").expanduser()
     photographs = [pathlib.Path(name) for name in arguments[1:]]
     if not photographs:
         sys.exit("error: name at least one photograph after the flags")
     with startup.errors_as_one_line():
-        predictor = Predictor(workdir, int(_VIEWS.value))
-    config, failed = predictor.config, 0
+        predictor = Predictor(workdir, int(flags.FLAGS.views))
+    config, failed = predictor.network.config, 0
     stems = [path.stem for path in photographs]
     for number, path in enumerate(photographs, 1):
         try:
@@ -99,7 +80,7 @@ def _run(arguments: list[str]) -> None:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        rows = best_five(predictor(image), predictor.class_names)
+        rows = best_five(predictor(image), predictor.network.class_names)
         print(path)
         for name, probability in rows:
             print(f"  {100 * probability:6.2f} %  {name}")
@@ -111,5 +92,13 @@ def _run(arguments: list[str]) -> None:
     sys.exit(1 if failed else 0)
 
 
+def define_flags() -> None:
+    """Declares the command's flags; not at import, for another command has the same."""
+    flags.DEFINE_string("workdir", None, "the folder of a run", required=True)
+    flags.DEFINE_enum("views", "10", ["1", "10"], "views whose probabilities are averaged")
+    flags.DEFINE_string("out", None, "folder of the pictures; default: plots in the workdir")
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(_run)

@@ -14,23 +14,6 @@ from absl import logging as absl_logging
 
 from alexnet_jax.config import Config, ConfigError
 
-_DATASET = flags.DEFINE_string("dataset", None, "a TFDS data set, or a folder split/class/image")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS's data_dir; empty: its default")
-_OUT = flags.DEFINE_string("out", None, "folder of the store to make, or to go on with")
-_ENCODING = flags.DEFINE_enum(
-    "encoding", "raw", ["raw", "jpeg"], "raw is exact; jpeg says its cost"
-)
-_RESIZE = flags.DEFINE_integer("resize", 256, "side of the squares, in pixels", lower_bound=1)
-_EXIF = flags.DEFINE_bool("exif_orientation", False, "turn photographs as their EXIF field says")
-_ON_BAD_IMAGE = flags.DEFINE_enum(
-    "on_bad_image", "raise", ["raise", "skip"], "skip: leave out what cannot be decoded; count it"
-)
-_WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0: one for each core", lower_bound=0)
-_SHARDS = flags.DEFINE_integer(
-    "shards", 0, "files of each split; 0: one for each 128 MiB of pixels", lower_bound=0
-)
-_VERIFY = flags.DEFINE_bool("verify", False, "check every byte and every record of STORE instead")
-
 
 def prepare() -> None:
     """Makes the store that the flags describe.
@@ -47,18 +30,24 @@ def prepare() -> None:
     from alexnet_jax.data.types import DataError
     from alexnet_jax.writers import Progress
 
-    if not _DATASET.value or not _OUT.value:
+    if not flags.FLAGS.dataset or not flags.FLAGS.out:
         raise ConfigError("--dataset, --out: both are needed (or --verify STORE)")
-    folder = pathlib.Path(_OUT.value).expanduser()
+    folder = pathlib.Path(flags.FLAGS.out).expanduser()
     options = Options(
-        _ENCODING.value, _RESIZE.value, _EXIF.value, _ON_BAD_IMAGE.value, _SHARDS.value
+        flags.FLAGS.encoding,
+        flags.FLAGS.resize,
+        flags.FLAGS.exif_orientation,
+        flags.FLAGS.on_bad_image,
+        flags.FLAGS.shards,
     )
-    config = Config(dataset=_DATASET.value, data_dir=_DATA_DIR.value, resize=_RESIZE.value)
+    config = Config(
+        dataset=flags.FLAGS.dataset, data_dir=flags.FLAGS.data_dir, resize=flags.FLAGS.resize
+    )
     if (folder / store.MANIFEST).is_file() and not (folder / store.UNFINISHED).is_dir():
         raise DataError(f"{folder}: holds a finished store; --verify it, or use another --out")
     if folder.is_dir() and not store.is_store(folder) and any(folder.iterdir()):
         raise DataError(f"{folder}: is not empty and holds no store; use another --out")
-    workers = _WORKERS.value or os.cpu_count() or 1
+    workers = flags.FLAGS.workers or os.cpu_count() or 1
     with files.only_process(folder / store.UNFINISHED):
         dataset = open_dataset(config)
         preparation = Preparation(dataset, folder, options)
@@ -95,7 +84,7 @@ def verify(folder: pathlib.Path) -> None:
     whole = [name for name in manifest["files"] if str(folder / name) not in lost]
     expected = record_files(folder, manifest)
     with (
-        concurrent.futures.ThreadPoolExecutor(_WORKERS.value or os.cpu_count()) as pool,
+        concurrent.futures.ThreadPoolExecutor(flags.FLAGS.workers or os.cpu_count()) as pool,
         Progress("verify", 0, len(whole), "file") as progress,
     ):
         for found in pool.map(lambda n: check_file(folder, n, manifest, expected.get(n)), whole):
@@ -115,9 +104,9 @@ def _run(arguments: list[str]) -> None:
     from alexnet_jax.files import FolderInUseError
 
     try:
-        if _VERIFY.value and len(arguments) == 2:
+        if flags.FLAGS.verify and len(arguments) == 2:
             verify(pathlib.Path(arguments[1]).expanduser())
-        elif _VERIFY.value or len(arguments) > 1:
+        elif flags.FLAGS.verify or len(arguments) > 1:
             raise ConfigError("--verify STORE: name one store, and nothing without --verify")
         else:
             prepare()
@@ -128,5 +117,27 @@ def _run(arguments: list[str]) -> None:
         sys.exit(f"error: {error}")
 
 
+def define_flags() -> None:
+    """Declares the command's flags; not at import, for another command has the same."""
+    flags.DEFINE_string("dataset", None, "a TFDS data set, or a folder split/class/image")
+    flags.DEFINE_string("data_dir", "", "TFDS's data_dir; empty: its default")
+    flags.DEFINE_string("out", None, "folder of the store to make, or to go on with")
+    flags.DEFINE_enum("encoding", "raw", ["raw", "jpeg"], "raw is exact; jpeg says its cost")
+    flags.DEFINE_integer("resize", 256, "side of the squares, in pixels", lower_bound=1)
+    flags.DEFINE_bool("exif_orientation", False, "turn photographs as their EXIF field says")
+    flags.DEFINE_enum(
+        "on_bad_image",
+        "raise",
+        ["raise", "skip"],
+        "skip: leave out what cannot be decoded; count it",
+    )
+    flags.DEFINE_integer("workers", 0, "processes; 0: one for each core", lower_bound=0)
+    flags.DEFINE_integer(
+        "shards", 0, "files of each split; 0: one for each 128 MiB of pixels", lower_bound=0
+    )
+    flags.DEFINE_bool("verify", False, "check every byte and every record of STORE instead")
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(_run)

@@ -62,6 +62,10 @@ class ImageReader:
             return label, False
         return label, True
 
+    def where(self, index: int) -> str:
+        """Says where an example lies."""
+        return self._source.where(index)
+
     def name(self, index: int) -> str:
         """Returns what the source calls an example."""
         return self._source[index].name

@@ -1,0 +1,85 @@
+"""A run's network as it was saved, ready to be used."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from jax.sharding import Mesh
+
+from alexnet_jax import augment, checkpoint, model, schemes
+from alexnet_jax import mesh as meshes
+from alexnet_jax.config import Config, ConfigError, MeshConfig
+from alexnet_jax.model import AlexNet
+from alexnet_jax.schemes import Scheme
+from alexnet_jax.state import abstract_state
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedNetwork:
+    """What a checkpoint holds, and what is needed to use it.
+
+    Attributes:
+      config: of the run, on the mesh that is used now.
+      class_names: in label order; the network may have more classes than names.
+      step: finished updates of the checkpoint.
+      network: the module.
+      mesh: that the parameters are on.
+      params: the standard tree.
+      views: how images become inputs.
+    """
+
+    config: Config
+    class_names: list[str]
+    step: int
+    network: AlexNet
+    mesh: Mesh
+    params: Any
+    views: augment.Views
+
+    @property
+    def scheme(self) -> Scheme:
+        """How the mesh computes the network."""
+        return schemes.build(self.config, self.network, self.mesh)
+
+    def class_name(self, label: int) -> str:
+        """Returns a class's name, or its number where it has none."""
+        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+
+
+def load(
+    workdir: pathlib.Path, mesh: MeshConfig = MeshConfig(1, 1), which: str = "best"
+) -> TrainedNetwork:
+    """Reads a run's network.
+
+    Args:
+      workdir: of the run; it may be training.
+      mesh: to use it on.
+      which: checkpoint: best (least validation error), latest, or its step.
+
+    Raises:
+      ConfigError: not the workdir of a run, or without that checkpoint.
+      CheckpointError: the checkpoint is damaged.
+    """
+    config = checkpoint.read_config(workdir)
+    config.mesh = dataclasses.replace(mesh)
+    names = checkpoint.read_class_names(workdir)
+    devices = meshes.build(config.mesh)
+    network = model.build(config.model, config.num_classes or len(names), config.precision)
+    with checkpoint.Checkpoints(workdir, 1, read_only=True) as checkpoints:
+        step = _step(workdir, checkpoints, which)
+        state = checkpoints.restore(step, abstract_state(config, network, devices))
+    views = augment.Views.of(config, checkpoint.read_statistics(workdir))
+    return TrainedNetwork(config, names, step, network, devices, state.params, views)
+
+
+def _step(workdir: pathlib.Path, checkpoints: checkpoint.Checkpoints, which: str) -> int:
+    steps = checkpoints.all_steps()
+    if not steps:
+        raise ConfigError(f"{workdir} has no checkpoint yet; train first")
+    step = {"best": checkpoints.best_step(), "latest": steps[-1]}.get(which)
+    if step is None and which.isdigit() and int(which) in steps:
+        step = int(which)
+    if step is None:
+        known = ", ".join(map(str, steps))
+        raise ConfigError(f"--checkpoint: {which} is not best, latest or one of {known}")
+    return step

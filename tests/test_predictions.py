@@ -1,0 +1,138 @@
+"""python -m alexnet_jax.evaluate: each image of a split, by a trained network."""
+
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small
+
+from alexnet_jax import predict, predictions, train, trained
+from alexnet_jax.config import ConfigError
+from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.predictions import Predictions
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluate")
+    small.write_folder(root / "set")
+    config = dataclasses.replace(small.config(root / "set"), num_steps=6)
+    summary = train.train(config, root / "w")
+    return root, summary
+
+
+def evaluate(run, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "alexnet_jax.evaluate", f"--workdir={run[0] / 'w'}"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_command_agrees_with_the_run_and_with_single_images(run):
+    root, summary = run
+    path = root / "out" / "val.csv"
+    done = evaluate(run, "--views=1", "--checkpoint=latest", f"--predictions={path}")
+    assert done.returncode == 0, done.stderr
+    assert f"top-1 error {100 * summary['top1_error']:.2f} %" in done.stdout
+    rows = list(csv.DictReader(path.open()))
+    assert len(rows) == 14
+    config = small.config(root / "set")
+    reader = ImageReader(open_dataset(config).open("val"), 71)
+    predictor = predict.Predictor(root / "w", 1, "latest")
+    image = np.empty((71, 71, 3), np.uint8)
+    for i, row in enumerate(rows):
+        label, _ = reader.read(i, image)
+        assert row["image"] == reader.name(i)
+        assert row["label"] == ("dark", "light")[label]
+        p = predictor(image)
+        assert row["class_1"] == ("dark", "light")[p.argmax()]
+        assert float(row["probability_1"]) == pytest.approx(p.max(), rel=1e-4)
+    table = list(csv.DictReader((root / "w" / "plots" / "class_errors_val.csv").open()))
+    assert [row["class"] for row in table] == ["dark", "light"]
+    assert sum(int(row["images"]) for row in table) == 14
+    assert (root / "w" / "plots" / "confusions_val.png").stat().st_size > 5_000
+
+
+def test_slices_lines_of_json_and_ten_views(run):
+    path = run[0] / "part.jsonl"
+    done = evaluate(run, "--split=train[5:12]", f"--predictions={path}")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 7
+    assert rows[0]["probability_1"] + rows[0]["probability_2"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--split=vla", "did you mean val"),
+        ("--checkpoint=99", "--checkpoint: 99 is not best, latest or one of"),
+        ("--predictions=out.txt", "must end in .csv or .jsonl"),
+        ("--dataset=./nowhere", "there is no folder"),
+        ("val", "val: what is that"),
+    ],
+)
+def test_mistakes_are_one_line(run, flag, message):
+    done = evaluate(run, flag)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def made(labels: list[int], classes: list[list[int]]) -> Predictions:
+    count = len(labels)
+    return Predictions(
+        [f"image{i}" for i in range(count)],
+        np.array(labels),
+        np.ones(count, bool),
+        np.array(classes),
+        np.full((count, 5), 0.2, np.float32),
+    )
+
+
+def test_a_submission_has_five_labels_a_line_in_the_judges_order(tmp_path):
+    found = made([-1, -1], [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]])
+    names = ["ant", "bee", "cat", "dog", "elk"]
+    path = tmp_path / "submission.txt"
+    predictions.write_submission(path, found, names, names)
+    assert path.read_text() == "1 2 3 4 5\n5 4 3 2 1\n"
+    predictions.write_submission(path, found, names, ["elk", "ant", "bee", "cat", "dog", "fox"])
+    assert path.read_text() == "2 3 4 5 1\n1 5 4 3 2\n"
+    with pytest.raises(ConfigError, match=r"--label_order: does not name elk \(1 are missing\)"):
+        predictions.write_submission(path, found, names, names[:4])
+    unreadable = dataclasses.replace(found, readable=np.array([True, False]))
+    with pytest.raises(ConfigError, match=r"image1 cannot be read; every image needs a line"):
+        predictions.write_submission(path, unreadable, names, names)
+
+
+def test_errors_by_class_name_the_worst_confusion(run):
+    network = trained.load(run[0] / "w")
+    found = made(
+        [0, 0, 0, 0, 1, -1],
+        [[0, 1, 2, 3, 4]] * 2 + [[1, 0, 2, 3, 4]] + [[1, 2, 3, 4, 5]] + [[1, 0, 2, 3, 4]] * 2,
+    )
+    dark, light = predictions.class_errors(found, network)
+    assert dark == {
+        "class": "dark",
+        "images": 4,
+        "top1_error": 0.5,
+        "top5_error": 0.25,
+        "taken_for": "light",
+        "times": 2,
+    }
+    assert (light["images"], light["top1_error"], light["times"]) == (1, 0.0, 0)
+
+
+def test_a_split_without_labels_is_submitted_not_scored(run, monkeypatch):
+    """As ImageNet's test split is: labels of -1."""
+    from alexnet_jax.data.folder import _Files
+
+    read = _Files.__getitem__
+    monkeypatch.setattr(_Files, "__getitem__", lambda self, i: read(self, i)._replace(label=-1))
+    network = trained.load(run[0] / "w")
+    found = predictions.predict_split(network, "val", 1, progress=False)
+    assert not found.counted.any()
+    assert found.classes.shape == (14, 2)
