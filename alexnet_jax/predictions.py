@@ -262,10 +262,11 @@ def _evaluate() -> None:
         writer.writerows(rows)
     top1, top5 = (found.wrong(k)[found.counted].mean() for k in (1, BEST))
     bad = len(found.names) - int(found.readable.sum())
+    views = f"{flags.FLAGS.views} view{'s' if flags.FLAGS.views != '1' else ''}"
     print(
         f"{split}: top-1 error {100 * top1:.2f} %, top-5 {100 * top5:.2f} % over "
         f"{found.counted.sum():,} images{f', {bad} unreadable' if bad else ''}, "
-        f"{flags.FLAGS.views} view{'s' if flags.FLAGS.views != '1' else ''}, step {network.step:,}\n"
+        f"{views}, step {network.step:,}\n"
         f"by class in {table}, drawn in {picture}"
     )
 
