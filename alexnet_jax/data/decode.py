@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from alexnet_jax.data.types import DataError, Example
+from alexnet_jax.data.types import DataError, Example, Source
 
 cv2.setNumThreads(0)  # the readers are the threads
 
@@ -65,22 +65,23 @@ def _decode_cmyk(encoded: bytes, name: str, exif_orientation: bool) -> np.ndarra
         raise DataError(f"{name}: is not a readable image, or it is cut short ({error})") from error
 
 
-def square(example: Example, where: str, side: int, exif_orientation: bool = False) -> np.ndarray:
-    """Returns an example's pixels, decoded and cut where they are not: (side, side, 3) uint8 RGB.
+def read_square(
+    source: Source, index: int, side: int, exif_orientation: bool = False
+) -> tuple[np.ndarray, Example]:
+    """Reads an example and decodes and cuts its image, where that is not done yet.
 
-    Args:
-      example: what a source holds.
-      where: it lies, for the error.
-      side: pixels of the result.
-      exif_orientation: as for `decode`.
+    Returns:
+      Its pixels, (side, side, 3) uint8 RGB, and the example.
 
     Raises:
-      DataError: names a file that cannot be decoded.
+      DataError: names a file that cannot be read or decoded.
     """
+    example = source[index]
     if isinstance(example.image, np.ndarray):
-        return centre_square(example.image, side)
+        return centre_square(example.image, side), example
+    where = source.where(index)
     name = where if where.endswith(example.name) else f"{where} {example.name}"
-    return decode(example.image, name, side, exif_orientation)
+    return decode(example.image, name, side, exif_orientation), example
 
 
 def centre_square(image: np.ndarray, side: int) -> np.ndarray:

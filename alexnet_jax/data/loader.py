@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 
-from alexnet_jax.data.decode import square
+from alexnet_jax.data.decode import read_square
 from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.types import Batch, DataError, Positions, Source
 
@@ -43,24 +43,22 @@ class ImageReader:
         """Decodes example `index` into `out`, (side, side, 3) uint8.
 
         Returns:
-          Its label, and whether the image is good. A bad one is zeros.
+          Its label, and whether the image is good. A bad one is zeros, and so is its label.
 
         Raises:
           DataError: names the file, where bad images are not to be skipped.
         """
-        label = 0  # of a file that cannot even be opened; it is masked
         try:
-            example = self._source[index]
-            label = example.label
-            out[:] = square(example, self._source.where(index), self.side, self._exif)
+            image, example = read_square(self._source, index, self.side, self._exif)
         except DataError as error:
             if not self._skip:
                 raise
             out[:] = 0
             with self._lock:
                 self._bad[index] = str(error)
-            return label, False
-        return label, True
+            return 0, False
+        out[:] = image
+        return example.label, True
 
     def where(self, index: int) -> str:
         """Says where an example lies."""

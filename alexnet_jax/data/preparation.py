@@ -30,7 +30,7 @@ import alexnet_jax
 from alexnet_jax import files
 from alexnet_jax.data import record, statistics, store
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.decode import decode, square
+from alexnet_jax.data.decode import decode, read_square
 from alexnet_jax.data.statistics import PixelSums, Statistics
 from alexnet_jax.data.types import DataError, Source
 
@@ -176,7 +176,7 @@ class Preparation:
         pool = concurrent.futures.ProcessPoolExecutor(
             min(workers, max(1, len(self._todo))),
             context,
-            _start_worker,
+            start_worker,
             (sources, self._folder, self._options, counter),
         )
         seen = 0
@@ -320,7 +320,7 @@ def _features(options: Options, class_names: list[str]) -> tfds.features.Feature
 # In the workers.
 
 
-class _Worker:
+class Worker:
     """What a worker process is given when it starts."""
 
     sources: dict[str, Source]
@@ -329,9 +329,17 @@ class _Worker:
     counter: Any
 
 
-def _start_worker(
+def start_worker(
     sources: dict[str, Source], folder: pathlib.Path, options: Options, counter: Any
 ) -> None:
+    """Prepares a process for writing shards; it ends when its parent does.
+
+    Args:
+      sources: the splits.
+      folder: of the store.
+      options: of the store.
+      counter: shared, of the images that are done.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -341,15 +349,15 @@ def _start_worker(
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    _Worker.sources, _Worker.folder = sources, folder
-    _Worker.options, _Worker.counter = options, counter
+    Worker.sources, Worker.folder = sources, folder
+    Worker.options, Worker.counter = options, counter
 
 
 def _write_shard(shard: Shard) -> Written:
     """Writes one shard under another name, and gives it its own when it is whole."""
-    file = _Worker.folder / shard.file
+    file = Worker.folder / shard.file
     part = file.with_name(f"{file.name}.part-{os.getpid()}")
-    written = Written({}, [], PixelSums(_Worker.options.resize) if shard.split == TRAIN else None)
+    written = Written({}, [], PixelSums(Worker.options.resize) if shard.split == TRAIN else None)
     records = 0
     try:
         writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1,uncompressed")
@@ -377,12 +385,10 @@ def _write_shard(shard: Shard) -> Written:
 
 
 def _records(shard: Shard, written: Written) -> Iterator[bytes]:
-    options, source = _Worker.options, _Worker.sources[shard.split]
+    options, source = Worker.options, Worker.sources[shard.split]
     for index in range(shard.start, shard.end):
         try:
-            example = source[index]
-            where = source.where(index)
-            image = square(example, where, options.resize, options.exif_orientation)
+            image, example = read_square(source, index, options.resize, options.exif_orientation)
         except DataError as error:
             if options.on_bad_image == "raise":
                 raise
@@ -394,8 +400,8 @@ def _records(shard: Shard, written: Written) -> Iterator[bytes]:
             if written.sums:
                 written.sums.add(image)
             yield record.encode(stored, example.label, example.name)
-        with _Worker.counter.get_lock():
-            _Worker.counter.value += 1
+        with Worker.counter.get_lock():
+            Worker.counter.value += 1
 
 
 def _as_jpeg(image: np.ndarray, written: Written) -> tuple[bytes, np.ndarray]:

@@ -148,9 +148,13 @@ class StoredSplit:
         start = self._ends[shard - 1] if shard else 0
         return f"{self._files[shard]}[{index - start}]"
 
+    def record(self, index: int) -> bytes:
+        """Returns a record as it is stored."""
+        return self._records[index]
+
     def __getitem__(self, index: int) -> Example:
         try:
-            stored, label, name = record.decode(self._records[index])
+            stored, label, name = record.decode(self.record(index))
         except DataError as error:
             raise DataError(f"{self.where(index)}: {error}") from error
         except (ValueError, RuntimeError, IndexError, OSError) as error:

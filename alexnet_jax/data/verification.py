@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from alexnet_jax.data import store
-from alexnet_jax.data.decode import square
+from alexnet_jax.data.decode import read_square
 from alexnet_jax.data.store import StoredSplit
 from alexnet_jax.data.types import DataError
 
@@ -47,8 +47,7 @@ def check_file(
     records = StoredSplit([path], [about["records"]], class_names, side, raw)
     for index in range(len(records)):
         try:
-            example = records[index]
-            square(example, records.where(index), side)
+            _, example = read_square(records, index, side)
         except DataError as error:
             problems.append(str(error))
             continue

@@ -1,0 +1,262 @@
+"""Input: preparing a store, reading it, decoding as images are read, and images that stay.
+
+Processes of the loops and of `prepare` are warm; files are in the page cache. Reading is measured
+by one thread that is kept on one core, except where all cores are said.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+
+from alexnet_jax import feeds, mesh
+from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
+from alexnet_jax.config import Config, ConfigError, MeshConfig
+from alexnet_jax.data import preparation
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.decode import read_square
+from alexnet_jax.data.loader import ImageReader, Loader, training_positions
+from alexnet_jax.data.preparation import Options, Preparation, Shard
+from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.data.statistics import PixelSums
+from alexnet_jax.data.store import UNFINISHED, StoredSplit
+from alexnet_jax.data.types import Source
+
+BARE, WITH_SUMS, PREPARE = "decode + resize", "decode + resize + sums + hash", "prepare"
+RECORDS, STORE, STREAM = "ArrayRecord reads", "store -> batches", "images -> batches"
+STREAM_ALL, TORCH, RESIDENT = "images -> batches, all cores", "torch DataLoader", "resident"
+
+
+def measure(
+    name: str, data_dir: str, batch_size: int, rounds: int, against_torch: bool
+) -> list[Row]:
+    """Measures every part of the input pipeline on one data set.
+
+    Args:
+      name: of the data set, or its folder; it should have a few thousand images.
+      data_dir: TFDS's.
+      batch_size: images of a batch.
+      rounds: of each comparison, alternated.
+      against_torch: also compare with a DataLoader of PyTorch that does the same work.
+
+    Raises:
+      ConfigError: the data set has fewer images than a batch.
+      DataError: it cannot be used.
+    """
+    dataset = open_dataset(Config(dataset=name, data_dir=data_dir))
+    if max(dataset.sizes.values()) < batch_size:
+        raise ConfigError(f"--dataset: {name} has no split of {batch_size} images")
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder)
+        rows = _preparing(dataset, out, rounds)
+        print("prepared; reading", flush=True)
+        rows += _reading(dataset, out / "store0", batch_size, rounds)
+        rows += _all_cores(dataset, batch_size, rounds, against_torch)
+        rows.append(_resident(out / "store0", batch_size))
+    return rows
+
+
+def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]:
+    options, workers = Options(), os.cpu_count() or 1
+    shards = preparation.shards(dataset, Options(shards=8))
+    images = sum(dataset.sizes.values())
+    sources = {split: dataset.open(split) for split in dataset.sizes}
+    context = multiprocessing.get_context("spawn")
+    made = iter(range(rounds))
+
+    def prepared() -> float:
+        out = folder / f"store{next(made)}"
+        (out / UNFINISHED).mkdir(parents=True)
+        making = Preparation(dataset, out, Options(shards=8))
+        times: list[tuple[float, int]] = []  # from the first image on: not how processes start
+
+        def advance(count: int) -> None:
+            if count:
+                times.append((time.perf_counter(), count))
+
+        making.write(workers, advance)
+        making.finish()
+        seen = sum(count for _, count in times[1:])
+        return seen / (times[-1][0] - times[0][0])
+
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, preparation.start_worker, (sources, folder, options, context.Value("q"))
+    ) as pool:
+        list(pool.map(_nothing, range(4 * workers)))
+        found = alternated(
+            {
+                BARE: lambda: rate(images, lambda: list(pool.map(_decode_all, shards))),
+                WITH_SUMS: lambda: rate(images, lambda: list(pool.map(_with_sums, shards))),
+                PREPARE: prepared,
+            },
+            rounds,
+        )
+    return [row(BARE, found), row(WITH_SUMS, found), row(PREPARE, found, WITH_SUMS)] + [
+        row(PREPARE, found, BARE)
+    ]
+
+
+def _nothing(_: int) -> None:
+    time.sleep(0.05)
+
+
+def _decode_all(shard: Shard) -> None:
+    source = preparation.Worker.sources[shard.split]
+    for index in range(shard.start, shard.end):
+        read_square(source, index, 256)
+
+
+def _with_sums(shard: Shard) -> str:
+    source, sums, digest = preparation.Worker.sources[shard.split], PixelSums(256), hashlib.sha256()
+    for index in range(shard.start, shard.end):
+        image = read_square(source, index, 256)[0]
+        sums.add(image)
+        digest.update(image.data if image.data.contiguous else image.tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _one_core() -> Iterator[None]:
+    """Keeps this process's threads on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _batches(source: Source, batch_size: int, threads: int, count: int) -> Callable[[], None]:
+    reader = ImageReader(source, 256)
+    positions = training_positions(0, np.arange(batch_size), len(source))
+
+    def read() -> None:
+        loader = Loader(reader, threads, 2)
+        for _ in loader.batches(positions, range(1, count + 1), slice(0, batch_size)):
+            pass
+
+    return read
+
+
+def _largest(dataset: Dataset) -> Source:
+    return dataset.open(max(dataset.sizes, key=lambda split: dataset.sizes[split]))
+
+
+def _reading(dataset: Dataset, store: pathlib.Path, batch_size: int, rounds: int) -> list[Row]:
+    stored = _largest(open_dataset(Config(dataset=str(store))))
+    assert isinstance(stored, StoredSplit)
+    count = max(2, 3000 // batch_size)
+    streamed_count = max(2, 512 // batch_size)
+    indices = np.random.default_rng(0).integers(0, len(stored), count * batch_size)
+    for index in range(len(stored)):  # into the page cache
+        stored.record(index)
+
+    def bare() -> None:
+        for index in indices:
+            stored.record(int(index))
+
+    from_store = _batches(stored, batch_size, 1, count)
+    from_images = _batches(_largest(dataset), batch_size, 1, streamed_count)
+    with _one_core():
+        found = alternated(
+            {
+                RECORDS: lambda: rate(len(indices), bare),
+                STORE: lambda: rate(count * batch_size, from_store),
+                STREAM: lambda: rate(streamed_count * batch_size, from_images),
+            },
+            rounds,
+        )
+    return [
+        row(RECORDS, found),
+        row(STORE, found, RECORDS, batch_size=batch_size),
+        row(STREAM, found, batch_size=batch_size),
+        row(STORE, found, STREAM, batch_size=batch_size),
+    ]
+
+
+def _all_cores(dataset: Dataset, batch_size: int, rounds: int, against_torch: bool) -> list[Row]:
+    source, cores = _largest(dataset), os.cpu_count() or 1
+    count = max(2, min(2048, len(source)) // batch_size)
+    ours = _batches(source, batch_size, cores, count)
+    contenders = {STREAM_ALL: lambda: rate(count * batch_size, ours)}
+    if against_torch:
+        theirs = _torch_loader(source, batch_size, cores, count)
+        contenders[TORCH] = theirs
+    found = alternated(contenders, rounds)
+    rows = [row(STREAM_ALL, found, TORCH if against_torch else None, batch_size=batch_size)]
+    return rows + ([row(TORCH, found)] if against_torch else [])
+
+
+def _torch_loader(source: Source, batch_size: int, workers: int, count: int) -> Callable[[], float]:
+    """PyTorch's own way: worker processes that decode with OpenCV, resize alike, and collate."""
+    try:
+        import torch.utils.data
+    except ImportError as error:
+        raise ConfigError(
+            "--against=torch: PyTorch is not installed; pip install 'alexnet_jax[torch]'"
+        ) from error
+    images: Any = _TorchImages(source)
+    order = np.random.default_rng(0).permutation(len(source))[: count * batch_size].tolist()
+
+    def run() -> float:
+        loader: Any = torch.utils.data.DataLoader(
+            images, batch_size, sampler=order, num_workers=workers, prefetch_factor=2
+        )
+        batches = iter(loader)
+        next(batches)  # its processes have started
+        start, seen = time.perf_counter(), 0
+        for image, _ in batches:
+            seen += len(image)
+        return seen / (time.perf_counter() - start)
+
+    return run
+
+
+class _TorchImages:
+    """A map-style data set, as PyTorch wants it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        example = self._source[index]
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(example.image, np.uint8), flags)
+        assert image is not None
+        height, width = image.shape[:2]
+        scale = 256 / min(height, width)
+        if scale != 1:
+            kernel = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+            size = (max(256, round(width * scale)), max(256, round(height * scale)))
+            image = cv2.resize(image, size, interpolation=kernel)
+        top, left = (image.shape[0] - 256) // 2, (image.shape[1] - 256) // 2
+        return np.ascontiguousarray(image[top : top + 256, left : left + 256]), example.label
+
+
+def _resident(store: pathlib.Path, batch_size: int) -> Row:
+    """How fast the host feeds steps from images that stay: all that it does is counted."""
+    config = Config(
+        dataset=str(store), mesh=MeshConfig(1, 1), feed="resident", batch_size=batch_size
+    )
+    devices = mesh.build(config.mesh)
+    reader = ImageReader(_largest(open_dataset(config)), 256)
+    feed = feeds.ResidentFeed(config, devices, reader, batch_size, True)
+    steps, rates = 1000, []
+    for _ in range(3):
+        fed = feed.training(1, steps + 1, bool)
+        next(fed)  # puts the first order
+        rates.append(rate(steps * batch_size, lambda own=fed: [None for _ in own]))
+    found = {RESIDENT: rates}
+    return row(RESIDENT, found, batch_size=batch_size)

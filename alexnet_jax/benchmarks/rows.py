@@ -1,0 +1,86 @@
+"""Rows of a benchmark: medians with their spread, as a table and as JSON."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass
+class Row:
+    """One measurement.
+
+    Attributes:
+      what: was measured.
+      images_per_second: median over rounds.
+      slowest: of the rounds, images per second.
+      fastest: of the rounds.
+      against: what it is compared with, or None.
+      ratio: its images per second over those of `against`: the median of the rounds' ratios.
+      more: further fields of the JSON row.
+    """
+
+    what: str
+    images_per_second: float
+    slowest: float
+    fastest: float
+    against: str | None = None
+    ratio: float | None = None
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def json(self) -> dict[str, Any]:
+        """Returns the row as JSON has it."""
+        fields = dataclasses.asdict(self)
+        return fields | fields.pop("more")
+
+
+def alternated(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Lets each contender run once a round, in turns, so that a slow minute slows all of them.
+
+    Args:
+      contenders: by name; each returns images per second.
+      rounds: how often.
+    """
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            found[name].append(contender())
+    return found
+
+
+def row(what: str, found: dict[str, list[float]], against: str | None = None, **more: Any) -> Row:
+    """Returns the row of one contender of `alternated`, compared with another."""
+    own = found[what]
+    ratios = [a / b for a, b in zip(own, found[against], strict=True)] if against else []
+    return Row(
+        what,
+        statistics.median(own),
+        min(own),
+        max(own),
+        against,
+        statistics.median(ratios) if ratios else None,
+        more,
+    )
+
+
+def rate(images: int, action: Callable[[], Any]) -> float:
+    """Returns images per second of an action on so many images."""
+    start = time.perf_counter()
+    action()
+    return images / (time.perf_counter() - start)
+
+
+def table(rows: list[Row]) -> str:
+    """Returns rows as a Markdown table."""
+    lines = [
+        "| what | images/s | slowest to fastest round | against | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for r in rows:
+        ratio = f"{r.ratio:.2f}" if r.ratio is not None else ""
+        lines.append(
+            f"| {r.what} | {r.images_per_second:,.0f} | {r.slowest:,.0f} to {r.fastest:,.0f} "
+            f"| {r.against or ''} | {ratio} |"
+        )
+    return "\n".join(lines)
