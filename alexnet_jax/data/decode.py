@@ -78,7 +78,8 @@ def read_square(
     """
     example = source[index]
     if isinstance(example.image, np.ndarray):
-        return centre_square(example.image, side), example
+        whole = example.image.shape[:2] == (side, side)
+        return example.image if whole else centre_square(example.image, side), example
     where = source.where(index)
     name = where if where.endswith(example.name) else f"{where} {example.name}"
     return decode(example.image, name, side, exif_orientation), example

@@ -134,9 +134,10 @@ class Loader:
             batch[name][first : min(last, len(values))] = values[first:last]
         for name in ("label", "mask", "bad"):
             batch[name][first:last] = 0
-        for i in range(first, min(last, len(where.index))):
-            label, good = self._reader.read(int(where.index[i]), batch["image"][i])
-            batch["label"][i], batch["mask"][i], batch["bad"][i] = label, good, not good
+        image, label, mask, bad = (batch[name] for name in ("image", "label", "mask", "bad"))
+        for i, index in enumerate(where.index[first:last].tolist(), first):
+            label[i], good = self._reader.read(index, image[i])
+            mask[i], bad[i] = good, not good
 
 
 def read_all(

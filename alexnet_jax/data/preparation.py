@@ -73,12 +73,14 @@ class Written:
     """What is known of a finished shard.
 
     Attributes:
+      part: its file, which has not its own name yet.
       about: `records`, `bytes`, `sha256`, for the manifest.
       bad: images left out, a message each.
       sums: of the images, where they are of the training split.
       cost: of jpeg: sum of absolute differences of pixels, their number, bytes of JPEG.
     """
 
+    part: pathlib.Path
     about: dict[str, Any]
     bad: list[str]
     sums: PixelSums | None
@@ -249,7 +251,14 @@ class Preparation:
         return bool(about) and file.is_file() and file.stat().st_size == about["bytes"]
 
     def _note(self, shard: Shard, written: Written) -> None:
-        """Keeps what a shard adds; a shard that was lost and written again adds nothing new."""
+        """Gives a whole shard its name, and keeps what it adds.
+
+        Waiting for the disk is done here, where no image waits for it. A shard that was lost and
+        written again adds nothing new.
+        """
+        with written.part.open("rb") as opened:
+            os.fsync(opened.fileno())
+        written.part.replace(self._folder / shard.file)
         if shard.file in self._about:
             return
         self._about[shard.file] = written.about
@@ -354,10 +363,12 @@ def start_worker(
 
 
 def _write_shard(shard: Shard) -> Written:
-    """Writes one shard under another name, and gives it its own when it is whole."""
+    """Writes one shard under another name."""
     file = Worker.folder / shard.file
     part = file.with_name(f"{file.name}.part-{os.getpid()}")
-    written = Written({}, [], PixelSums(Worker.options.resize) if shard.split == TRAIN else None)
+    written = Written(
+        part, {}, [], PixelSums(Worker.options.resize) if shard.split == TRAIN else None
+    )
     records = 0
     try:
         writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1,uncompressed")
@@ -365,8 +376,6 @@ def _write_shard(shard: Shard) -> Written:
             writer.write(encoded)
             records += 1
         writer.close()
-        with part.open("rb") as opened:
-            os.fsync(opened.fileno())
     except RuntimeError as error:
         part.unlink(missing_ok=True)
         raise DataError(f"{file}: cannot be written ({str(error).split(';')[0]})") from error
@@ -378,7 +387,6 @@ def _write_shard(shard: Shard) -> Written:
         "bytes": part.stat().st_size,
         "sha256": store.sha256(part),
     }
-    part.replace(file)
     if written.sums:
         written.sums.finished()
     return written

@@ -134,7 +134,7 @@ class StoredSplit:
         raw: bool,
     ) -> None:
         self.class_names, self._files, self._raw = class_names, files, raw
-        self._shape = (side, side, 3)
+        self._shape, self._size = (side, side, 3), side * side * 3
         self._ends = list(itertools.accumulate(lengths))
         wholes: list[Any] = [_WholeFile(str(f), n, n) for f, n in zip(files, lengths, strict=True)]
         self._records = array_record_data_source.ArrayRecordDataSource(wholes)
@@ -163,6 +163,6 @@ class StoredSplit:
         if not self._raw:
             return Example(bytes(stored), label, name)
         pixels = np.frombuffer(stored, np.uint8)
-        if pixels.size != np.prod(self._shape):
+        if pixels.size != self._size:
             raise DataError(f"{self.where(index)}: holds {pixels.size:,} bytes of pixels")
         return Example(pixels.reshape(self._shape), label, name)
