@@ -218,12 +218,12 @@ def _update(config: Config, num_classes: int, data: int) -> Iterator[Collective]
                     yield from _over(devices, "all-reduce", "update", size / data)
         yield from _over(data if over_data else 1, "all-reduce", "update", over_data)
         yield from _over(data * devices if over_all else 1, "all-reduce", "update", over_all)
-    axes = [set(spec) - {None} for layer in specs.values() for spec in layer.values()]
-    for group, size in (
-        ({meshes.DATA}, data),
-        ({meshes.MODEL}, devices),
-        ({meshes.DATA, meshes.MODEL}, data * devices),
-    ):
-        norms = sum(own == group for own in axes)
-        yield from _over(size if norms else 1, "all-reduce", "update", norms * 4)
+        axes = [set(spec) - {None} for layer in layers for spec in specs[layer].values()]
+        for group, size in (
+            ({meshes.DATA}, data),
+            ({meshes.MODEL}, devices),
+            ({meshes.DATA, meshes.MODEL}, data * devices),
+        ):
+            norms = sum(own == group for own in axes)
+            yield from _over(size if norms else 1, "all-reduce", "update", norms * 4)
     yield from _over(data * devices, "all-reduce", "update", 4)  # was any process told to end?

@@ -122,7 +122,7 @@ def _conv_by_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
     height, width = x.shape[1] - h + 1, x.shape[2] - w + 1
 
     def some(images: jax.Array) -> jax.Array:
-        return (_patches(images, h, w) @ matrix).reshape(-1, height, width, out)
+        return _cpu_product(_patches(images, h, w), matrix).reshape(-1, height, width, out)
 
     return lax.map(some, _in_chunks(x, h, w)[0]).reshape(-1, height, width, out)
 
@@ -217,8 +217,37 @@ def fully_connected(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Arr
     """
     inputs = [part.reshape(x.shape[0], -1) for part in jnp.split(x, groups, axis=-1)]
     kernels = jnp.split(kernel, groups, axis=-1)
-    outputs = [i @ k for i, k in zip(inputs, kernels, strict=True)]
+    outputs = [_product(i, k) for i, k in zip(inputs, kernels, strict=True)]
     return outputs[0] if groups == 1 else jnp.concatenate(outputs, axis=-1)
+
+
+# Where XLA's CPU kernels change the order of their sums (seen with jaxlib 0.10.2): the columns are
+# an odd number of eights, or the rows are few and the matrix is small.
+TILE, FEW_ROWS, SMALL_MATRIX = 16, 64, 2**16
+
+
+def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    if _columns_in_order(x, matrix) == matrix.shape[1]:
+        return x @ matrix
+    return lax.platform_dependent(x, matrix, cpu=_cpu_product, default=jnp.matmul)
+
+
+def _columns_in_order(x: jax.Array, matrix: jax.Array) -> int:
+    """Returns how many columns let a CPU sum in one order, whatever share of them is here."""
+    rows, (depth, columns) = x.shape[0], matrix.shape
+    least = -(-SMALL_MATRIX // depth) if rows < FEW_ROWS else columns
+    return -(-max(columns, least) // TILE) * TILE
+
+
+def _cpu_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Multiplies with columns of zeros added, so that each sum has its order on every mesh.
+
+    A device with 3 channels of 24 would differ in the last bits from one with all of them; a ReLU
+    near zero would make much of that, and the runs would part.
+    """
+    columns = matrix.shape[1]
+    missing = _columns_in_order(x, matrix) - columns
+    return (x @ jnp.pad(matrix, ((0, 0), (0, missing))))[:, :columns]
 
 
 def keep_mask(keys: jax.Array, units: int, rate: float) -> jax.Array:

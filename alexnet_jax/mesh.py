@@ -232,7 +232,13 @@ EVERYWHERE: Specs = P()
 
 def sum_over_data(tree: Any) -> Any:
     """Sums over the devices that share the batch."""
-    return lax.psum(tree, DATA)
+    return _sum(tree, (DATA,))
+
+
+def _sum(tree: Any, axes: tuple[str, ...]) -> Any:
+    """Sums over axes; one of a single device is left out, where XLA would copy."""
+    several = tuple(axis for axis in axes if lax.axis_size(axis) > 1)
+    return lax.psum(tree, several) if several else tree
 
 
 def any_device(flags: Any) -> Any:
@@ -338,6 +344,6 @@ def _sum_each(tree: Any, specs: Specs, over: Callable[[P, str], bool]) -> Any:
     ]
     for group in {group for group in axes if group}:
         members = [i for i, own in enumerate(axes) if own == group]
-        for i, total in zip(members, lax.psum([leaves[i] for i in members], group), strict=True):
+        for i, total in zip(members, _sum([leaves[i] for i in members], group), strict=True):
             leaves[i] = total
     return structure.unflatten(leaves)

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from alexnet_jax import augment, metrics, optimizer, schemes
@@ -40,8 +39,8 @@ def make_train_step(
       views: what the network sees of it.
 
     The metrics hold the sums of `metrics.classification`, `learning_rate`, `gradient_norm`, `stop`
-    (was any process told to end?), and `finite`: from the first step where that is false the state
-    keeps its parameters and velocity.
+    (was any process told to end?), and `finite`: from the first update where that is false the
+    state keeps its parameters and velocity.
     """
     tx = optimizer.build(config.optimizer, lambda tree: squared_norms(tree))
     schedule = optimizer.Schedule(config, num_examples)
@@ -50,75 +49,95 @@ def make_train_step(
     def squared_norms(grads: Any) -> Any:
         return meshes.squared_norms(grads, {layer: specs.params[layer] for layer in grads})
 
-    def mean(grads: Any, sums: metrics.Sums) -> tuple[Any, metrics.Sums]:
-        """Adds up what devices know of some layers' gradients; divides by the images' count."""
-        grads = meshes.sum_gradients(grads, {layer: specs.params[layer] for layer in grads})
-        sums = meshes.sum_over_data(sums)
-        count = jnp.maximum(sums["loss"].count, 1)
-        return jax.tree.map(lambda g: g / count, grads), sums
+    def total(grads: Any, sums: metrics.Sums) -> tuple[Any, metrics.Sums]:
+        """Adds up what devices know of some layers' gradients."""
+        own = {layer: specs.params[layer] for layer in grads}
+        return meshes.sum_gradients(grads, own), meshes.sum_over_data(sums)
 
-    def update(state: TrainState, grads: Any) -> TrainState:
-        """Changes the layers that the gradients are of."""
+    def update(state: TrainState, grads: Any, sums: metrics.Sums) -> tuple[TrainState, jax.Array]:
+        """Changes the layers that the summed gradients are of, while everything is finite.
+
+        v <- momentum v - rate (decay w + g / count); w <- w + v.
+
+        Returns:
+          The state, and the squared norm of g / count.
+        """
+        count = images_counted(sums)
+        squared_norm = sum(jax.tree.leaves(squared_norms(grads))) / count**2
+        finite = jnp.isfinite(sums["loss"].total) & jnp.isfinite(squared_norm)
+        finite = state.finite & finite
         rates = schedule(state.step, state.plateau.drops)
         params = {layer: state.params[layer] for layer in grads}
-        updates, opt_state = tx.update(
-            grads,
-            optimizer.of_layers(state.opt_state, params),
+        before = optimizer.of_layers(state.opt_state, params)
+        _, after = tx.update(
+            jax.tree.map(lambda g: g / count, grads),
+            before,
             params,
             rates=optimizer.rate_tree(rates, params, config.optimizer.fc_rate_factor),
         )
-        return dataclasses.replace(
-            state,
-            params=state.params | optax.apply_updates(params, updates),
-            opt_state=optimizer.replaced(state.opt_state, opt_state),
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+        # First all of v, then w: each then changes in its own memory, and none is copied.
+        kept, finite = jax.lax.optimization_barrier((kept, finite))
+        moved = jax.tree.map(
+            lambda w, v: jnp.where(finite, w + v, w), params, optimizer.velocity(kept)
         )
+        state = dataclasses.replace(
+            state,
+            params=state.params | moved,
+            opt_state=optimizer.replaced(state.opt_state, kept),
+            finite=finite,
+        )
+        return state, squared_norm
 
-    def at_once(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Any, metrics.Sums]:
+    def at_once(
+        state: TrainState, batch: DeviceBatch
+    ) -> tuple[TrainState, jax.Array, metrics.Sums]:
         """The paper's update: all layers learn from the whole batch."""
         params = meshes.whole_over_data(state.params, specs.params)
-        grads, sums = mean(*gradient(params, batch, state.step))
-        return update(state, grads), grads, sums
+        grads, sums = total(*gradient(params, batch, state.step))
+        return *update(state, grads, sums), sums
 
-    def in_turns(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Any, metrics.Sums]:
+    def in_turns(
+        state: TrainState, batch: DeviceBatch
+    ) -> tuple[TrainState, jax.Array, metrics.Sums]:
         """The variable batch: fc6 .. fc8 learn from each part of it before they see the next."""
         x, back = gradient.features(state.params, batch)
-        rows, dx, of_parts, of_rows = gradient.rows(batch, state.step), jnp.zeros_like(x), [], []
+        rows, dx = gradient.rows(batch, state.step), jnp.zeros_like(x)
+        sums, squared_norm = None, jnp.zeros(())
         for turn in range(scheme.passes):
             layers = {layer: state.params[layer] for layer in FULLY_CONNECTED}
-            grads, part_dx, sums = gradient.of_classifier(layers, x, rows, turn)
-            grads, sums = mean(grads, sums)
-            state, dx = update(state, grads), dx + part_dx
-            of_parts.append(grads)
-            of_rows.append(sums)
-        convolutions = meshes.sum_gradients(
+            grads, part_dx, part_sums = gradient.of_classifier(layers, x, rows, turn)
+            grads, part_sums = total(grads, part_sums)
+            state, of_part = update(state, grads, part_sums)
+            dx, squared_norm = dx + part_dx, squared_norm + of_part / scheme.passes
+            sums = metrics.merge(sums, part_sums) if sums else part_sums
+        assert sums is not None
+        grads = meshes.sum_gradients(
             back(dx), {layer: specs.params[layer] for layer in CONVOLUTIONS}
         )
-        sums = of_rows[0]
-        for more in of_rows[1:]:
-            sums = metrics.merge(sums, more)
-        count = jnp.maximum(sums["loss"].count, 1)
-        grads = jax.tree.map(lambda g: g / count, convolutions)
-        means = jax.tree.map(lambda *parts: sum(parts) / len(parts), *of_parts)
-        return update(state, grads), grads | means, sums
+        state, of_convolutions = update(state, grads, sums)
+        return state, squared_norm + of_convolutions, sums
 
     learn = at_once if scheme.passes == 1 else in_turns
 
     def train_step(state: TrainState, fed: Fed) -> tuple[TrainState, dict[str, Any]]:
         batch = feeding.training(fed, state.step)
-        new, grads, sums = learn(state, batch)
-        norm = jnp.sqrt(sum(jax.tree.leaves(squared_norms(grads))))
-        finite = state.finite & jnp.isfinite(sums["loss"].total) & jnp.isfinite(norm)
-        kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        new, squared_norm, sums = learn(state, batch)
         figures = {
             "sums": sums,
             "learning_rate": schedule(state.step, state.plateau.drops)["kernel"],
-            "gradient_norm": norm,
-            "finite": finite,
+            "gradient_norm": jnp.sqrt(squared_norm),
+            "finite": new.finite,
             "stop": meshes.any_device(batch["stop"].any()),
         }
-        return dataclasses.replace(kept, step=state.step + 1, finite=finite), figures
+        return dataclasses.replace(new, step=state.step + 1), figures
 
     return train_step
+
+
+def images_counted(sums: metrics.Sums) -> jax.Array:
+    """Returns how many images the sums are of, at least 1."""
+    return jnp.maximum(sums["loss"].count, 1)
 
 
 def compile_options(config: Config) -> dict[str, str | bool]:

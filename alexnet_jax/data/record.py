@@ -4,6 +4,8 @@ They are written and read by their wire format (protobuf.dev/programming-guides/
 protobuf package copies an image of 197 kB several times, which takes longer than decoding it.
 """
 
+from collections.abc import Sequence
+
 from alexnet_jax.data.types import DataError
 
 LENGTH = 2  # the wire type of every field here
@@ -32,7 +34,7 @@ def encode(image: bytes | memoryview, label: int, name: str) -> bytes:
     return b"".join([_tag(FEATURES), _varint(_size(parts)), *parts])
 
 
-def _size(parts: list[bytes | memoryview]) -> int:
+def _size(parts: Sequence[bytes | memoryview]) -> int:
     return sum(map(len, parts))
 
 
