@@ -23,7 +23,7 @@ def get_config() -> Config:
     config.model.lrn.alpha = 0.5
     config.model.layer2 = "relu pool"
     config.optimizer.weight_decay = 0.005  # few photographs: ten times the paper's
-    config.num_epochs = 62
+    config.num_epochs = 58
     config.eval_views = 10
     config.eval_every_epochs = 10
     config.optimizer.schedule.warmup_epochs = 1.0
