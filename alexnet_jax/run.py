@@ -88,6 +88,15 @@ class Run:
         self._resident_budget -= feed.bytes_per_device
         return feed
 
+    def describe_feed(self) -> str:
+        """Says how the training images come, and whose colours they are normalised by."""
+        where = "the store" if self._dataset.prepared else "the original images"
+        kind = self.config.augment.mean_image
+        mean = "mean" if self.views.mean.ndim == 1 else f"mean image ({kind})"
+        own = self._dataset.statistics and self.config.augment.statistics == "auto"
+        whose = "the store's" if own else "ImageNet's"
+        return f"from {where}, {self.train_feed.describe()}; {whose} {mean} and colour axes"
+
     def say_stretched(self, before: int) -> None:
         """Says what another length than before means to the schedule."""
         kind = self.config.optimizer.schedule.kind

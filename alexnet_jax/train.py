@@ -128,7 +128,7 @@ def _train(run: Run, start: int) -> dict[str, Any]:
     config = run.config
     processes.say(report.header(config, run.network, run.mesh, run.sizes, start + 1, run.last_step))
     feed = run.train_feed
-    processes.say(f"feed      {feed.describe()}")
+    processes.say(f"feed      {run.describe_feed()}")
     update = step.compile_step(
         config, run.network, run.mesh, run.num_train, feed.feeding, run.views
     )

@@ -17,9 +17,11 @@ class Dataset:
       class_names: in label order.
       sizes: examples of each whole split.
       statistics: colour statistics of its split `train`, where a store has them.
+      prepared: are its images decoded and cut already, as in a store?
     """
 
     statistics: Statistics | None = None
+    prepared: bool = False
     name: str
     class_names: list[str]
     sizes: dict[str, int]

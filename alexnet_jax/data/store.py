@@ -85,6 +85,8 @@ class Store(Dataset):
       statistics: colour statistics of its split `train`, or None where it has no such split.
     """
 
+    prepared = True
+
     def __init__(self, path: pathlib.Path) -> None:
         """Opens a store and checks the sizes of its files.
 

@@ -29,8 +29,9 @@ _DEVICES = flags.DEFINE_integer(
 )
 _ARMS = flags.DEFINE_list(
     "arms",
-    "8x1,4x2,2x4,1x8,8x1:zero,4x2:zero,1x8:hybrid,1x8:hybrid:8,1x8:hybrid_in_turns:8,2x4:hybrid",
-    "DATAxMODEL[:SCHEME or zero[:fc_updates]], ...",
+    "8x1,4x2,2x4,1x8,8x1:zero,4x2:zero,8x1:resident,4x2:resident,1x8:hybrid,1x8:hybrid:8,"
+    "1x8:hybrid_in_turns:8,2x4:hybrid",
+    "DATAxMODEL[:SCHEME, zero or resident[:fc_updates]], ...",
 )
 _CONFIG = flags.DEFINE_string("recipe", "paper", "recipe of the network")
 _BATCH = flags.DEFINE_integer("batch_size", 128, "global images")
@@ -38,13 +39,20 @@ _STEPS = flags.DEFINE_integer("steps", 3, "timed steps of each arm; 0: none")
 
 
 def arm_config(arm: str, recipe: str, batch_size: int) -> Config:
-    """Returns the config of an arm, written DATAxMODEL[:SCHEME or zero[:fc_updates]]."""
+    """Returns the config of an arm, written DATAxMODEL[:SCHEME, zero or resident[:fc_updates]].
+
+    `resident` keeps ImageNet's training split on the devices, cut over `data`.
+    """
     shape, scheme, passes = (*arm.split(":"), "", "")[:3]
     config = configs.get(recipe)
     config.batch_size, config.num_classes = batch_size, config.num_classes or 1000
     config.mesh.data, config.mesh.model = (int(n) for n in shape.split("x"))
     config.mesh.zero = scheme == "zero"
-    if scheme not in ("", "zero"):
+    if scheme == "resident":
+        config.feed = scheme
+        split = train.IMAGENET_TRAIN * 3 * config.resize**2
+        config.resident_gib = 1.01 * split / config.mesh.data / 2**30
+    elif scheme not in ("", "zero"):
         config.mesh.scheme = scheme
     config.optimizer.fc_updates = int(passes or 1)
     validate(config)
@@ -87,8 +95,12 @@ def compare(arm: str, recipe: str, batch_size: int, steps: int) -> dict[str, Any
     config = arm_config(arm, recipe, batch_size)
     update = train.compile_train_step(config)
     said = communication.compiled(update)
-    wanted = communication.expected(config, config.num_classes, config.mesh.data)
-    times = time_steps(config, update, steps) if steps else []
+    resident = config.feed == "resident"
+    wanted = communication.expected(
+        config, config.num_classes, config.mesh.data, exchanged=resident
+    )
+    # A split of 250 GB is compiled for, not made.
+    times = time_steps(config, update, steps) if steps and not resident else []
     predicted = {
         machine.name: {
             devices: list(
