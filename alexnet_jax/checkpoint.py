@@ -181,6 +181,8 @@ def pin_dataset(workdir: pathlib.Path, dataset: Dataset, num_train: int, begun: 
                 )
     if statistics:
         statistics.save(workdir)
+    else:  # of a run that ended before it saved anything
+        (workdir / colour.FILE).unlink(missing_ok=True)
     files.replace_text(path, json.dumps(now, indent=0, ensure_ascii=False) + "\n")
 
 

@@ -209,6 +209,10 @@ RESUMABLE = (
 )
 
 
+# Fields of earlier versions that changed nothing that is computed.
+REMOVED = ("cache_gib",)
+
+
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Returns every leaf field by its dotted name."""
     leaves: dict[str, Any] = {}
@@ -241,6 +245,8 @@ def _from_dict(cls: type, values: dict[str, Any], prefix: str) -> Any:
     hints = typing.get_type_hints(cls)
     arguments = {}
     for name, value in values.items():
+        if prefix + name in REMOVED:
+            continue
         if name not in hints:
             raise ConfigError(unknown(prefix + name, [prefix + known for known in hints]))
         if dataclasses.is_dataclass(hints[name]):

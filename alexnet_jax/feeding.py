@@ -114,6 +114,11 @@ class ResidentSplit:
         } | {name: meshes.EVERYWHERE for name in names}
 
     @property
+    def orders(self) -> int:
+        """Epochs that one batch may hold a part of."""
+        return (self.count + self.batch_size - 2) // self.count + 1
+
+    @property
     def padded(self) -> int:
         """`count`, made to divide over the data shards that hold parts."""
         shards = 1 if self.whole else self.data
@@ -126,7 +131,7 @@ class ResidentSplit:
             "image": ((rows, self.side, self.side, 3), jnp.uint8),
             "label": ((rows,), jnp.int32),
             "good": ((rows,), jnp.float32),
-            "order": ((2, self.count), jnp.int32),  # of epochs first_epoch and the next
+            "order": ((self.orders, self.count), jnp.int32),  # of epochs from first_epoch on
             "first_epoch": ((), jnp.int32),
             "number": ((), jnp.int32),  # of an evaluation batch
             "stop": ((self.devices,), jnp.float32),

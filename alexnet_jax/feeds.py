@@ -1,6 +1,7 @@
 """Where the arrays come from that feed a step: read ahead on the host, or read once to stay."""
 
 import os
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -182,27 +183,27 @@ class ResidentFeed:
         held = abstract["image"].sharding.addressable_devices_indices_map(abstract["image"].shape)
         label = np.zeros(feeding.padded, np.int32)
         good = np.zeros(feeding.padded, np.float32)
-        parts: dict[tuple[int, int], np.ndarray] = {}
-        placed = []
+        owners: dict[tuple[int, int], list[Any]] = {}  # devices
         for device, span in held.items():
             assert span is not None
             first, last, _ = span[0].indices(feeding.padded)
-            if (first, last) not in parts:
-                images, label[first:last], good[first:last] = read_all(
-                    self._reader, first, last, threads, progress
-                )
-                parts[first, last] = images
-            placed.append(jax.device_put(parts[first, last], device))
+            owners.setdefault((first, last), []).append(device)
+        placed = []
+        for (first, last), devices in owners.items():  # the host holds one part at a time
+            images, label[first:last], good[first:last] = read_all(
+                self._reader, first, last, threads, progress
+            )
+            placed += [jax.block_until_ready(jax.device_put(images, own)) for own in devices]
         image = jax.make_array_from_single_device_arrays(
             abstract["image"].shape, abstract["image"].sharding, placed
         )
         # Labels and masks are everywhere: each process tells those of the images that it read.
-        known = processes.summed([label, good], list(parts))
+        known = processes.summed([label, good], list(owners))
         return {
             "image": image,
             "label": self._everywhere(known[0]),
             "good": self._everywhere(known[1]),
-            "order": self._everywhere(np.zeros((2, self.count), np.int32)),
+            "order": self._everywhere(np.zeros((feeding.orders, self.count), np.int32)),
             "first_epoch": self._everywhere(np.int32(0)),
             "number": self._everywhere(np.int32(0)),
             "stop": self._flags(0),
@@ -213,7 +214,8 @@ class ResidentFeed:
             return
         self._epoch = epoch
         seed = self._config.seed
-        orders = [permutation(seed, e, self.count) for e in (epoch, epoch + 1)]
+        epochs = range(epoch, epoch + self.feeding.orders)
+        orders = [permutation(seed, e, self.count) for e in epochs]
         self._fed |= {
             "order": self._everywhere(np.stack(orders).astype(np.int32)),
             "first_epoch": self._everywhere(np.int32(epoch)),
@@ -245,12 +247,19 @@ def resident_budget(config: Config) -> int:
     if about and "bytes_limit" in about:
         memory = about["bytes_limit"]
     else:  # a CPU's devices share the host's memory, and so do its processes
-        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        memory = host // len(jax.devices())
+        memory = _host_memory() // len(jax.devices())
     asked = config.resident_gib * GIB or memory / 4
     if jax.process_count() == 1:
         return int(asked)
     return min(int(told) for told in processes.told_by_all(str(int(asked))))
+
+
+def _host_memory() -> int:
+    """Returns the bytes that this host lets its processes have; a container may have fewer."""
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
+    told = limit.read_text().strip() if limit.is_file() else "max"
+    return min(host, int(told)) if told.isdigit() else host
 
 
 def kind_of_feed(config: Config, mesh: Mesh, count: int, budget: int) -> str:

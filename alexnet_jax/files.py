@@ -21,8 +21,9 @@ class DamagedFileError(ValueError):
 def replace_text(path: pathlib.Path, text: str) -> None:
     """Writes a small file in one step: it holds either the old text or the new."""
     temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with named(path):
+        temporary.write_text(text)
+        temporary.replace(path)
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -37,9 +38,27 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
             raise ValueError("one array, not several")
         with arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        RuntimeError,  # of zipfile: NotImplementedError too
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DamagedFileError(f"{path}: cannot be read ({reason})") from error
+
+
+@contextlib.contextmanager
+def named(path: pathlib.Path) -> Iterator[None]:
+    """Lets an error of the disk say which file it is about: writing and flushing do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager

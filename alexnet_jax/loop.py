@@ -12,9 +12,10 @@ import jax
 
 from alexnet_jax import mesh as meshes
 from alexnet_jax import metrics, optimizer, step
+from alexnet_jax.progress import Progress
 from alexnet_jax.run import Run
 from alexnet_jax.state import TrainState
-from alexnet_jax.writers import NoWriters, Progress, Writers
+from alexnet_jax.writers import NoWriters, Writers
 
 
 class NonFiniteError(RuntimeError):

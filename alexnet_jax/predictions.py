@@ -1,6 +1,8 @@
 """What a trained network says of each image of a split; the command of `alexnet_jax.evaluate`.
 
 python -m alexnet_jax.evaluate --workdir=W [--split=S] [--views=10] [--predictions=FILE]
+
+FILE.csv and FILE.jsonl have a row for each image; FILE.txt is a submission: five labels a line.
 """
 
 import csv
@@ -21,8 +23,8 @@ from alexnet_jax.config import ConfigError, MeshConfig
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.feeding import Fed
+from alexnet_jax.progress import Progress
 from alexnet_jax.trained import TrainedNetwork
-from alexnet_jax.writers import Progress
 
 BEST = 5  # classes that are kept of each image
 
@@ -110,8 +112,7 @@ def _compile(network: TrainedNetwork, feeding: Any, views: int) -> jax.stages.Co
 def write_predictions(path: pathlib.Path, found: Predictions, network: TrainedNetwork) -> None:
     """Writes a row for each readable image: name, label, five classes, five probabilities.
 
-    Raises:
-      ConfigError: a file that is neither .csv nor .jsonl.
+    FILE.jsonl gets lines of JSON, every other file CSV.
     """
     best = found.classes.shape[1]
     names = [f"class_{k}" for k in range(1, best + 1)]
@@ -136,31 +137,44 @@ def _name(network: TrainedNetwork, label: int) -> str:
     return network.class_name(label) if label >= 0 else ""
 
 
-def write_submission(
-    path: pathlib.Path, found: Predictions, class_names: list[str], order: list[str]
-) -> None:
-    """Writes five labels a line, from 1, in the order of the images.
+def write_submission(path: pathlib.Path, found: Predictions, numbers: list[int]) -> None:
+    """Writes five labels a line, in the order of the images.
 
     Args:
       path: of the file.
       found: of a split in the order that its judges want.
-      class_names: of the network.
-      order: names of labels 1, 2, ...; those of the data set are in the order of `class_names`.
+      numbers: what the judges call each of the network's classes: `label_numbers`.
 
     Raises:
-      ConfigError: `order` does not name every class, or an image could not be read.
+      ConfigError: an image could not be read.
     """
-    missing = sorted(set(class_names) - set(order))
-    if missing:
-        raise ConfigError(f"--label_order: does not name {missing[0]} ({len(missing)} are missing)")
     if not found.readable.all():
         unreadable = found.names[int(np.flatnonzero(~found.readable)[0])]
-        raise ConfigError(f"--submission: {unreadable} cannot be read; every image needs a line")
-    numbers = {name: i for i, name in enumerate(order, 1)}
-    label = [numbers[name] for name in class_names]
+        raise ConfigError(f"--predictions: {unreadable} cannot be read; every image needs a line")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (" ".join(str(label[k]) for k in row) for row in found.classes)
+    lines = (" ".join(str(numbers[k]) for k in row) for row in found.classes)
     path.write_text("".join(line + "\n" for line in lines))
+
+
+def label_numbers(class_names: list[str], classes: int, order: list[str] | None) -> list[int]:
+    """Returns the labels, from 1, that a submission has for classes 0 .. `classes` - 1.
+
+    Args:
+      class_names: of the network's first classes.
+      classes: of the network.
+      order: the judges' names of labels 1, 2, ...; None: in the order of the classes.
+
+    Raises:
+      ConfigError: `order` does not name every class.
+    """
+    if order is None:
+        return list(range(1, classes + 1))
+    numbers = {name: i for i, name in enumerate(order, 1)}
+    names = class_names + [f"class {k}" for k in range(len(class_names), classes)]
+    missing = [name for name in names if name not in numbers]
+    if missing:
+        raise ConfigError(f"--label_order: does not name {missing[0]} ({len(missing)} are missing)")
+    return [numbers[name] for name in names]
 
 
 def class_errors(found: Predictions, network: TrainedNetwork) -> list[dict[str, Any]]:
@@ -230,24 +244,23 @@ def _network() -> TrainedNetwork:
 
 def _evaluate() -> None:
     workdir = pathlib.Path(flags.FLAGS.workdir).expanduser()
-    path = pathlib.Path(flags.FLAGS.predictions).expanduser()
-    if flags.FLAGS.predictions and path.suffix not in (".csv", ".jsonl"):
-        raise ConfigError(f"--predictions: {path} must end in .csv or .jsonl")
-    network = _network()
+    network, order = _network(), None
+    if flags.FLAGS.label_order:
+        order = pathlib.Path(flags.FLAGS.label_order).expanduser().read_text().splitlines()
+    numbers = label_numbers(network.class_names, network.network.num_classes, order)
     split = (
         flags.FLAGS.split or network.config.eval_split or open_dataset(network.config).eval_split()
     )
     found = predict_split(network, split, int(flags.FLAGS.views))
     if flags.FLAGS.predictions:
-        write_predictions(path, found, network)
-        print(f"{path}: {found.readable.sum():,} images")
-    if flags.FLAGS.submission:
-        names, order = network.class_names, network.class_names
-        if flags.FLAGS.label_order:
-            order = pathlib.Path(flags.FLAGS.label_order).expanduser().read_text().split()
-        target = pathlib.Path(flags.FLAGS.submission).expanduser()
-        write_submission(target, found, names, order)
-        print(f"{target}: {len(found.names):,} lines")
+        path = pathlib.Path(flags.FLAGS.predictions).expanduser()
+        if path.suffix == ".txt":
+            write_submission(path, found, numbers)
+            whose = flags.FLAGS.label_order or "the classes' own order (see --label_order)"
+            print(f"{path}: {len(found.names):,} lines of labels from 1, by {whose}")
+        else:
+            write_predictions(path, found, network)
+            print(f"{path}: {found.readable.sum():,} images")
     if not found.counted.any():
         print(f"{split}: {len(found.names):,} images without labels; no errors to report")
         return
@@ -293,10 +306,9 @@ def define_flags() -> None:
         "FILE.csv or FILE.jsonl: the five best classes of each image, and its own",
     )
     flags.DEFINE_string(
-        "submission", "", "FILE: five labels a line, from 1, in the order of the images"
-    )
-    flags.DEFINE_string(
-        "label_order", "", "of --submission: a file that names label 1, 2, ... a line each"
+        "label_order",
+        "",
+        "of FILE.txt: a file that names label 1, 2, ... a line each; else the classes' own order",
     )
 
 

@@ -7,6 +7,7 @@ python -m alexnet_jax.prepare --verify STORE
 import concurrent.futures
 import os
 import pathlib
+import shutil
 import sys
 
 from absl import app, flags
@@ -25,37 +26,45 @@ def prepare() -> None:
     """
     from alexnet_jax import files
     from alexnet_jax.data import store
-    from alexnet_jax.data.preparation import Options, Preparation
+    from alexnet_jax.data.preparation import Options, Preparation, finished_already
     from alexnet_jax.data.sources import open_dataset
     from alexnet_jax.data.types import DataError
-    from alexnet_jax.writers import Progress
+    from alexnet_jax.progress import Progress
 
-    if not flags.FLAGS.dataset or not flags.FLAGS.out:
+    f = flags.FLAGS
+    if not f.dataset or not f.out:
         raise ConfigError("--dataset, --out: both are needed (or --verify STORE)")
-    folder = pathlib.Path(flags.FLAGS.out).expanduser()
-    options = Options(
-        flags.FLAGS.encoding,
-        flags.FLAGS.resize,
-        flags.FLAGS.exif_orientation,
-        flags.FLAGS.on_bad_image,
-        flags.FLAGS.shards,
-    )
-    config = Config(
-        dataset=flags.FLAGS.dataset, data_dir=flags.FLAGS.data_dir, resize=flags.FLAGS.resize
-    )
-    if (folder / store.MANIFEST).is_file() and not (folder / store.UNFINISHED).is_dir():
-        raise DataError(f"{folder}: holds a finished store; --verify it, or use another --out")
+    folder = pathlib.Path(f.out).expanduser()
+    source = pathlib.Path(f.dataset).expanduser()
+    if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"--out: {folder} lies inside the data set {f.dataset}")
     if folder.is_dir() and not store.is_store(folder) and any(folder.iterdir()):
         raise DataError(f"{folder}: is not empty and holds no store; use another --out")
-    workers = flags.FLAGS.workers or os.cpu_count() or 1
+    options = Options(f.encoding, f.resize, f.exif_orientation, f.on_bad_image, f.shards)
+    dataset = open_dataset(
+        Config(
+            dataset=f.dataset,
+            data_dir=f.data_dir,
+            resize=f.resize,
+            exif_orientation=f.exif_orientation,
+        )
+    )
+    if finished_already(dataset, folder, options):
+        print(f"{folder}: is finished; --verify checks it")
+        if (folder / store.UNFINISHED).is_dir():  # it was killed at the very end
+            with files.only_process(folder / store.UNFINISHED):
+                pass
+            shutil.rmtree(folder / store.UNFINISHED)
+        return
+    workers = f.workers or os.cpu_count() or 1
     with files.only_process(folder / store.UNFINISHED):
-        dataset = open_dataset(config)
         preparation = Preparation(dataset, folder, options)
         if preparation.done:
             print(f"going on in {folder}: {preparation.done:,} images are there", flush=True)
         with Progress("prepare", preparation.done, preparation.total, "image") as progress:
             preparation.write(workers, progress.advance)
         preparation.finish()
+    shutil.rmtree(folder / store.UNFINISHED)  # after its lock is closed, as some disks demand
     bad, cost = preparation.bad_images, preparation.jpeg_cost()
     for message in bad:
         print(f"left out: {message}")
@@ -76,10 +85,10 @@ def verify(folder: pathlib.Path) -> None:
     """
     from alexnet_jax.data import store
     from alexnet_jax.data.verification import check_file, record_files
-    from alexnet_jax.writers import Progress
+    from alexnet_jax.progress import Progress
 
     manifest = store.read_manifest(folder)
-    problems = store.damaged_sizes(folder, manifest)
+    problems = store.damaged_files(folder, manifest)
     lost = {problem.partition(":")[0] for problem in problems}
     whole = [name for name in manifest["files"] if str(folder / name) not in lost]
     expected = record_files(folder, manifest)

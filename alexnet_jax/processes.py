@@ -67,13 +67,21 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def _from_all(value: Any) -> np.ndarray:
+    """Returns what each process has, in their order along a new first axis."""
+    # Devices carry it, which is not what the guard of the training loop is for.
+    with jax.transfer_guard("allow"):
+        gathered = np.asarray(multihost_utils.process_allgather(value))
+    return gathered.reshape(jax.process_count(), *np.shape(value))
+
+
 def told_by_all(text: str) -> list[str]:
     """Returns what each process says, in their order; all of them must call it."""
     encoded = np.frombuffer(text.encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.int32(len(encoded))).reshape(-1)
+    lengths = _from_all(np.int32(len(encoded)))
     padded = np.zeros(max(1, int(lengths.max())), np.uint8)
     padded[: len(encoded)] = encoded
-    rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
+    rows = _from_all(padded)
     return [row[:n].tobytes().decode() for row, n in zip(rows, lengths, strict=True)]
 
 
@@ -158,12 +166,8 @@ def summed(arrays: list[np.ndarray], spans: list[tuple[int, int]]) -> list[np.nd
     known = np.zeros(len(arrays[0]), bool)
     for first, last in spans:
         known[first:last] = True
-    masks = multihost_utils.process_allgather(known).reshape(-1, len(known))
-    filled = []
-    for own in arrays:
-        told = multihost_utils.process_allgather(own).reshape(len(masks), -1)
-        filled.append(told[masks.argmax(axis=0), np.arange(len(known))])
-    return filled
+    knows = _from_all(known).argmax(axis=0)
+    return [_from_all(own)[knows, np.arange(len(known))] for own in arrays]
 
 
 def same_workdir(workdir: pathlib.Path, latest_step: int) -> None:

@@ -12,9 +12,10 @@ from alexnet_jax import augment, checkpoint, evaluate, feeds, files, model, proc
 from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.types import DataError, Source
 from alexnet_jax.feeds import HostFeed, ResidentFeed
+from alexnet_jax.progress import Progress
 from alexnet_jax.state import TrainState, abstract_state
-from alexnet_jax.writers import Progress
 
 
 class Run:
@@ -74,10 +75,9 @@ class Run:
           DataError: no such split, or an image that cannot be read.
           ConfigError: it cannot be resident, and shall be.
         """
-        c = self.config
-        reader = ImageReader(
-            self._dataset.open(split), c.resize, c.exif_orientation, c.on_bad_image
-        )
+        c, source = self.config, self._dataset.open(split)
+        _refuse_unlabelled(source, f"split {split} of {c.dataset}")
+        reader = ImageReader(source, c.resize, c.exif_orientation, c.on_bad_image)
         kind = feeds.kind_of_feed(c, self.mesh, len(reader), self._resident_budget)
         if kind == "host":
             return HostFeed(c, self.mesh, reader, batch_size, passes)
@@ -148,3 +148,20 @@ class Run:
         text = json.dumps(row, indent=2) + "\n"
         processes.first_does(lambda: files.replace_text(self.workdir / "summary.json", text))
         return row
+
+
+def _refuse_unlabelled(source: Source, name: str) -> None:
+    """Refuses a split like ImageNet's test images, whose labels are all -1.
+
+    Raises:
+      DataError: says so.
+    """
+    try:
+        label = source[0].label
+    except DataError:
+        return  # the reader says more of a bad image, or skips it
+    if label < 0:
+        raise DataError(
+            f"{name} has no labels to learn or to compare with; python -m alexnet_jax.evaluate "
+            "tells what is on its images"
+        )

@@ -23,10 +23,11 @@ from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.feeding import Feeding, HostBatches
 from alexnet_jax.loop import Interrupted, Loop, NonFiniteError, Signals
+from alexnet_jax.progress import Progress
 from alexnet_jax.run import Run
 from alexnet_jax.state import create_state
 from alexnet_jax.validation import validate
-from alexnet_jax.writers import NoWriters, Progress, Writers
+from alexnet_jax.writers import NoWriters, Writers
 
 __all__ = ["Interrupted", "NonFiniteError", "compile_train_step", "train"]
 
@@ -128,6 +129,7 @@ def _train(run: Run, start: int) -> dict[str, Any]:
     config = run.config
     processes.say(report.header(config, run.network, run.mesh, run.sizes, start + 1, run.last_step))
     feed = run.train_feed
+    _ = run.eval_feed  # what cannot be used is known before the first step
     processes.say(f"feed      {run.describe_feed()}")
     update = step.compile_step(
         config, run.network, run.mesh, run.num_train, feed.feeding, run.views

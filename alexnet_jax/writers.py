@@ -1,13 +1,11 @@
-"""What a run leaves for people: rows, TensorBoard, a picture, a progress bar."""
+"""What a run leaves for people: rows, TensorBoard, a picture."""
 
 import contextlib
 import json
 import os
 import pathlib
-import sys
 from typing import Any
 
-import tqdm
 from tensorboardX import SummaryWriter
 
 Row = dict[str, Any]
@@ -64,47 +62,6 @@ def read_rows(path: pathlib.Path) -> list[Row]:
                 f"{path}: line {number} is not JSON; restore or remove it"
             ) from error
     return rows
-
-
-class Progress:
-    """One bar on a terminal; plain lines elsewhere; nothing where it is silent."""
-
-    def __init__(
-        self, description: str, done: int, total: int, unit: str, silent: bool = False
-    ) -> None:
-        self.silent = silent
-        self.live = not silent and (sys.stderr.isatty() or "ipykernel" in sys.modules)
-        self._bar = tqdm.tqdm(
-            desc=description,
-            initial=done,
-            total=total,
-            unit=unit,
-            disable=not self.live,
-            dynamic_ncols=True,
-            mininterval=0.2,
-        )
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def advance(self, count: int = 1) -> None:
-        """Counts work done."""
-        self._bar.update(min(count, (self._bar.total or count) - self._bar.n))
-
-    def show(self, text: str) -> None:
-        """Puts the latest figures beside the bar, or on a line where there is none."""
-        if self.live:
-            self._bar.set_postfix_str(text)
-        else:
-            self.say(text)
-
-    def say(self, text: str) -> None:
-        """Prints a line that stays."""
-        if not self.silent:
-            tqdm.tqdm.write(text) if self.live else print(text, flush=True)
 
 
 class Writers:

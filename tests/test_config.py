@@ -16,6 +16,7 @@ def test_recipes_are_valid_and_survive_their_text_form(name):
     config = configs.get(name)
     validate(config)
     assert from_json(to_json(config)) == config
+    assert from_json('{"cache_gib": 2.0}') == Config()  # a workdir of an earlier version
     assert configs.get(name) is not config
 
 

@@ -12,6 +12,7 @@ from alexnet_jax import communication, feeds, mesh, train
 from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.data.types import DataError
 from alexnet_jax.feeding import Feeding
 from alexnet_jax.feeds import HostFeed, ResidentFeed
 
@@ -77,6 +78,36 @@ def test_resident_splits_give_the_batches_of_the_host(folder, shape, scheme, pas
                 there = wanted["mask"] + wanted["bad"] > 0 if name == "label" else slice(None)
                 np.testing.assert_array_equal(got[name][there], wanted[name][there], err_msg=name)
             np.testing.assert_array_equal(got["image"][shown], wanted["image"][shown])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_batch_may_hold_several_epochs(folder, whole):
+    config = small.config(folder)
+    config.on_bad_image, config.mesh = "skip", MeshConfig(2, 1)
+    devices = mesh.build(config.mesh)
+    split = open_dataset(config).open("train")
+
+    def reader() -> ImageReader:
+        return ImageReader(split, config.resize, on_bad_image="skip")
+
+    host = HostFeed(config, devices, reader(), 64)
+    resident = ResidentFeed(config, devices, reader(), 64, whole)
+    own = zip(host.training(1, 3, bool), resident.training(1, 3, bool), strict=True)
+    for step, (one, other) in enumerate(own, 1):
+        wanted = taken(host.feeding, devices, one, step)
+        got = taken(resident.feeding, devices, other, step)
+        for name in wanted:
+            np.testing.assert_array_equal(got[name], wanted[name], err_msg=name)
+
+
+def test_a_split_without_labels_is_refused(folder, monkeypatch, tmp_path):
+    from alexnet_jax.data.folder import _Files
+
+    read = _Files.__getitem__
+    monkeypatch.setattr(_Files, "__getitem__", lambda self, i: read(self, i)._replace(label=-1))
+    config = small.config(folder)
+    with pytest.raises(DataError, match="split train of .* has no labels to learn"):
+        train.train(config, tmp_path)
 
 
 def test_a_signal_travels_with_the_next_step(folder):

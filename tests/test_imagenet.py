@@ -125,6 +125,21 @@ def test_missing_and_wrong_archives_are_named(tmp_path):
         ImagenetArchives(tmp_path)
 
 
+def test_a_damaged_header_is_not_the_end(tmp_path):
+    """`tarfile` stops there without a word, and all that follows would be missing."""
+    write_archives(tmp_path / "whole")
+    for file in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"):
+        data = bytearray((tmp_path / "whole" / file).read_bytes())
+        with tarfile.open(tmp_path / "whole" / file) as archive:
+            middle = archive.getmembers()[10].offset
+        data[middle + 150] ^= 1  # in the header's checksum
+        folder = tmp_path / file[:-4]
+        folder.mkdir()
+        (folder / file).write_bytes(data)
+        with pytest.raises(DataError, match=rf"{file}: is not a whole tar archive .*{middle:,}"):
+            ImagenetArchives(folder)
+
+
 def test_an_archive_cut_short_is_named(tmp_path):
     write_archives(tmp_path / "whole")
     for file in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"):

@@ -70,7 +70,7 @@ def test_slices_lines_of_json_and_ten_views(run):
     [
         ("--split=vla", "did you mean val"),
         ("--checkpoint=99", "--checkpoint: 99 is not best, latest or one of"),
-        ("--predictions=out.txt", "must end in .csv or .jsonl"),
+        ("--label_order=nowhere.txt", "No such file"),
         ("--dataset=./nowhere", "there is no folder"),
         ("val", "val: what is that"),
     ],
@@ -95,17 +95,24 @@ def made(labels: list[int], classes: list[list[int]]) -> Predictions:
 
 def test_a_submission_has_five_labels_a_line_in_the_judges_order(tmp_path):
     found = made([-1, -1], [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]])
-    names = ["ant", "bee", "cat", "dog", "elk"]
+    names = ["ant", "sea bee", "cat", "dog", "elk"]
     path = tmp_path / "submission.txt"
-    predictions.write_submission(path, found, names, names)
-    assert path.read_text() == "1 2 3 4 5\n5 4 3 2 1\n"
-    predictions.write_submission(path, found, names, ["elk", "ant", "bee", "cat", "dog", "fox"])
-    assert path.read_text() == "2 3 4 5 1\n1 5 4 3 2\n"
+
+    def written(numbers: list[int]) -> str:
+        predictions.write_submission(path, found, numbers)
+        return path.read_text()
+
+    assert written(predictions.label_numbers(names, 7, None)) == "1 2 3 4 5\n5 4 3 2 1\n"
+    order = ["elk", "ant", "sea bee", "cat", "dog", "fox"]
+    numbers = predictions.label_numbers(names, 5, order)
+    assert written(numbers) == "2 3 4 5 1\n1 5 4 3 2\n"
     with pytest.raises(ConfigError, match=r"--label_order: does not name elk \(1 are missing\)"):
-        predictions.write_submission(path, found, names, names[:4])
+        predictions.label_numbers(names, 5, names[:4])
+    with pytest.raises(ConfigError, match=r"does not name class 5 \(1 are missing\)"):
+        predictions.label_numbers(names, 6, names)
     unreadable = dataclasses.replace(found, readable=np.array([True, False]))
     with pytest.raises(ConfigError, match=r"image1 cannot be read; every image needs a line"):
-        predictions.write_submission(path, unreadable, names, names)
+        predictions.write_submission(path, unreadable, numbers)
 
 
 def test_errors_by_class_name_the_worst_confusion(run):

@@ -134,37 +134,51 @@ def test_another_number_of_workers_writes_the_same_bytes(images, made, tmp_path)
     assert prepare(*arguments, "--workers=3")[0] == 0
     assert same(made, tmp_path / "store")
     status, said = prepare(*arguments)
+    assert (status, "is finished; --verify checks it" in said) == (0, True)
+    status, said = prepare(*arguments, "--encoding=jpeg")
     assert status == 1
-    assert "holds a finished store; --verify it" in said
+    assert "was begun with options" in said
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_continued_it_is_the_same(images, made, tmp_path):
-    chance = random.Random(0)
-    out = tmp_path / "store"
-    line = command(f"--dataset={images}", f"--out={out}", "--resize=64", "--shards=5")
+def test_killed_at_any_moment_and_continued_it_is_the_same(tmp_path):
+    """Twenty kills, counted from when the first shard is being written."""
+    images, chance = tmp_path / "images", random.Random(0)
+    write_images(images, 400)
+    arguments = (f"--dataset={images}", "--resize=64", "--shards=40")
+    whole = tmp_path / "whole"
+    assert prepare(*arguments, f"--out={whole}", "--workers=2")[0] == 0
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
-    kills = 0
+    kills, partly, number = 0, 0, 0
     while kills < 20:
+        out = tmp_path / f"store{number}"
+        line = command(*arguments, f"--out={out}", f"--workers={chance.choice([1, 2, 4])}")
         process = subprocess.Popen(
-            [*line, f"--workers={chance.choice([1, 2, 4])}"],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        try:
-            # Most of its life is starting: the later moments are the ones of writing.
-            process.wait(chance.uniform(0.5, 2.5))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        done_before = set(out.glob("*-of-00040"))
+        writing = chance.random() < 0.9  # else: at any moment of starting
+        until = time.monotonic() + (60 if writing else chance.uniform(0, 2))
+        while time.monotonic() < until and process.poll() is None:
+            if writing and (
+                list(out.glob("*.part-*")) or set(out.glob("*-of-00040")) - done_before
+            ):
+                until = time.monotonic() + chance.uniform(0, 0.3)
+                writing = False
+        if process.poll() is None:
+            process.kill()
             kills += 1
-        else:
-            assert same(made, out)
-            for path in sorted(out.glob("*"), reverse=True):
-                path.unlink()  # begin again until it was killed often enough
-    subprocess.run([*line, "--workers=2"], env=environment, check=False, capture_output=True)
-    assert same(made, out)
+            here = len(list(out.glob("*-of-00040")))
+            partly += 0 < here < 80 and not (out / store.MANIFEST).exists()
+        assert process.wait() in (0, -signal.SIGKILL)
+        if (out / store.MANIFEST).exists():
+            assert prepare(*arguments, f"--out={out}")[0] == 0
+            assert same(whole, out)
+            number += 1
+    assert partly >= 5
+    out = tmp_path / f"store{number}"
+    assert prepare(*arguments, f"--out={out}", "--workers=2")[0] == 0
+    assert same(whole, out)
 
 
 def test_a_run_from_a_store_is_that_from_the_images(images, made, tmp_path):
@@ -223,12 +237,30 @@ def test_damage_is_found_and_named(made, tmp_path, damage):
         with pytest.raises(DataError, match="manifest.json: cannot be read"):
             open_dataset(config)
     else:
-        shard = broken / "features.json"
-        shard.write_text("{}" + shard.read_text()[2:])
+        for shard in (broken / "dataset_info.json", broken / "features.json"):
+            data = bytearray(shard.read_bytes())
+            data[len(data) // 2] ^= 4
+            shard.write_bytes(data)
+            with pytest.raises(DataError, match=rf"{shard.name}: its SHA-256 is not"):
+                open_dataset(config)
+            status, said = prepare("--verify", broken)
+            assert (status, "error: " in said) == (1, True)
+            data[len(data) // 2] ^= 4
+            shard.write_bytes(data)
+        shard.unlink()
     status, said = prepare("--verify", broken)
     assert status == 1
-    assert shard.name in said or damage == "description"
+    assert shard.name in said
     assert "error: " in said
+
+
+@pytest.mark.parametrize("key", ["files", "bytes", "sha256", "options", "encoding", "format"])
+def test_a_manifest_of_another_shape_is_damaged(made, tmp_path, key):
+    broken = copied(made, tmp_path / "broken")
+    manifest = broken / store.MANIFEST
+    manifest.write_text(manifest.read_text().replace(f'"{key}"', f'"{key[:-1]}~"', 1))
+    with pytest.raises(DataError, match=r"manifest.json: (cannot be read|is damaged)"):
+        open_dataset(Config(dataset=str(broken), resize=64))
 
 
 def test_a_bad_image_stops_it_keeps_what_is_done_and_may_be_skipped(images, made, tmp_path):
@@ -259,12 +291,17 @@ def test_a_bad_image_stops_it_keeps_what_is_done_and_may_be_skipped(images, made
     for path in made.glob("*array_record*"):
         assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes()
 
-    bad.write_bytes(b"")
-    status, said = prepare(*arguments, f"--out={tmp_path / 'b'}", "--on_bad_image=skip")
-    assert status == 0, said
-    assert f"{bad.name}: is not a readable image" in said
-    assert "less 1 left out" in said
-    assert open_dataset(Config(dataset=str(tmp_path / "b"), resize=64)).sizes["val"] == 14
+    for path in (bad, *sorted(source.glob("train/*/*"))[::12]):
+        path.write_bytes(b"")
+    skipping = (f"--dataset={source}", "--resize=64", "--shards=5", "--on_bad_image=skip")
+    for out, workers in (("b", 1), ("c", 4)):
+        status, said = prepare(*skipping, f"--out={tmp_path / out}", f"--workers={workers}")
+        assert status == 0, said
+        assert f"{bad.name}: is not a readable image" in said
+        assert "less 5 left out" in said
+    assert same(tmp_path / "b", tmp_path / "c")
+    sizes = open_dataset(Config(dataset=str(tmp_path / "b"), resize=64)).sizes
+    assert sizes == {"train": 41, "val": 14}
 
 
 def test_jpeg_says_what_it_costs(images, tmp_path):
@@ -294,7 +331,7 @@ def test_disks_and_folders_that_cannot_be_written(images, tmp_path, monkeypatch)
     status, said = prepare(*arguments, f"--out={tmp_path / 'file' / 'store'}")
     assert status == 1
     assert re.search(r"error: .*Not a directory: .*file", said), said
-    status, said = prepare(*arguments, f"--out={images}")
+    status, said = prepare(*arguments, f"--out={tmp_path}")
     assert status == 1
     assert "is not empty and holds no store" in said
     from alexnet_jax.data import preparation
@@ -316,10 +353,8 @@ def test_imagenets_archives_become_a_store(tmp_path):
     status, said = prepare(*arguments, f"--out={tmp_path / 'a'}")
     assert status == 1
     assert re.search(r"error: .*img_train.tar/n01\d+_0.JPEG: is not a readable image", said), said
-    start = time.perf_counter()
     status, said = prepare(*arguments, f"--out={tmp_path / 'b'}", "--on_bad_image=skip")
     assert status == 0, said
-    assert time.perf_counter() - start < 120
     assert said.count("left out: ") == 5
     data = open_dataset(Config(dataset=str(tmp_path / "b"), resize=64))
     assert data.sizes == counts | {"train": counts["train"] - 5}
@@ -344,3 +379,49 @@ def test_real_photographs(shared_data, tmp_path):
         example = source[i]
         path = shared_data / "photos" / example.name.partition("/")[2]
         np.testing.assert_array_equal(example.image, independent(path, 256), err_msg=example.name)
+
+
+@pytest.mark.slow
+def test_real_photographs_have_imagenets_colour_axes(shared_data, tmp_path):
+    """Against the photographs themselves, and the axes that the authors found in all of ImageNet.
+
+    These ten classes vary less in colour: their standard deviations are 0.78, 0.91 and 1.00 of
+    the authors'.
+    """
+    out = tmp_path / "store"
+    assert prepare(f"--dataset={shared_data / 'imagenette'}", f"--out={out}")[0] == 0
+    count, total, products = 0, np.zeros(3), np.zeros((3, 3))
+    for path in (shared_data / "imagenette" / "train").glob("*/*"):
+        pixels = independent(path, 256).reshape(-1, 3).astype(np.float64)
+        count, total, products = (
+            count + len(pixels),
+            total + pixels.sum(axis=0),
+            products + pixels.T @ pixels,
+        )
+    found, mean = Statistics.load(out), total / count
+    covariance = products / count - np.outer(mean, mean)
+    np.testing.assert_allclose(found.channel_mean, mean, rtol=1e-9)
+    np.testing.assert_allclose(found.covariance, covariance, rtol=1e-9)
+    oracle = np.load(shared_data / "oracles" / "cuda_convnet2_input_meta.npz")
+    cosines = np.abs((found.axes * oracle["vecs"]).sum(axis=0))
+    assert np.degrees(np.arccos(cosines)).max() < 10
+    for split in ("train", "val"):
+        source = open_dataset(Config(dataset=str(out))).open(split)
+        for i in range(0, len(source), 5):
+            path = shared_data / "imagenette" / split / source[i].name
+            np.testing.assert_array_equal(source[i].image, independent(path, 256))
+
+
+def test_a_folder_with_a_name_of_other_letters(images, tmp_path):
+    (tmp_path / "Été 2024").symlink_to(images)
+    out = tmp_path / "store"
+    status, said = prepare(f"--dataset={tmp_path / 'Été 2024'}", f"--out={out}", "--resize=64")
+    assert status == 0, said
+    assert sum(b.num_examples for b in tfds.builder_from_directory(out).info.splits.values()) == 60
+
+
+def test_out_inside_the_data_set_is_refused(images):
+    status, said = prepare(f"--dataset={images}", f"--out={images / 'store'}")
+    assert status == 1
+    assert "lies inside the data set" in said
+    assert not (images / "store").exists()

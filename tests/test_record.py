@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -8,6 +8,7 @@ from alexnet_jax.data import record
 from alexnet_jax.data.types import DataError
 
 
+@settings(deadline=None)
 @given(
     image=st.binary(max_size=70_000),
     label=st.integers(-1, 2**31),
@@ -30,6 +31,7 @@ def test_any_order_of_features_is_read():
         assert record.decode(example.SerializeToString())[1:] == (3, "name")
 
 
+@settings(deadline=None)
 @given(cut=st.integers(0, 90), flipped=st.integers(0, 255))
 def test_damage_is_an_error_or_another_value_never_a_crash(cut, flipped):
     whole = record.encode(bytes(60), 5, "photo.jpg")

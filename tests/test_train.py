@@ -155,7 +155,9 @@ def test_data_that_changed_is_refused(finished, tmp_path):
     coloured = Dataset()
     coloured.class_names = data.class_names
     coloured.statistics = Statistics(*np.ones((5, 3, 3)))
+    coloured.statistics.save(workdir)  # left by a run from a store that saved no checkpoint
     checkpoint.pin_dataset(workdir, data, 20, True)
+    assert checkpoint.read_statistics(workdir) is None
     for changed in ((data, 21), (more, 20), (coloured, 20)):
         with pytest.raises(ConfigError, match="dataset: .* has changed since"):
             checkpoint.pin_dataset(workdir, *changed, True)

@@ -78,19 +78,22 @@ def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]
         shutil.rmtree(out, ignore_errors=True)  # its memory in the page cache is used again
         (out / UNFINISHED).mkdir(parents=True)
         making = Preparation(dataset, out, Options(shards=8))
-        times: list[tuple[float, int]] = []  # from the first image on: not how processes start
+        first: list[tuple[float, int]] = []  # from the first images on: not how processes start
 
         def advance(count: int) -> None:
-            if count:
-                times.append((time.perf_counter(), count))
+            if count and not first:
+                first.append((time.perf_counter(), count))
 
         making.write(workers, advance)
         making.finish()
-        seen = sum(count for _, count in times[1:])
-        return seen / (times[-1][0] - times[0][0])
+        (start, earlier) = first[0]
+        return (images - earlier) / (time.perf_counter() - start)
 
     with concurrent.futures.ProcessPoolExecutor(
-        workers, context, preparation.start_worker, (sources, folder, options, context.Value("q"))
+        workers,
+        context,
+        preparation.start_worker,
+        (sources, folder, options, context.Value("q"), context.Value("b", 0, lock=False)),
     ) as pool:
         list(pool.map(_nothing, range(4 * workers)))
         prepared()  # a page of memory that was never used costs more the first time

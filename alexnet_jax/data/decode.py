@@ -28,17 +28,16 @@ def decode(encoded: bytes, name: str, side: int, exif_orientation: bool = False)
     Raises:
       DataError: names a file that cannot be decoded.
     """
-    if _is_cmyk(encoded):
-        image = _decode_cmyk(encoded, name, exif_orientation)
-        return centre_square(image, side)
-    flags = cv2.IMREAD_COLOR_RGB | (0 if exif_orientation else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
+        if _is_cmyk(encoded):
+            return centre_square(_decode_cmyk(encoded, name, exif_orientation), side)
+        flags = cv2.IMREAD_COLOR_RGB | (0 if exif_orientation else cv2.IMREAD_IGNORE_ORIENTATION)
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+        if image is None:
+            raise DataError(f"{name}: is not a readable image, or it is cut short")
+        return centre_square(image, side)
     except cv2.error as error:
         raise DataError(f"{name}: is not a readable image ({error.err})") from error
-    if image is None:
-        raise DataError(f"{name}: is not a readable image, or it is cut short")
-    return centre_square(image, side)
 
 
 def _is_cmyk(encoded: bytes) -> bool:

@@ -7,6 +7,7 @@ OpenCV decodes as they are. Names, order of labels and splits are TFDS's.
 import pathlib
 import re
 import tarfile
+from collections.abc import Iterator
 from typing import IO
 
 import tensorflow_datasets as tfds
@@ -86,11 +87,23 @@ def _lines(file: str) -> list[str]:
     return (tfds.core.tfds_path(f"datasets/{NAME}") / file).read_text().split()
 
 
+def _entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yields an archive's entries, and refuses one that does not end as archives do.
+
+    `tarfile` takes a damaged header for the end; the end is a block of zeros.
+    """
+    yield from archive
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"a damaged header or its end at byte {archive.offset:,}")
+
+
 def _train(file: IO[bytes], class_names: list[str]) -> list[Member]:
     """Archives of classes inside an archive; mixed, so that a slice holds every class."""
     labels, found = {name: i for i, name in enumerate(class_names)}, []
     with tarfile.open(fileobj=file, mode="r:") as outer:
-        for of_class in outer:
+        for of_class in _entries(outer):
             wnid = of_class.name.removesuffix(".tar")
             if wnid not in labels:
                 raise _NotImagenet(f"{of_class.name} is not the archive of an ImageNet class")
@@ -99,7 +112,7 @@ def _train(file: IO[bytes], class_names: list[str]) -> list[Member]:
                 with tarfile.open(fileobj=inner_file, mode="r:") as inner:
                     found += [
                         (m.name, of_class.offset_data + m.offset_data, m.size, labels[wnid])
-                        for m in inner
+                        for m in _entries(inner)
                         if m.isfile()
                     ]
             except tarfile.TarError as error:
@@ -112,7 +125,7 @@ def _flat(file: IO[bytes]) -> list[Member]:
     with tarfile.open(fileobj=file, mode="r:") as archive:
         found = [
             (pathlib.PurePosixPath(m.name).name, m.offset_data, m.size, UNLABELLED)
-            for m in archive
+            for m in _entries(archive)
             if m.isfile()
         ]
     return sorted(found)

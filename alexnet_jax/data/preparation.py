@@ -34,7 +34,9 @@ from alexnet_jax.data.decode import decode, read_square
 from alexnet_jax.data.statistics import PixelSums, Statistics
 from alexnet_jax.data.types import DataError, Source
 
-SHARD_BYTES = 2**27  # of pixels, where the number of shards is not given
+# Of pixels, where the number of shards is not given: few enough files for a process to hold open
+# (ImageNet: 235 and 10), and for less, several that processes can share.
+SHARD_BYTES, LEAST_SHARD_BYTES, SHARDS_TO_SHARE = 2**30, 2**25, 16
 JPEG_QUALITY = 95  # the authors' (cuda-convnet2 make-data, pyext.h)
 TRAIN = "train"  # the split that statistics are of
 
@@ -48,7 +50,7 @@ class Options:
       resize: side of the squares.
       exif_orientation: are images turned as their EXIF field says?
       on_bad_image: raise, or skip: left out, counted and named in the manifest.
-      shards: number of shards of every split; 0: one for each 128 MiB of pixels.
+      shards: number of shards of every split; 0: by its size.
     """
 
     encoding: str = "raw"
@@ -94,20 +96,55 @@ def shards(dataset: Dataset, options: Options) -> list[Shard]:
       DataError: a split's name that TFDS cannot have.
     """
     name = re.sub(r"\W+", "_", pathlib.PurePath(dataset.name).name).strip("_").lower() or "images"
-    name = name if name[0].isalpha() else f"images_{name}"
+    name = re.sub(r"[^a-z0-9_]", "_", name)
+    name = name if name[0].isalpha() else f"images_{name}"  # TFDS wants a letter first
     found = []
     for split, size in sorted(dataset.sizes.items()):
-        if not re.fullmatch(r"\w+", split):
+        if not re.fullmatch(r"[A-Za-z0-9_]+", split):
             raise DataError(
                 f"split {split} of {dataset.name}: a store's splits are of letters, digits and _ "
                 "alone; rename it"
             )
-        automatic = math.ceil(size * options.resize**2 * 3 / SHARD_BYTES)
+        pixels = size * options.resize**2 * 3
+        shared = min(SHARDS_TO_SHARE, math.ceil(pixels / LEAST_SHARD_BYTES))
+        automatic = max(shared, math.ceil(pixels / SHARD_BYTES))
         count = min(options.shards or automatic, size)
         for i in range(count):
             file = f"{name}-{split}.array_record-{i:05d}-of-{count:05d}"
             found.append(Shard(split, i * size // count, (i + 1) * size // count, file))
     return found
+
+
+def identity(dataset: Dataset, options: Options) -> dict[str, Any]:
+    """Returns what a store is made of: where it differs, it is another store."""
+    return {
+        "source": dataset.name,
+        "splits": dataset.sizes,
+        "options": dataclasses.asdict(options),
+        "version": alexnet_jax.__version__,
+    }
+
+
+def finished_already(dataset: Dataset, folder: pathlib.Path, options: Options) -> bool:
+    """Does the folder hold the finished store that is asked for?
+
+    Raises:
+      DataError: it holds another finished store, or a damaged one.
+    """
+    if not (folder / store.MANIFEST).is_file():
+        return False
+    manifest = store.read_manifest(folder)
+    _refuse_another(folder, manifest, identity(dataset, options))
+    return True
+
+
+def _refuse_another(folder: pathlib.Path, noted: dict[str, Any], asked: dict[str, Any]) -> None:
+    for name, now in asked.items():
+        if noted.get(name) != now:
+            raise DataError(
+                f"{folder} was begun with {name} = {noted.get(name)}, not {now}; use another "
+                "--out, or remove it"
+            )
 
 
 class Preparation:
@@ -127,12 +164,7 @@ class Preparation:
         self._bad: dict[str, list[str]] = {}
         self._cost = np.zeros(3, np.int64)
         self._sums = PixelSums(options.resize)
-        self._identity = {
-            "source": dataset.name,
-            "splits": dataset.sizes,
-            "options": dataclasses.asdict(options),
-            "version": alexnet_jax.__version__,
-        }
+        self._identity = identity(dataset, options)
         if self._state.is_file():
             self._load()
         for left_over in folder.glob("*.part-*"):
@@ -152,8 +184,8 @@ class Preparation:
 
     @property
     def bad_images(self) -> list[str]:
-        """Images left out so far, a message each."""
-        return [message for messages in self._bad.values() for message in messages]
+        """Images left out so far, a message each, in the order of the shards."""
+        return [message for shard in self._shards for message in self._bad.get(shard.file, [])]
 
     def jpeg_cost(self) -> tuple[float, float] | None:
         """Returns what jpeg changes: mean absolute difference of a pixel, and bytes an image."""
@@ -173,24 +205,27 @@ class Preparation:
           DataError: an image that cannot be decoded, a disk that is full; what is finished is kept.
         """
         context = multiprocessing.get_context("spawn")
-        counter = context.Value("q", 0)
+        counter, stop = context.Value("q", 0), context.Value("b", 0, lock=False)
         sources = {split: self._dataset.open(split) for split in {s.split for s in self._todo}}
         pool = concurrent.futures.ProcessPoolExecutor(
             min(workers, max(1, len(self._todo))),
             context,
             start_worker,
-            (sources, self._folder, self._options, counter),
+            (sources, self._folder, self._options, counter, stop),
         )
+        started: dict[concurrent.futures.Future[Written], Shard] = {}
+        noted: set[concurrent.futures.Future[Written]] = set()
         seen = 0
-        started = {pool.submit(_write_shard, shard): shard for shard in self._todo}
-        pending = set(started)
         try:
-            while pending:
-                finished, pending = concurrent.futures.wait(
-                    pending, 0.2, concurrent.futures.FIRST_COMPLETED
+            for shard in self._todo:
+                started[pool.submit(_write_shard, shard)] = shard
+            while len(noted) < len(started):
+                finished, _ = concurrent.futures.wait(
+                    started.keys() - noted, 0.2, concurrent.futures.FIRST_COMPLETED
                 )
                 for future in finished:
                     self._note(started[future], future.result())
+                    noted.add(future)
                 counted = int(counter.value)
                 advance(counted - seen)
                 seen = counted
@@ -200,8 +235,9 @@ class Preparation:
                 "command again, with fewer --workers"
             ) from error
         finally:
+            stop.value = 1  # for shards under way when an image was bad, or on Ctrl-C
             pool.shutdown(wait=True, cancel_futures=True)
-            for future in pending:  # what was under way when another failed
+            for future in started.keys() - noted:
                 if future.done() and not future.cancelled() and not future.exception():
                     self._note(started[future], future.result())
         self._todo = []
@@ -224,7 +260,6 @@ class Preparation:
             manifest["jpeg"] = {"mean_absolute_difference": cost[0], "bytes_per_image": cost[1]}
         text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
         files.replace_text(self._folder / store.MANIFEST, text)
-        shutil.rmtree(self._folder / store.UNFINISHED)
 
     def _write_metadata(self) -> None:
         split_infos = []
@@ -256,17 +291,22 @@ class Preparation:
         Waiting for the disk is done here, where no image waits for it. A shard that was lost and
         written again adds nothing new.
         """
-        with written.part.open("rb") as opened:
-            os.fsync(opened.fileno())
-        written.part.replace(self._folder / shard.file)
+        file = self._folder / shard.file
+        with files.named(file):
+            _flush(written.part)
+            written.part.replace(file)
         if shard.file in self._about:
             return
-        self._about[shard.file] = written.about
-        self._bad[shard.file] = written.bad
-        self._cost += np.array(written.cost)
-        if written.sums:
-            self._sums.merge(written.sums)
-        self._save()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # all of it or nothing
+        try:
+            self._about[shard.file] = written.about
+            self._bad[shard.file] = written.bad
+            self._cost += np.array(written.cost)
+            if written.sums:
+                self._sums.merge(written.sums)
+            self._save()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _save(self) -> None:
         sums = self._sums.finished()
@@ -283,8 +323,10 @@ class Preparation:
             products=sums.products,
         )
         temporary = self._state.with_suffix(".tmp")
-        temporary.write_bytes(data.getbuffer())
-        temporary.replace(self._state)
+        with files.named(self._state):
+            temporary.write_bytes(data.getbuffer())
+            _flush(temporary)
+            temporary.replace(self._state)
 
     def _load(self) -> None:
         try:
@@ -293,12 +335,7 @@ class Preparation:
             self._sums.pixels, self._sums.products = arrays["pixels"], arrays["products"]
         except (ValueError, KeyError) as error:
             raise DataError(f"{error}; remove {self._folder} and begin again") from error
-        for name, now in self._identity.items():
-            if noted[name] != now:
-                raise DataError(
-                    f"{self._folder} was begun with {name} = {noted[name]}, not {now}; use another "
-                    "--out, or remove it"
-                )
+        _refuse_another(self._folder, noted, self._identity)
         self._about, self._bad = noted["about"], noted["bad"]
         self._cost, self._sums.count = np.array(noted["cost"], np.int64), noted["count"]
 
@@ -313,6 +350,12 @@ class Preparation:
                 f"{self._folder}: {needed / 2**30:,.1f} GiB are needed, {free / 2**30:,.1f} are "
                 "free; make room, or use --encoding=jpeg"
             )
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Returns when a file is on the disk."""
+    with path.open("rb") as opened:
+        os.fsync(opened.fileno())
 
 
 def _features(options: Options, class_names: list[str]) -> tfds.features.FeaturesDict:
@@ -336,10 +379,11 @@ class Worker:
     folder: pathlib.Path
     options: Options
     counter: Any
+    stop: Any
 
 
 def start_worker(
-    sources: dict[str, Source], folder: pathlib.Path, options: Options, counter: Any
+    sources: dict[str, Source], folder: pathlib.Path, options: Options, counter: Any, stop: Any
 ) -> None:
     """Prepares a process for writing shards; it ends when its parent does.
 
@@ -348,6 +392,7 @@ def start_worker(
       folder: of the store.
       options: of the store.
       counter: shared, of the images that are done.
+      stop: shared; not 0 when the others have ended.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     parent = multiprocessing.parent_process()
@@ -359,7 +404,7 @@ def start_worker(
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     Worker.sources, Worker.folder = sources, folder
-    Worker.options, Worker.counter = options, counter
+    Worker.options, Worker.counter, Worker.stop = options, counter, stop
 
 
 def _write_shard(shard: Shard) -> Written:
@@ -376,7 +421,7 @@ def _write_shard(shard: Shard) -> Written:
             writer.write(encoded)
             records += 1
         writer.close()
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         part.unlink(missing_ok=True)
         raise DataError(f"{file}: cannot be written ({str(error).split(';')[0]})") from error
     except DataError:
@@ -395,6 +440,8 @@ def _write_shard(shard: Shard) -> Written:
 def _records(shard: Shard, written: Written) -> Iterator[bytes]:
     options, source = Worker.options, Worker.sources[shard.split]
     for index in range(shard.start, shard.end):
+        if Worker.stop.value:
+            raise DataError(f"{shard.file}: stopped")
         try:
             image, example = read_square(source, index, options.resize, options.exif_orientation)
         except DataError as error:

@@ -28,6 +28,12 @@ def open_dataset(config: Config) -> Dataset:
                 f"resize: {path} holds images of {store.side}, not {config.resize}; set "
                 f"--config.resize={store.side}, or prepare it again with --resize={config.resize}"
             )
+        turned = bool(store.manifest["options"]["exif_orientation"])
+        if turned != config.exif_orientation:
+            raise DataError(
+                f"exif_orientation: {path} was prepared with {turned}; set the field to that, or "
+                "prepare it again"
+            )
         return store
     if path.is_dir():
         return Folder(path)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_data_source
+from google.protobuf.json_format import ParseError
 
 from alexnet_jax.data import record, statistics
 from alexnet_jax.data.dataset import Dataset
@@ -25,36 +26,48 @@ from alexnet_jax.data.types import DataError, Example, Source
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished"  # a folder, while the store is being made
 FORMAT = 1
+ENCODINGS = ("raw", "jpeg")
 SHARD_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # TFDS's
 
 
 def is_store(path: pathlib.Path) -> bool:
     """Is there a store, finished or not?"""
-    return (path / MANIFEST).is_file() or (path / UNFINISHED).is_dir()
+    described = (path / MANIFEST).is_file() and (path / "dataset_info.json").is_file()
+    return described or (path / UNFINISHED).is_dir()
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any]:
-    """Returns what manifest.json holds.
+    """Returns what manifest.json holds; it is written last, and says that the store is finished.
 
     Raises:
       DataError: the store is unfinished, damaged, or of another version.
     """
-    if (path / UNFINISHED).is_dir():
-        raise DataError(f"{path}: is not finished; run the same prepare command again to go on")
     file = path / MANIFEST
+    if not file.is_file():
+        raise DataError(f"{path}: is not finished; run the same prepare command again to go on")
     try:
         manifest = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); prepare the store again") from error
-    if manifest.get("format") != FORMAT:
-        raise DataError(
-            f"{file}: is of format {manifest.get('format')}, this version reads {FORMAT}"
+        well_formed = manifest["format"] != FORMAT or (
+            all(
+                isinstance(about["bytes"], int) and isinstance(about["sha256"], str)
+                for about in manifest["files"].values()
+            )
+            and manifest["options"]["encoding"] in ENCODINGS
+            and isinstance(manifest["options"]["resize"], int)
+            and isinstance(manifest["options"]["exif_orientation"], bool)
         )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file}: cannot be read ({error!r}); prepare the store again") from error
+    if not well_formed:
+        raise DataError(f"{file}: is damaged; restore it, or prepare the store again")
+    if manifest["format"] != FORMAT:
+        raise DataError(f"{file}: is of format {manifest['format']}, this version reads {FORMAT}")
     return manifest
 
 
-def damaged_sizes(path: pathlib.Path, manifest: dict[str, Any]) -> list[str]:
-    """Compares the files' sizes with the manifest's; returns a line for each that is wrong."""
+def damaged_files(path: pathlib.Path, manifest: dict[str, Any]) -> list[str]:
+    """Compares the sizes of all files, and the bytes of those that describe the records, with the
+    manifest; returns a line for each that is wrong."""
     problems = []
     for name, about in manifest["files"].items():
         file = path / name
@@ -63,7 +76,23 @@ def damaged_sizes(path: pathlib.Path, manifest: dict[str, Any]) -> list[str]:
         elif file.stat().st_size != about["bytes"]:
             size = file.stat().st_size
             problems.append(f"{file}: holds {size:,} bytes, not {about['bytes']:,}: it is cut")
+        elif "records" not in about and sha256(file) != about["sha256"]:
+            problems.append(f"{file}: its SHA-256 is not the manifest's")
     return problems
+
+
+def open_description(path: pathlib.Path) -> Any:
+    """Returns TFDS's description of a store.
+
+    Raises:
+      DataError: TFDS cannot read it.
+    """
+    try:
+        info = tfds.builder_from_directory(path).info
+        label_names(info)
+        return info
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ParseError) as error:
+        raise DataError(f"{path}: TFDS cannot read its description ({error})") from error
 
 
 def sha256(file: pathlib.Path) -> str:
@@ -95,11 +124,11 @@ class Store(Dataset):
         """
         self.name = str(path)
         self.manifest = read_manifest(path)
-        problems = damaged_sizes(path, self.manifest)
+        problems = damaged_files(path, self.manifest)
         if problems:
             more = f" ({len(problems)} files are damaged)" if len(problems) > 1 else ""
             raise DataError(f"{problems[0]}{more}; restore it, or prepare the store again")
-        info = tfds.builder_from_directory(path).info
+        info = open_description(path)
         self._path, self._info = path, info
         self.class_names = label_names(info)
         self.sizes = {split: about.num_examples for split, about in info.splits.items()}

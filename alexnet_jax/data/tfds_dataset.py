@@ -83,10 +83,11 @@ class _Records:
 
     def __getitem__(self, index: int) -> Example:
         record = self._data[index]
-        name = record.get("file_name") or record.get("id") or str(index)
+        names = (record[key] for key in ("file_name", "id") if record.get(key) is not None)
+        name = next(names, index)
         if isinstance(name, bytes):
             name = name.decode(errors="surrogateescape")
-        return Example(record["image"], int(record["label"]), name)
+        return Example(record["image"], int(record["label"]), str(name))
 
     def where(self, index: int) -> str:
         """Says data set, split and index."""

@@ -1,0 +1,94 @@
+"""What a trained network computes of images inside: activations of a layer, and nearest images."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax.config import ConfigError, unknown
+from alexnet_jax.data.loader import (
+    ImageReader,
+    Loader,
+    evaluation_batches,
+    evaluation_positions,
+)
+from alexnet_jax.model import LAYERS
+from alexnet_jax.trained import TrainedNetwork
+
+
+def activations(network: TrainedNetwork, layer: str) -> Callable[[np.ndarray], jax.Array]:
+    """Returns a function from images (B, R, R, 3) uint8 to a layer's activations, (B, D) float32.
+
+    They are of the centre view, after the layer's ReLU (fc8: the logits).
+
+    Args:
+      network: from `trained.load`, on one device.
+      layer: conv1 .. conv5, fc6 .. fc8.
+
+    Raises:
+      ConfigError: no such layer.
+    """
+    if layer not in LAYERS:
+        raise ConfigError(f"--layer: {unknown(layer, LAYERS)}")
+
+    @jax.jit
+    def compute(params: Any, image: jax.Array) -> jax.Array:
+        (view,) = network.views.evaluation(image, 1)
+        _, kept = network.network.apply({"params": params}, view, mutable=["intermediates"])
+        (output,) = dict(kept)["intermediates"][f"{layer}_output"]
+        output = output if layer == "fc8" else jax.nn.relu(output)
+        return output.reshape(output.shape[0], -1).astype(jnp.float32)
+
+    return functools.partial(compute, network.params)
+
+
+def of_split(
+    network: TrainedNetwork, reader: ImageReader, layer: str
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Computes a layer's activations of every image of a split, once.
+
+    Args:
+      network: from `trained.load`, on one device.
+      reader: of the split.
+      layer: as for `activations`.
+
+    Yields:
+      Activations (b, D) float32, labels (b,) int32 and (b,) bool: can the image be read? In the
+      order of the split.
+    """
+    compute, c = activations(network, layer), network.config
+    size = c.eval_batch_size or c.batch_size
+    positions = evaluation_positions(size, len(reader))
+    loader = Loader(reader, c.read_threads, c.read_ahead)
+    left = len(reader)
+    numbers = evaluation_batches(size, len(reader))
+    for batch in loader.batches(positions, numbers, slice(0, size)):
+        shown = min(size, left)
+        left -= shown
+        found = np.asarray(compute(jax.device_put(batch["image"])))[:shown]
+        yield found, batch["label"][:shown].copy(), batch["mask"][:shown] > 0
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def nearest(queries: jax.Array, candidates: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Finds the candidates at the least Euclidean distance, by comparing with all of them.
+
+    Args:
+      queries: (Q, D).
+      candidates: (N, D).
+      count: of neighbours, at most N.
+
+    Returns:
+      Numbers of candidates, (Q, count) int32, nearest first, and their distances, (Q, count).
+    """
+    squares = (candidates**2).sum(axis=1)
+
+    def of_one(query: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # |q - c|^2 less |q|^2, which is the same for all; distances are then computed as they are.
+        _, index = jax.lax.top_k(2 * candidates @ query - squares, count)
+        return index.astype(jnp.int32), jnp.linalg.norm(candidates[index] - query, axis=1)
+
+    return jax.lax.map(of_one, queries)

@@ -1,0 +1,46 @@
+"""How long work shows that it goes on."""
+
+import sys
+
+import tqdm
+
+
+class Progress:
+    """One bar on a terminal; plain lines elsewhere; nothing where it is silent."""
+
+    def __init__(
+        self, description: str, done: int, total: int, unit: str, silent: bool = False
+    ) -> None:
+        self.silent = silent
+        self.live = not silent and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        self._bar = tqdm.tqdm(
+            desc=description,
+            initial=done,
+            total=total,
+            unit=unit,
+            disable=not self.live,
+            dynamic_ncols=True,
+            mininterval=0.2,
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self, count: int = 1) -> None:
+        """Counts work done."""
+        self._bar.update(min(count, (self._bar.total or count) - self._bar.n))
+
+    def show(self, text: str) -> None:
+        """Puts the latest figures beside the bar, or on a line where there is none."""
+        if self.live:
+            self._bar.set_postfix_str(text)
+        else:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Prints a line that stays."""
+        if not self.silent:
+            tqdm.tqdm.write(text) if self.live else print(text, flush=True)

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import small
+
+from alexnet_jax import features, train, trained
+from alexnet_jax.config import ConfigError
+from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.sources import open_dataset
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("features")
+    small.write_folder(root / "set")
+    config = small.config(root / "set")
+    config.num_steps = 2
+    train.train(config, root / "w")
+    return root
+
+
+def test_fc8_of_a_split_is_the_logits_and_fc7_what_they_are_made_of(run):
+    network = trained.load(run / "w")
+    reader = ImageReader(open_dataset(network.config).open("val"), 71)
+
+    def whole(layer: str) -> tuple[np.ndarray, np.ndarray]:
+        parts = list(features.of_split(network, reader, layer))
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    logits, labels = whole("fc8")
+    assert (logits.shape, labels.shape) == ((14, 2), (14,))
+    fc7, _ = whole("fc7")
+    assert fc7.shape == (14, 256)
+    assert fc7.min() == 0
+    fc8 = network.params["fc8"]
+    again = fc7 @ np.asarray(fc8["kernel"]) + np.asarray(fc8["bias"])
+    np.testing.assert_allclose(again, logits, rtol=1e-4, atol=1e-5)
+    image = np.empty((71, 71, 3), np.uint8)
+    for i in (0, 13):
+        reader.read(i, image)
+        alone = np.asarray(features.activations(network, "fc7")(image[None]))[0]
+        np.testing.assert_allclose(alone, fc7[i], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="--layer: fc9 is not known; did you mean fc"):
+        features.activations(network, "fc9")
+
+
+def test_nearest_is_a_search_over_all(rng):
+    queries = rng.standard_normal((5, 12), np.float32)
+    candidates = rng.standard_normal((300, 12), np.float32)
+    index, distance = (np.asarray(part) for part in features.nearest(queries, candidates, 6))
+    for q, own, far in zip(queries, index, distance, strict=True):
+        apart = np.linalg.norm(candidates - q, axis=1)
+        np.testing.assert_array_equal(own, np.argsort(apart, kind="stable")[:6])
+        np.testing.assert_allclose(far, np.sort(apart)[:6], rtol=1e-5)

@@ -1,0 +1,96 @@
+"""python -m alexnet_jax.visualize: each picture from a run, and the numbers in them."""
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import small
+
+from alexnet_jax import train
+from alexnet_jax.figures import confusion, curves, kernels
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("visualize")
+    small.write_folder(root / "set")
+    config = small.config(root / "set")
+    config.num_steps = 3
+    train.train(config, root / "w")
+    return root
+
+
+def visualize(run, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "alexnet_jax.visualize", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["kernels", "answers", "neighbours", "confusion", "curves"])
+def test_every_picture_is_drawn(run, what):
+    done = visualize(run, what, "--workdir=w", "--images=3", "--neighbours=4", "--workdir=w")
+    assert done.returncode == 0, done.stderr
+    picture = cv2.imread(str(run / "w" / "plots" / f"{what}.png"))
+    assert picture.shape[1] > 400
+    assert picture.std() > 5
+    if what == "kernels":
+        assert (run / "w" / "plots" / "kernels_specialisation.png").exists()
+
+
+def test_features_are_written_with_their_images(run):
+    done = visualize(run, "features", "--workdir=w", "--layer=fc6", "--split=train[:6]")
+    assert done.returncode == 0, done.stderr
+    with np.load(run / "w" / "plots" / "fc6.npz", allow_pickle=False) as arrays:
+        assert arrays["features"].shape == (6, 256)
+        assert set(arrays["image"]) <= {
+            f"{p.parent.name}/{p.name}" for p in (run / "set" / "train").glob("*/*")
+        }
+        assert arrays["readable"].all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["kernel", "--workdir=w"], "kernel is not known; did you mean kernels"),
+        (["kernels"], "--workdir: name the folder of a run"),
+        (["curves", "--workdir=nowhere"], "nowhere has no metrics.jsonl"),
+        (["features", "--workdir=w", "--layer=fc9"], "fc9 is not known"),
+    ],
+)
+def test_mistakes_are_one_line(run, arguments, message):
+    done = visualize(run, *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_colour_selectivity_of_grey_and_of_colour():
+    grey = np.repeat(np.arange(9.0).reshape(3, 3, 1, 1), 3, axis=2)
+    opponent = np.zeros((3, 3, 3, 1))
+    opponent[..., 0, 0], opponent[..., 1, 0] = 1, -1
+    both = np.concatenate([grey, opponent, grey + np.linalg.norm(grey) * opponent], axis=-1)
+    found = kernels.colour_selectivity(both)
+    np.testing.assert_allclose(found[:2], [0, 1], atol=1e-12)
+    assert 0.5 < found[2] < 1
+    np.testing.assert_allclose(kernels.colour_selectivity(both * 7), found)
+
+
+def test_specialisation_compares_columns():
+    rng = np.random.default_rng(0)
+    grey = np.repeat(rng.standard_normal((5, 5, 1, 8)), 3, axis=2)
+    colour = rng.standard_normal((5, 5, 3, 8))
+    colour -= colour.mean(axis=2, keepdims=True)
+    assert kernels.specialisation(np.concatenate([grey, colour], axis=-1)) == pytest.approx(1)
+    mixed = np.concatenate([grey[..., :4], colour[..., :4]] * 2, axis=-1)
+    assert kernels.specialisation(mixed) == pytest.approx(0)
+
+
+def test_a_confusion_matrix_counts_pairs():
+    counts = confusion.matrix(np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 2, 0]), 3)
+    np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [1, 0, 1]])
+
+
+def test_curves_are_smoothed_over_what_came_before():
+    assert curves._smooth([4.0, 2.0, 0.0], share=0.67) == [4.0, 3.0, 1.0]
