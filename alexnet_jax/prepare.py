@@ -84,6 +84,7 @@ def verify(folder: pathlib.Path) -> None:
       DataError: the store cannot be opened. Damaged files are printed, and end the process with 1.
     """
     from alexnet_jax.data import store
+    from alexnet_jax.data.types import DataError
     from alexnet_jax.data.verification import check_file, record_files
     from alexnet_jax.progress import Progress
 
@@ -91,7 +92,11 @@ def verify(folder: pathlib.Path) -> None:
     problems = store.damaged_files(folder, manifest)
     lost = {problem.partition(":")[0] for problem in problems}
     whole = [name for name in manifest["files"] if str(folder / name) not in lost]
-    expected = record_files(folder, manifest)
+    try:
+        expected = record_files(folder, manifest)
+    except DataError as error:
+        problems.append(str(error))
+        expected = {}
     with (
         concurrent.futures.ThreadPoolExecutor(flags.FLAGS.workers or os.cpu_count()) as pool,
         Progress("verify", 0, len(whole), "file") as progress,

@@ -38,7 +38,7 @@ def check_file(
             problems.append(f"{path}: its SHA-256 is not the manifest's")
     except OSError as error:
         return [f"{path}: {error.strerror}"]
-    if class_names is None or not about["records"]:
+    if class_names is None or not about.get("records"):
         return problems
     options = manifest["options"]
     raw, side = options["encoding"] == "raw", options["resize"]
