@@ -4,9 +4,14 @@ import os
 import pathlib
 import tempfile
 
-import jax
-import numpy as np
-import pytest
+# XLA's own passes as ever, LLVM's left out: programs compile in half the time. Tests about last
+# bits ask for them again (`as_in_production`).
+_QUICK = "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}"
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -27,6 +32,29 @@ def shared_data() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not there: real photographs and outside oracles")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory) -> pathlib.Path:
+    """A folder with a data set `set` and a run on it, `w`, made once for all tests of a worker."""
+    import small
+
+    from alexnet_jax import train
+
+    root = tmp_path_factory.mktemp("trained")
+    small.write_folder(root / "set")
+    config = small.config(root / "set")
+    config.num_steps = 6
+    train.train(config, root / "w")
+    return root
+
+
+@pytest.fixture
+def as_in_production(monkeypatch) -> None:
+    """Compiles steps with all of LLVM's passes."""
+    from alexnet_jax import step
+
+    monkeypatch.setattr(step, "compile_options", lambda _: {"xla_backend_optimization_level": 3})
 
 
 @pytest.fixture

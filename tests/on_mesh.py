@@ -2,12 +2,19 @@
 
 import jax
 import numpy as np
+import pytest
 
 from alexnet_jax import augment, configs, mesh, model, state, step
 from alexnet_jax.config import Config
 from alexnet_jax.feeding import HostBatches
 
 MESHES = [(1, 1), (1, 2), (2, 2), (4, 2), (2, 4), (1, 8)]
+
+
+def some(cases: list, *telling: object) -> list:
+    """Marks all but the telling cases of a family as exhaustive."""
+    exhaustive = pytest.mark.exhaustive
+    return [case if case in telling else pytest.param(case, marks=exhaustive) for case in cases]
 
 
 def small(shape: tuple[int, int], **fields) -> Config:

@@ -1,21 +1,15 @@
 import numpy as np
 import pytest
-import small
 
-from alexnet_jax import features, train, trained
+from alexnet_jax import features, trained
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    root = tmp_path_factory.mktemp("features")
-    small.write_folder(root / "set")
-    config = small.config(root / "set")
-    config.num_steps = 2
-    train.train(config, root / "w")
-    return root
+def run(trained_run):
+    return trained_run
 
 
 def test_fc8_of_a_split_is_the_logits_and_fc7_what_they_are_made_of(run):

@@ -124,17 +124,6 @@ def test_a_signal_travels_with_the_next_step(folder):
         assert flags == [0, 1]
 
 
-def test_runs_are_the_same_resident_or_not(tmp_path):
-    small.write_folder(tmp_path / "set")
-    config = small.config(tmp_path / "set")
-    config.num_steps = 4
-    found = []
-    for feed in ("host", "resident"):
-        summary = train.train(dataclasses.replace(config, feed=feed), tmp_path / feed)
-        found.append((summary, small.rows(tmp_path / feed)))
-    assert found[0] == found[1]
-
-
 @pytest.mark.parametrize(
     ("images", "gib", "shape", "kind"),
     [
@@ -159,11 +148,9 @@ def test_the_kind_of_feed_follows_the_size(images, gib, shape, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("shape", "scheme"), [((2, 2), "columns"), ((4, 1), "columns"), ((2, 2), "hybrid")]
-)
+@pytest.mark.parametrize(("shape", "scheme"), [((4, 1), "columns"), ((2, 2), "hybrid")])
 def test_parts_add_one_exchange_of_the_batch(shape, scheme):
-    config = on_mesh(shape, model__width=0.25)
+    config = on_mesh(shape)
     config.mesh.scheme, config.feed = scheme, "resident"
     images = 1_281_167
     config.resident_gib = images * 71 * 71 * 3 / 2**30 / shape[0] * 1.01

@@ -12,7 +12,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("scheme", "passes"), [("hybrid", 1), ("hybrid", 2), ("hybrid_in_turns", 2), ("columns", 2)]
+    ("scheme", "passes"),
+    [
+        pytest.param("hybrid", 1, marks=pytest.mark.exhaustive),
+        ("hybrid", 2),
+        ("hybrid_in_turns", 2),
+        pytest.param("columns", 2, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_hybrid_does_not_change_the_updates(hybrid_alone, scheme, passes):
     """Against the same sequence of updates on one device."""

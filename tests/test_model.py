@@ -159,7 +159,8 @@ def test_whole_network_against_torch():
 
     About one image in four has a near-tie of a ReLU or a pooling window that rounding decides
     otherwise in PyTorch, which moves the gradients below it by more than the tolerance; the others
-    agree to 2e-6. So each parameter's median over three images is held to the tolerance.
+    agree to 2e-6. So images are drawn until two have every gradient right, six at most; the logits
+    must be right for all.
     """
     torch = pytest.importorskip("torch")
     config = configs.get("paper").model
@@ -167,8 +168,7 @@ def test_whole_network_against_torch():
     network = models.build(config, 1000, "float32")
     params = jax.jit(network.init)(jax.random.key(1), jnp.zeros((1, 227, 227, 3)))["params"]
     # A copy: torch must not see the memory of a jax array.
-    leaf = lambda p: torch.from_numpy(np.array(p)).requires_grad_()  # noqa: E731
-    theirs = jax.tree.map(leaf, params)
+    theirs = jax.tree.map(lambda p: torch.from_numpy(np.array(p)).requires_grad_(), params)
 
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
@@ -176,19 +176,20 @@ def test_whole_network_against_torch():
         logits = models.logits(network, p, x)
         return (logits * weights).sum(), logits
 
-    errors = {(name, part): [] for name in models.LAYERS for part in ("kernel", "bias")}
-    for seed in range(3):
+    errors = []
+    for seed in range(6):
         rng = np.random.default_rng(seed)
         x = rng.normal(0, 60, (1, 227, 227, 3)).astype(np.float32)
         weights = rng.normal(size=(1, 1000)).astype(np.float32)
-        for name, part in errors:
-            theirs[name][part].grad = None
+        for leaf in jax.tree.leaves(theirs):
+            leaf.grad = None
         image = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
         want = torch_forward(torch, theirs, image, (5, 1e-4, 0.75, 2.0), "relu norm pool")
         (want * torch.from_numpy(weights)).sum().backward()
         grads, got = gradient(params, x, weights)
         assert relative_error(got, want.detach().numpy()) <= 1e-4
-        for (name, part), row in errors.items():
-            row.append(relative_error(grads[name][part], theirs[name][part].grad.numpy()))
-    for where, row in errors.items():
-        assert np.median(row) <= 1e-4, where
+        compared = jax.tree.map(lambda g, w: relative_error(g, w.grad.numpy()), grads, theirs)
+        errors.append(max(jax.tree.leaves(compared)))
+        if sum(error <= 1e-4 for error in errors) == 2:
+            return
+    pytest.fail(f"the worst gradients differ by {errors}")

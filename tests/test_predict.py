@@ -1,21 +1,16 @@
-import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-import small
 
-from alexnet_jax import predict, train
+from alexnet_jax import predict
 from alexnet_jax.config import ConfigError
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    root = tmp_path_factory.mktemp("predict")
-    small.write_folder(root / "set")
-    train.train(dataclasses.replace(small.config(root / "set"), num_steps=3), root / "w")
-    return root
+def run(trained_run):
+    return trained_run
 
 
 def test_the_command_prints_five_best_and_draws_them(run):

@@ -183,17 +183,14 @@ def test_killed_at_any_moment_and_continued_it_is_the_same(tmp_path):
 
 def test_a_run_from_a_store_is_that_from_the_images(images, made, tmp_path):
     found = []
-    for dataset, feed in ((images, "host"), (made, "host"), (made, "resident")):
+    for dataset in (images, made):
         config = small.config(dataset)
-        config.resize, config.image_size, config.num_steps = 64, 64 - 1, 2
+        config.resize, config.image_size, config.num_steps = 64, 63, 2
         config.model.conv1_padding = 4
-        config.resize = 64
-        config.feed = feed
-        config.image_size = 63
         config.augment.statistics = "imagenet"
-        workdir = tmp_path / f"{dataset.name}-{feed}"
+        workdir = tmp_path / dataset.name
         found.append((train.train(config, workdir), small.rows(workdir)))
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
 
 
 def test_a_store_of_another_size_says_what_to_do(made):
@@ -385,13 +382,17 @@ def test_real_photographs(shared_data, tmp_path):
 def test_real_photographs_have_imagenets_colour_axes(shared_data, tmp_path):
     """Against the photographs themselves, and the axes that the authors found in all of ImageNet.
 
-    These ten classes vary less in colour: their standard deviations are 0.78, 0.91 and 1.00 of
-    the authors'.
+    These ten classes vary less in colour: over all of them the standard deviations are 0.78, 0.91
+    and 1.00 of the authors'. Every eighth photograph will do here.
     """
-    out = tmp_path / "store"
-    assert prepare(f"--dataset={shared_data / 'imagenette'}", f"--out={out}")[0] == 0
+    some, out = tmp_path / "imagenette", tmp_path / "store"
+    for path in sorted((shared_data / "imagenette").glob("*/*/*"))[::8]:
+        link = some / path.relative_to(shared_data / "imagenette")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    assert prepare(f"--dataset={some}", f"--out={out}")[0] == 0
     count, total, products = 0, np.zeros(3), np.zeros((3, 3))
-    for path in (shared_data / "imagenette" / "train").glob("*/*"):
+    for path in (some / "train").glob("*/*"):
         pixels = independent(path, 256).reshape(-1, 3).astype(np.float64)
         count, total, products = (
             count + len(pixels),
@@ -408,7 +409,7 @@ def test_real_photographs_have_imagenets_colour_axes(shared_data, tmp_path):
     for split in ("train", "val"):
         source = open_dataset(Config(dataset=str(out))).open(split)
         for i in range(0, len(source), 5):
-            path = shared_data / "imagenette" / split / source[i].name
+            path = some / split / source[i].name
             np.testing.assert_array_equal(source[i].image, independent(path, 256))
 
 

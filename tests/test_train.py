@@ -196,8 +196,7 @@ def test_devices_and_accumulation_do_not_change_the_run(finished, folder, tmp_pa
         np.testing.assert_allclose(four[name], one[name], rtol=1e-3, atol=2e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 14, 32])
-@pytest.mark.parametrize("views", [1, 10])
+@pytest.mark.parametrize(("batch_size", "views"), [(1, 1), (5, 10), (14, 1), (32, 10)])
 def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, views):
     """Against a loop over single images."""
     workdir, _ = finished

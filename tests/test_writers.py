@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from alexnet_jax.writers import MetricsError, MetricsFile, Progress, learning_curves, read_rows
+from alexnet_jax.progress import Progress
+from alexnet_jax.writers import MetricsError, MetricsFile, learning_curves, read_rows
 
 
 def row(step, split="train", **more):

@@ -34,6 +34,7 @@ from alexnet_jax.data.types import Source
 
 BARE, WITH_SUMS, PREPARE = "decode + resize", "decode + resize + sums + hash", "prepare"
 RECORDS, STORE, STREAM = "ArrayRecord reads", "store -> batches", "images -> batches"
+SHARDS = 32  # of a split: the last one's way to the disk is waited for, as with ImageNet's 235
 STREAM_ALL, TORCH, RESIDENT = "images -> batches, all cores", "torch DataLoader", "resident"
 
 
@@ -68,7 +69,7 @@ def measure(
 
 def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]:
     options, workers = Options(), os.cpu_count() or 1
-    shards = preparation.shards(dataset, Options(shards=8))
+    shards = preparation.shards(dataset, Options(shards=SHARDS))
     images = sum(dataset.sizes.values())
     sources = {split: dataset.open(split) for split in dataset.sizes}
     context = multiprocessing.get_context("spawn")
@@ -77,7 +78,7 @@ def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]
     def prepared() -> float:
         shutil.rmtree(out, ignore_errors=True)  # its memory in the page cache is used again
         (out / UNFINISHED).mkdir(parents=True)
-        making = Preparation(dataset, out, Options(shards=8))
+        making = Preparation(dataset, out, Options(shards=SHARDS))
         first: list[tuple[float, int]] = []  # from the first images on: not how processes start
 
         def advance(count: int) -> None:

@@ -1,0 +1,31 @@
+"""Commands given wrong arguments, all in one process: each start of JAX takes seconds."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+PROGRAM = """
+import importlib, json, sys
+from absl import flags
+command = importlib.import_module(sys.argv[1])
+command.define_flags()
+said = []
+for arguments in json.loads(sys.argv[2]):
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    try:
+        command._run(flags.FLAGS([sys.argv[1], *arguments]))
+        said.append("")
+    except SystemExit as end:
+        said.append(str(end))
+print(json.dumps(said))
+"""
+
+
+def endings(module: str, folder: pathlib.Path, *runs: list[str]) -> list[str]:
+    """Returns what each run ends with: its one line, or nothing where all went well."""
+    command = [sys.executable, "-c", PROGRAM, f"alexnet_jax.{module}", json.dumps(runs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
