@@ -205,7 +205,7 @@ def _all_cores(dataset: Dataset, batch_size: int, rounds: int, against_torch: bo
 def _torch_loader(source: Source, batch_size: int, workers: int, count: int) -> Callable[[], float]:
     """PyTorch's own way: worker processes that decode with OpenCV, resize alike, and collate."""
     try:
-        import torch.utils.data
+        import torch.utils.data  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(
             "--against=torch: PyTorch is not installed; pip install 'alexnet_jax[torch]'"
