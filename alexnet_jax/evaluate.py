@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexnet_jax import augment, metrics, model, schemes
+from alexnet_jax import augment, compilation, metrics, model, schemes
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config
 from alexnet_jax.feeding import Fed, Feeding, HostBatches
 from alexnet_jax.feeds import Feed
 from alexnet_jax.model import AlexNet
 from alexnet_jax.schemes import Scheme
-from alexnet_jax.step import compile_options
 from alexnet_jax.validation import validate
 
 
@@ -88,7 +87,8 @@ def compile_step(
     specs = meshes.specs(params, mesh, config.mesh)
     function = make_eval_step(scheme, count, specs, feeding, views)
     step = meshes.per_device(function, mesh, specs, feeding.specs)
-    return jax.jit(step).lower(params, feeding.abstract(mesh)).compile(compile_options(config))
+    abstract, sure = (params, feeding.abstract(mesh)), config.deterministic
+    return compilation.compiled(step, *abstract, deterministic=sure)
 
 
 def compile_eval_step(config: Config) -> jax.stages.Compiled:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alexnet_jax import compilation
 from alexnet_jax.config import ConfigError, unknown
 from alexnet_jax.data.loader import (
     ImageReader,
@@ -34,7 +35,7 @@ def activations(network: TrainedNetwork, layer: str) -> Callable[[np.ndarray], j
     if layer not in LAYERS:
         raise ConfigError(f"--layer: {unknown(layer, LAYERS)}")
 
-    @jax.jit
+    @compilation.jit
     def compute(params: Any, image: jax.Array) -> jax.Array:
         (view,) = network.views.evaluation(image, 1)
         _, kept = network.network.apply({"params": params}, view, mutable=["intermediates"])

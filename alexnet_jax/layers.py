@@ -59,87 +59,9 @@ def _space_to_depth(x: jax.Array, kernel: jax.Array, s: int) -> tuple[jax.Array,
     )
 
 
-def _lax_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _valid_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     dimensions = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=dimensions)
-
-
-@jax.custom_vjp
-def _valid_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    # XLA's CPU convolution is slow where few channels enter (conv1, conv2): one matrix product
-    # over patches is not. Elsewhere, and off the CPU, the library's convolution wins.
-    if x.shape[-1] <= 64:
-        return lax.platform_dependent(x, kernel, cpu=_conv_by_patches, default=_lax_conv)
-    return _lax_conv(x, kernel)
-
-
-def _conv_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _valid_conv(x, kernel), (x, kernel)
-
-
-def _conv_backward(
-    residual: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residual
-    dx = jax.vjp(lambda v: _lax_conv(v, kernel), x)[1](dy)[0]
-    dk = lax.platform_dependent(
-        x, kernel, dy, cpu=_kernel_gradient_by_patches, default=_kernel_gradient
-    )
-    return dx, dk
-
-
-_valid_conv.defvjp(_conv_forward, _conv_backward)
-
-
-PATCH_BYTES = 2**23  # patches made at a time: what stays in a core's cache
-
-
-def _chunked(images: int, bytes_per_image: int) -> int:
-    """Returns how many images to take at a time: the largest divisor that PATCH_BYTES allows."""
-    most = max(1, PATCH_BYTES // bytes_per_image)
-    return max(n for n in range(1, images + 1) if images % n == 0 and n <= most)
-
-
-def _patches(x: jax.Array, h: int, w: int) -> jax.Array:
-    """What each output pixel reads, as a matrix (B * H' * W', h * w * C)."""
-    height, width = x.shape[1] - h + 1, x.shape[2] - w + 1
-    taps = [x[:, i : i + height, j : j + width] for i in range(h) for j in range(w)]
-    # The barrier keeps XLA from recomputing the patches inside the product.
-    return lax.optimization_barrier(jnp.concatenate(taps, -1).reshape(-1, h * w * x.shape[-1]))
-
-
-def _in_chunks(x: jax.Array, h: int, w: int, *others: jax.Array) -> tuple[jax.Array, ...]:
-    """Splits batches into chunks whose patches fit PATCH_BYTES: (chunks, images, ...)."""
-    height, width = x.shape[1] - h + 1, x.shape[2] - w + 1
-    per_image = height * width * h * w * x.shape[-1] * x.dtype.itemsize
-    images = _chunked(x.shape[0], per_image)
-    return tuple(a.reshape(-1, images, *a.shape[1:]) for a in (x, *others))
-
-
-def _conv_by_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    h, w, channels, out = kernel.shape
-    matrix = kernel.reshape(h * w * channels, out)
-    height, width = x.shape[1] - h + 1, x.shape[2] - w + 1
-
-    def some(images: jax.Array) -> jax.Array:
-        return _cpu_product(_patches(images, h, w), matrix).reshape(-1, height, width, out)
-
-    return lax.map(some, _in_chunks(x, h, w)[0]).reshape(-1, height, width, out)
-
-
-def _kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
-    return jax.vjp(lambda k: _lax_conv(x, k), kernel)[1](dy)[0]
-
-
-def _kernel_gradient_by_patches(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
-    h, w, channels, out = kernel.shape
-
-    def add(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        images, gradients = chunk
-        return total + _patches(images, h, w).T @ gradients.reshape(-1, out), None
-
-    zeros = jnp.zeros((h * w * channels, out), x.dtype)
-    return lax.scan(add, zeros, _in_chunks(x, h, w, dy))[0].reshape(kernel.shape)
 
 
 @jax.custom_vjp

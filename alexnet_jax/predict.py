@@ -2,7 +2,6 @@
 
 import pathlib
 import sys
-from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -21,13 +20,12 @@ class Predictor:
         Raises:
           ConfigError: not the workdir of a run with a checkpoint.
         """
-        import jax
 
-        from alexnet_jax import evaluate, trained
+        from alexnet_jax import compilation, evaluate, trained
 
         self.network = network = trained.load(workdir, which=which)
         scheme = network.scheme
-        self._probabilities: Any = jax.jit(
+        self._probabilities = compilation.jit(
             lambda params, image: evaluate.average_probabilities(
                 scheme, params, image, views, network.views
             )

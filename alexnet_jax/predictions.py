@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import evaluate, feeds, startup, trained
+from alexnet_jax import compilation, evaluate, feeds, startup, trained
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import ConfigError, MeshConfig
 from alexnet_jax.data.loader import ImageReader
@@ -106,7 +106,7 @@ def _compile(network: TrainedNetwork, feeding: Any, views: int) -> jax.stages.Co
     out = meshes.batch_spec(c.mesh)
     mapped = meshes.per_device(best_of, network.mesh, specs, feeding.specs, out)
     abstract = feeding.abstract(network.mesh)
-    return jax.jit(mapped).lower(network.params, abstract).compile()
+    return compilation.compiled(mapped, network.params, abstract)
 
 
 def write_predictions(path: pathlib.Path, found: Predictions, network: TrainedNetwork) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexnet_jax import augment, metrics, optimizer, schemes
+from alexnet_jax import augment, compilation, metrics, optimizer, schemes
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config
 from alexnet_jax.feeding import DeviceBatch, Fed, Feeding
@@ -140,13 +140,6 @@ def images_counted(sums: metrics.Sums) -> jax.Array:
     return jnp.maximum(sums["loss"].count, 1)
 
 
-def compile_options(config: Config) -> dict[str, str | bool]:
-    """Returns XLA's options for a run; CPU kernels are deterministic as they are."""
-    if not config.deterministic or jax.default_backend() != "gpu":
-        return {}
-    return {"xla_gpu_deterministic_ops": True, "xla_gpu_exclude_nondeterministic_ops": True}
-
-
 def compile_step(
     config: Config,
     model: AlexNet,
@@ -162,8 +155,8 @@ def compile_step(
     train_step = make_train_step(config, scheme, num_examples, specs, feeding, views)
     out = (specs, meshes.EVERYWHERE)
     step = meshes.per_device(train_step, mesh, specs, feeding.specs, out)
-    lowered = jax.jit(step, donate_argnums=0).lower(state, feeding.abstract(mesh))
-    return lowered.compile(compile_options(config))
+    abstract, sure = (state, feeding.abstract(mesh)), config.deterministic
+    return compilation.compiled(step, *abstract, deterministic=sure, donate_argnums=0)
 
 
 def first_nonfinite_layer(

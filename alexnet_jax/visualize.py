@@ -104,15 +104,14 @@ def kernels() -> pathlib.Path:
 
 def answers() -> pathlib.Path:
     """Draws figure 4, left."""
-    import jax
 
-    from alexnet_jax import evaluate
+    from alexnet_jax import compilation, evaluate
     from alexnet_jax.figures import answers as figure
 
     network = _load(_workdirs()[0])
     reader, split = _reader(network, flags.FLAGS.split)
     scheme = network.scheme
-    ten = jax.jit(
+    ten = compilation.jit(
         lambda params, image: evaluate.average_probabilities(
             scheme, params, image, 10, network.views
         )

@@ -52,9 +52,10 @@ def trained_run(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture
 def as_in_production(monkeypatch) -> None:
     """Compiles steps with all of LLVM's passes."""
-    from alexnet_jax import step
+    from alexnet_jax import compilation
 
-    monkeypatch.setattr(step, "compile_options", lambda _: {"xla_backend_optimization_level": 3})
+    options = compilation.options() | {"xla_backend_optimization_level": 3}
+    monkeypatch.setattr(compilation, "options", lambda *_: options)
 
 
 @pytest.fixture
