@@ -117,7 +117,7 @@ class Views:
                 if c.lighting_off_epoch:
                     colour = jnp.where(epoch < c.lighting_off_epoch, colour, 0)
                 pixels = pixels + colour
-            return pixels / (c.lighting_rescale * c.pixel_std)
+            return pixels / (c.lighting_rescale * self._spread)
 
         return jax.vmap(one)(batch["image"], batch["index"], batch["epoch"], batch["position"])
 
@@ -145,10 +145,16 @@ class Views:
             jax.vmap(lambda one, y=y, x=x, m=mirrored: self._centred(one, jnp.array((y, x)), m))(
                 image
             )
-            / self.config.pixel_std
+            / self._spread
             for mirrored in mirrors
             for y, x in places
         ]
+
+    @property
+    def _spread(self) -> float | np.ndarray:
+        """What centred pixels are divided by: one number, or one for each channel."""
+        spread = self.config.pixel_std
+        return spread[0] if len(spread) == 1 else np.asarray(spread, np.float32)
 
     def _centred(
         self, image: jax.Array, corner: jax.Array, mirrored: jax.Array | bool

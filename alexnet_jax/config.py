@@ -47,6 +47,9 @@ class ModelConfig:
     # Zeros past the right and bottom edge: 0 with 227 crops (Caffe), 3 with the 224 of the paper
     # and the authors' code, where 1 + ceil((224 - 11) / 4) = 55.
     conv1_padding: int = 0
+    # Zeros past the left and top edge: torchvision has 2 on every side, of which the last column
+    # and row at the right and bottom are never read, so that 2 here and 1 there are the same.
+    conv1_padding_before: int = 0
     # What follows conv1 and conv2, in order. Paper 3.5: "relu norm pool". Run #145, layer 1:
     # "norm pool relu". CaffeNet: "relu pool norm". Run #167 has no norm in layer 2.
     layer1: str = "relu norm pool"
@@ -54,7 +57,8 @@ class ModelConfig:
     lrn: LrnConfig = dataclasses.field(default_factory=LrnConfig)
     # Run #145: a same-map 5x5 response norm after layer 2's (alpha 0.001 / 25, k = 1).
     spatial_norm2: bool = False
-    # normal: the standard deviations below (paper section 5); he: sqrt(2 / fan in) for all but fc8.
+    # normal: the standard deviations below (paper section 5); he: sqrt(2 / fan in) for all but fc8;
+    # torch: kernels and biases uniform within 1 / sqrt(fan in), PyTorch's own.
     init: str = "normal"
     conv_std: float = 0.01
     conv345_std: float = 0.01  # 0.03 in run #145 (layers-145.cfg)
@@ -62,6 +66,8 @@ class ModelConfig:
     fc8_std: float = 0.01
     bias_value: float = 1.0  # conv2, conv4, conv5, fc6, fc7 (paper section 5); Caffe's AlexNet 0.1
     dropout_rate: float = 0.5
+    # Whose outputs are dropped; torchvision drops what fc6 and fc7 read: ("pool5", "fc6").
+    dropout_after: tuple[str, ...] = ("fc6", "fc7")
     # test: outputs times (1 - rate) when evaluating (paper 4.2, layer.cu); train: divided by it
     # when training (Caffe). With weight decay and fixed initial scales the two are not the same.
     dropout_scaling: str = "test"
@@ -84,13 +90,14 @@ class AugmentConfig:
     # Where mean and colour axes come from. auto: a store's own statistics, elsewhere ImageNet's;
     # imagenet: always the authors' input_meta (`mean` below and the axes in augment.py).
     statistics: str = "auto"
-    # Channel means on 0..255, RGB (authors' input_meta), and what centred pixels are divided by.
+    # Channel means on 0..255, RGB (authors' input_meta).
     mean: tuple[float, float, float] = (127.305, 119.715, 104.913)
     # What is subtracted where a store has a mean image. none: the channels' means; moving: each
     # pixel's own mean (paper section 2: before the crop); centre: the mean image's centre crop,
     # wherever the crop lies (authors' code). Without a store it is always the channels' means.
     mean_image: str = "none"
-    pixel_std: float = 1.0
+    # What centred pixels are divided by.
+    pixel_std: tuple[float, ...] = (1.0,)  # one number, or red, green, blue
 
 
 @dataclasses.dataclass
@@ -271,7 +278,9 @@ def nearest(name: object, known: Iterable[object]) -> str:
 
 
 def check_types(config: Any, prefix: str = "") -> None:
-    """Refuses a value that is not of its field's type; whole numbers become floats where asked.
+    """Refuses a value that is not of its field's type.
+
+    Whole numbers become floats where those are asked for, and one number a tuple of one.
 
     Raises:
       ConfigError: names the field.
@@ -284,8 +293,10 @@ def check_types(config: Any, prefix: str = "") -> None:
             check_types(value, f"{prefix}{name}.")
             continue
         wanted = typing.get_origin(hint) or hint
-        whole = wanted is float and isinstance(value, int) and not isinstance(value, bool)
-        if whole:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if wanted is tuple and number:
+            setattr(config, name, (float(value),))  # one number where several are asked for
+        elif wanted is float and isinstance(value, int) and number:
             setattr(config, name, float(value))
         elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
             raise ConfigError(f"{prefix}{name}: {value!r} is not of type {wanted.__name__}")
@@ -295,10 +306,15 @@ def check_types(config: Any, prefix: str = "") -> None:
 
 def feature_sizes(config: Config) -> tuple[int, int, int, int]:
     """Returns the side of the maps after conv1, pool1, pool2 and pool5."""
-    conv1 = (config.image_size + config.model.conv1_padding - 11) // 4 + 1
+    conv1 = (config.image_size + conv1_padding(config.model) - 11) // 4 + 1
     pool1 = (conv1 - 3) // 2 + 1
     pool2 = (pool1 - 3) // 2 + 1
     return conv1, pool1, pool2, (pool2 - 3) // 2 + 1
+
+
+def conv1_padding(model: ModelConfig) -> int:
+    """Returns the columns of zeros that conv1 adds to an image."""
+    return model.conv1_padding_before + model.conv1_padding
 
 
 def num_train_steps(config: Config, num_examples: int) -> int:

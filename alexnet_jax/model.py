@@ -22,16 +22,28 @@ SPATIAL_NORM2 = Lrn(size=5, scale=0.001 / 25, beta=0.75, k=1.0)  # layer-params-
 
 
 def _kernel_init(model: ModelConfig, layer: str) -> initializers.Initializer:
+    inputs = (0, 1, 2) if layer.startswith("conv") else 0
+    if model.init == "torch":  # torch.nn.Conv2d and Linear: within 1 / sqrt(fan in)
+        return initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=inputs)
     if model.init == "he" and layer != "fc8":
-        return initializers.he_normal(in_axis=(0, 1, 2) if layer.startswith("conv") else 0)
+        return initializers.he_normal(in_axis=inputs)
     stds = {"conv1": model.conv_std, "conv2": model.conv_std, "fc8": model.fc8_std}
     rest = model.conv345_std if layer.startswith("conv") else model.fc_std
     return initializers.normal(stds.get(layer, rest))
 
 
-def _bias_init(model: ModelConfig, layer: str) -> initializers.Initializer:
+BiasInit = Callable[[int], initializers.Initializer]  # from the layer's fan in
+
+
+def _bias_init(model: ModelConfig, layer: str) -> BiasInit:
+    if model.init == "torch":
+        return lambda fan_in: _uniform(fan_in**-0.5)
     positive = layer in ("conv2", "conv4", "conv5", "fc6", "fc7")  # paper section 5
-    return initializers.constant(model.bias_value if positive else 0.0)
+    return lambda _: initializers.constant(model.bias_value if positive else 0.0)
+
+
+def _uniform(bound: float) -> initializers.Initializer:
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def parameter_dtype(compute: jnp.dtype) -> jnp.dtype:
@@ -45,7 +57,7 @@ class Conv(nn.Module):
     features: int
     size: int
     kernel_init: initializers.Initializer
-    bias_init: initializers.Initializer
+    bias_init: BiasInit
     stride: int = 1
     padding: int | layers.Padding = 0
     groups: int = 1
@@ -56,8 +68,9 @@ class Conv(nn.Module):
         """Maps (B, H, W, C) to (B, H', W', features)."""
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
         dtype = parameter_dtype(self.dtype)
+        bias_init = self.bias_init(math.prod(shape[:-1]))
         kernel = self.param("kernel", self.kernel_init, shape, dtype).astype(self.dtype)
-        bias = self.param("bias", self.bias_init, (self.features,), dtype).astype(self.dtype)
+        bias = self.param("bias", bias_init, (self.features,), dtype).astype(self.dtype)
         return layers.conv(x, kernel, self.stride, self.padding, self.groups) + bias
 
 
@@ -66,7 +79,7 @@ class FullyConnected(nn.Module):
 
     features: int
     kernel_init: initializers.Initializer
-    bias_init: initializers.Initializer
+    bias_init: BiasInit
     groups: int = 1
     dtype: jnp.dtype = jnp.dtype("float32")
 
@@ -75,8 +88,9 @@ class FullyConnected(nn.Module):
         """Maps (B, ..., C) to (B, features)."""
         shape = (math.prod(x.shape[1:]) // self.groups, self.features)
         dtype = parameter_dtype(self.dtype)
+        bias_init = self.bias_init(math.prod(shape[:-1]))
         kernel = self.param("kernel", self.kernel_init, shape, dtype).astype(self.dtype)
-        bias = self.param("bias", self.bias_init, (self.features,), dtype).astype(self.dtype)
+        bias = self.param("bias", bias_init, (self.features,), dtype).astype(self.dtype)
         return layers.fully_connected(x, kernel, self.groups) + bias
 
 
@@ -100,7 +114,7 @@ class AlexNet(nn.Module):
         c1, c2, c3, c4, c5 = self.config.channels
         here = self.columns.here
         together = 1 if self.config.columns_meet else here
-        corner = (0, self.config.conv1_padding)  # zeros past the right and bottom edge
+        corner = (self.config.conv1_padding_before, self.config.conv1_padding)
         self.conv1 = self._conv("conv1", c1, 11, stride=4, padding=(corner, corner))
         self.conv2 = self._conv("conv2", c2, 5, padding=2, groups=here)
         self.conv3 = self._conv("conv3", c3, 3, padding=1, groups=together)
@@ -135,8 +149,9 @@ class AlexNet(nn.Module):
 
     def classify(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Maps what `features` returns to logits, (B, num_classes)."""
-        x = self._dropout(nn.relu(self._apply("fc6", x)), dropout_keys, 6)
-        x = self._dropout(nn.relu(self._apply("fc7", x, self._meet)), dropout_keys, 7)
+        x = self._dropout(x, dropout_keys, "pool5")
+        x = self._dropout(nn.relu(self._apply("fc6", x)), dropout_keys, "fc6")
+        x = self._dropout(nn.relu(self._apply("fc7", x, self._meet)), dropout_keys, "fc7")
         x = self._apply("fc8", x, self.columns.meet)
         with jax.named_scope("logits"):
             x = self.columns.meet(x)
@@ -215,15 +230,19 @@ class AlexNet(nn.Module):
     def _spatial(self, x: jax.Array, wanted: bool) -> jax.Array:
         return spatial_response_norm(x, SPATIAL_NORM2) if wanted else x
 
-    def _dropout(self, x: jax.Array, keys: jax.Array | None, layer: int) -> jax.Array:
+    def _dropout(self, x: jax.Array, keys: jax.Array | None, layer: str) -> jax.Array:
         rate = self.config.dropout_rate
-        if rate == 0:
+        if rate == 0 or layer not in self.config.dropout_after:
             return x
         if keys is None:
             return x * (1 - rate) if self.config.dropout_scaling == "test" else x
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, layer))(keys)
-        keep = layers.keep_mask(keys, self._wide(self.config.fc_units), rate)
-        x = layers.dropout(x, self.columns.own_units(keep))
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, int(layer[-1])))(keys)
+        if layer == "pool5":  # every device reads all of it
+            keep = layers.keep_mask(keys, math.prod(x.shape[1:]), rate).reshape(x.shape)
+        else:
+            keep = layers.keep_mask(keys, self._wide(self.config.fc_units), rate)
+            keep = self.columns.own_units(keep)
+        x = layers.dropout(x, keep)
         return x / (1 - rate) if self.config.dropout_scaling == "train" else x
 
 

@@ -20,6 +20,7 @@ def errors_as_one_line() -> Iterator[None]:
 
     from alexnet_jax import checkpoint, evaluate, files, processes, train, writers
     from alexnet_jax.data.types import DataError
+    from alexnet_jax.weights.types import WeightsError
 
     expected = (
         ConfigError,
@@ -30,6 +31,7 @@ def errors_as_one_line() -> Iterator[None]:
         processes.ProcessesError,
         train.NonFiniteError,
         writers.MetricsError,
+        WeightsError,
         OSError,
     )
     try:

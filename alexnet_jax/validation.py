@@ -6,6 +6,7 @@ from alexnet_jax.config import (
     ModelConfig,
     OptimizerConfig,
     check_types,
+    conv1_padding,
     feature_sizes,
     flatten,
     unknown,
@@ -19,7 +20,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "precision": ("float32", "bfloat16", "float64"),
     "eval_views": (1, 10),
     "model.columns": (1, 2),
-    "model.init": ("normal", "he"),
+    "model.init": ("normal", "he", "torch"),
     "model.dropout_scaling": ("test", "train"),
     "model.lrn.convention": ("paper", "original_code", "caffe", "torch"),
     "augment.lighting": ("none", "stddev", "eigenvalue_unit_range"),
@@ -47,6 +48,7 @@ LEAST: dict[str, tuple[float, bool]] = {
     "mesh.model": (1, False),
     "model.width": (0, True),
     "model.conv1_padding": (0, False),
+    "model.conv1_padding_before": (0, False),
     "model.lrn.size": (1, False),
     "model.fc_units": (1, False),
     "model.lrn.alpha": (0, False),
@@ -55,7 +57,6 @@ LEAST: dict[str, tuple[float, bool]] = {
     "augment.lighting_std": (0, False),
     "augment.lighting_rescale": (0, True),
     "augment.lighting_off_epoch": (0, False),
-    "augment.pixel_std": (0, True),
     "optimizer.learning_rate": (0, True),
     "optimizer.weight_decay": (0, False),
     "optimizer.bias_rate_factor": (0, False),
@@ -97,6 +98,12 @@ def validate(config: Config) -> None:
     mean = config.augment.mean
     if len(mean) != 3 or not all(isinstance(value, int | float) for value in mean):
         raise ConfigError(f"augment.mean: {mean} must be three numbers: red, green, blue")
+    spread = config.augment.pixel_std
+    numbers = all(isinstance(value, int | float) and value > 0 for value in spread)
+    if len(spread) not in (1, 3) or not numbers:
+        raise ConfigError(
+            f"augment.pixel_std: {spread} must be one positive number, or three: red, green, blue"
+        )
     _check_sizes(config)
     _check_network(config)
     _check_optimizer(config.optimizer, config.batch_size)
@@ -110,12 +117,13 @@ def _check_sizes(config: Config) -> None:
             f"image_size: a crop of {config.image_size} does not fit in images of resize = "
             f"{config.resize}; the largest is {config.resize}"
         )
-    rest = (config.image_size + config.model.conv1_padding - 11) % 4
+    padding = conv1_padding(config.model)
+    rest = (config.image_size + padding - 11) % 4
     if rest:
         lower, upper = config.image_size - rest, config.image_size - rest + 4
         raise ConfigError(
             f"image_size: (image_size + model.conv1_padding - 11) must divide by conv1's stride "
-            f"of 4; with padding {config.model.conv1_padding} the nearest to {config.image_size} "
+            f"of 4; with padding {padding} the nearest to {config.image_size} "
             f"are {lower} and {upper}"
         )
     if feature_sizes(config)[-1] < 1:
@@ -155,6 +163,15 @@ def _check_network(config: Config) -> None:
                 f"model.{field}: {getattr(model, field)!r} must order relu, pool and at most one "
                 "norm, such as 'relu norm pool'"
             )
+    places = ("pool5", "fc6", "fc7")
+    for place in model.dropout_after:
+        if place not in places:
+            raise ConfigError(f"model.dropout_after: {unknown(place, places)}")
+    if "pool5" in model.dropout_after and not model.columns_meet:
+        raise ConfigError(
+            "model.dropout_after: pool5 is what fc6 reads of both columns; with model.columns_meet "
+            "= False use fc6 and fc7"
+        )
     if model.lrn.size % 2 == 0:
         raise ConfigError(f"model.lrn.size: {model.lrn.size} is even; use {model.lrn.size + 1}")
 

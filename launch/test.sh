@@ -2,7 +2,7 @@
 # Lints, type-checks and tests: bash launch/test.sh [pytest's arguments]
 # Tests that are long or start processes are left out; with -m "not exhaustive" they run too, and
 # with -m "" so does every case of every family.
-# ALEXNET_EXTRAS=dev,torch also runs the comparisons with PyTorch.
+# ALEXNET_EXTRAS=dev,torch,onnx also runs the comparisons with PyTorch.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 install -r requirements.txt -e ".[${ALEXNET_EXTRAS:-dev}]"

@@ -57,7 +57,7 @@ def test_a_variable_batch_is_a_sequence_of_updates():
         now = state.create_state(config, network, mesh.build(config.mesh)).params
         batch = batches(config, 13, 1)[0]
         crop = batch["image"][:, 2:69, 2:69] - np.float32(config.augment.mean)
-        pixels = jnp.asarray(crop, jnp.float32) / jnp.float32(config.augment.pixel_std)
+        pixels = jnp.asarray(crop, jnp.float32) / jnp.float32(config.augment.pixel_std[0])
 
         @jax.jit
         @jax.grad

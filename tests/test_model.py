@@ -119,34 +119,51 @@ def test_caffe_layer_vectors(shared_data):
         assert float(error.max()) <= 1e-5 * float(largest), name
 
 
-def torch_forward(torch, params, x, constants, order):
-    """The two-column network written independently, in PyTorch's own grouped layers."""
+# What the presets' sources say, written again for PyTorch, whose LRN divides alpha by the window:
+# zeros around an image, columns, layers 1 and 2, (alpha, k), windows across columns, and what the
+# outputs of fc6 and fc7 are multiplied by when testing.
+PRESETS = {
+    "paper": ((0, 0), 2, "relu norm pool", "relu norm pool", (5e-4, 2.0), False, 0.5),
+    "original_code": ((0, 3), 2, "norm pool relu", "relu norm map pool", (1e-4, 2.0), False, 0.5),
+    "caffenet": ((0, 0), 2, "relu pool norm", "relu pool norm", (1e-4, 1.0), True, 1.0),
+    "bvlc_alexnet": ((0, 0), 2, "relu norm pool", "relu norm pool", (1e-4, 1.0), True, 1.0),
+    "one_weird_trick": ((0, 3), 1, "norm pool relu", "relu norm pool", (1e-4, 2.0), True, 0.5),
+    "torchvision": ((2, 2), 1, "relu pool", "relu pool", (0.0, 1.0), True, 1.0),
+}
+
+
+def torch_forward(torch, params, x, preset):
+    """A network written independently, in PyTorch's own grouped layers."""
     f = torch.nn.functional
+    padding, columns, layer1, layer2, (alpha, k), across, scale = PRESETS[preset]
 
     def w(name):
-        k = params[name]["kernel"]
-        return k.permute(3, 2, 0, 1) if k.ndim == 4 else k.T
+        kernel = params[name]["kernel"]
+        return kernel.permute(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
 
-    def norm(v):  # each column by itself
-        half = v.shape[1] // 2
-        parts = (v[:, :half], v[:, half:])
-        n, alpha, beta, k = constants
-        return torch.cat([f.local_response_norm(p, n, alpha * n, beta, k) for p in parts], dim=1)
+    def norm(v):
+        parts = [v] if across else v.chunk(2, dim=1)  # each column by itself
+        return torch.cat([f.local_response_norm(p, 5, alpha, 0.75, k) for p in parts], dim=1)
 
-    steps = {"relu": f.relu, "norm": norm, "pool": lambda v: f.max_pool2d(v, 3, 2)}
+    steps = {
+        "relu": f.relu,
+        "norm": norm,
+        "map": lambda v: v / (1 + 0.001 * f.avg_pool2d(v * v, 5, 1, 2)) ** 0.75,
+        "pool": lambda v: f.max_pool2d(v, 3, 2),
+    }
     b = {name: params[name]["bias"] for name in params}
-    v = f.conv2d(x, w("conv1"), b["conv1"], stride=4)
-    for step in order.split():
+    v = f.conv2d(f.pad(x, 2 * padding), w("conv1"), b["conv1"], stride=4)
+    for step in layer1.split():
         v = steps[step](v)
-    v = f.conv2d(v, w("conv2"), b["conv2"], padding=2, groups=2)
-    for step in order.split():
+    v = f.conv2d(v, w("conv2"), b["conv2"], padding=2, groups=columns)
+    for step in layer2.split():
         v = steps[step](v)
     v = f.relu(f.conv2d(v, w("conv3"), b["conv3"], padding=1))
-    v = f.relu(f.conv2d(v, w("conv4"), b["conv4"], padding=1, groups=2))
-    v = f.relu(f.conv2d(v, w("conv5"), b["conv5"], padding=1, groups=2))
+    v = f.relu(f.conv2d(v, w("conv4"), b["conv4"], padding=1, groups=columns))
+    v = f.relu(f.conv2d(v, w("conv5"), b["conv5"], padding=1, groups=columns))
     v = f.max_pool2d(v, 3, 2).permute(0, 2, 3, 1).flatten(1)
-    v = 0.5 * f.relu(f.linear(v, w("fc6"), b["fc6"]))
-    v = 0.5 * f.relu(f.linear(v, w("fc7"), b["fc7"]))
+    v = scale * f.relu(f.linear(v, w("fc6"), b["fc6"]))
+    v = scale * f.relu(f.linear(v, w("fc7"), b["fc7"]))
     return f.linear(v, w("fc8"), b["fc8"])
 
 
@@ -154,8 +171,9 @@ def relative_error(got, want):
     return np.linalg.norm(np.asarray(got) - want) / np.linalg.norm(want)
 
 
-def test_whole_network_against_torch():
-    """Logits and the gradient of every parameter, float32, at the paper's size.
+@pytest.mark.parametrize("preset", PRESETS)
+def test_whole_network_against_torch(preset):
+    """Logits and the gradient of every parameter, float32; the paper's at its full width.
 
     About one image in four has a near-tie of a ReLU or a pooling window that rounding decides
     otherwise in PyTorch, which moves the gradients below it by more than the tolerance; the others
@@ -163,10 +181,12 @@ def test_whole_network_against_torch():
     must be right for all.
     """
     torch = pytest.importorskip("torch")
-    config = configs.get("paper").model
+    recipe = configs.get(preset)
+    side, config = recipe.image_size, recipe.model
     config.init = "he"  # activations of a trained network's size, so that LRN matters
+    config.width = 1.0 if preset == "paper" else 0.25
     network = models.build(config, 1000, "float32")
-    params = jax.jit(network.init)(jax.random.key(1), jnp.zeros((1, 227, 227, 3)))["params"]
+    params = jax.jit(network.init)(jax.random.key(1), jnp.zeros((1, side, side, 3)))["params"]
     # A copy: torch must not see the memory of a jax array.
     theirs = jax.tree.map(lambda p: torch.from_numpy(np.array(p)).requires_grad_(), params)
 
@@ -179,12 +199,12 @@ def test_whole_network_against_torch():
     errors = []
     for seed in range(6):
         rng = np.random.default_rng(seed)
-        x = rng.normal(0, 60, (1, 227, 227, 3)).astype(np.float32)
+        x = rng.normal(0, 60, (1, side, side, 3)).astype(np.float32)
         weights = rng.normal(size=(1, 1000)).astype(np.float32)
         for leaf in jax.tree.leaves(theirs):
             leaf.grad = None
         image = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
-        want = torch_forward(torch, theirs, image, (5, 1e-4, 0.75, 2.0), "relu norm pool")
+        want = torch_forward(torch, theirs, image, preset)
         (want * torch.from_numpy(weights)).sum().backward()
         grads, got = gradient(params, x, weights)
         assert relative_error(got, want.detach().numpy()) <= 1e-4

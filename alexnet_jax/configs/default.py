@@ -14,7 +14,7 @@ def get_config() -> Config:
     config.model.bias_value = 0.0
     config.model.dropout_scaling = "train"
     config.model.dropout_rate = 0.3  # fc6 and fc7 are a quarter of the paper's
-    config.augment.pixel_std = 58.0
+    config.augment.pixel_std = (58.0,)
     config.augment.lighting = "stddev"
     config.optimizer.learning_rate = 0.005
     config.optimizer.schedule.kind = "cosine"

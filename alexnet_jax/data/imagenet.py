@@ -36,7 +36,7 @@ class ImagenetArchives(Dataset):
           DataError: none is there, or one is not an archive or of something else.
         """
         self.name = NAME
-        self.class_names = _lines("labels.txt")
+        self.class_names = class_names()
         numbers = {name: i for i, name in enumerate(self.class_names)}
         self._validation_labels = [numbers[name] for name in _lines("validation_labels.txt")]
         self._splits = {
@@ -78,6 +78,11 @@ class ImagenetArchives(Dataset):
 
 class _NotImagenet(ValueError):
     pass
+
+
+def class_names() -> list[str]:
+    """Returns the WordNet IDs of the thousand classes, in label order."""
+    return _lines("labels.txt")
 
 
 Member = tuple[str, int, int, int]  # name, offset in the archive, bytes, label

@@ -1,0 +1,55 @@
+"""python -m alexnet_jax.convert --from=FORMAT IN --to=FORMAT OUT: weights in and out.
+
+From caffe (.caffemodel, or a .npy dictionary), torchvision, onnx, safetensors or workdir; to
+workdir, safetensors or torchvision. Nothing in a file is executed, and nothing is written unless
+every tensor has its place.
+"""
+
+import pathlib
+import sys
+from typing import Any
+
+from absl import app, flags
+
+from alexnet_jax import startup
+
+FROM = ["caffe", "torchvision", "onnx", "safetensors", "workdir"]
+TO = ["workdir", "safetensors", "torchvision"]
+
+
+def _run(arguments: list[str]) -> None:
+    values: Any = flags.FLAGS
+    if len(arguments) != 3:
+        sys.exit("error: name one input and one output: --from=FORMAT IN --to=FORMAT OUT")
+    source, out = (pathlib.Path(name).expanduser() for name in arguments[1:])
+    with startup.errors_as_one_line():
+        from alexnet_jax.weights import formats
+        from alexnet_jax.weights.types import WeightsError
+
+        if not source.exists():
+            raise WeightsError(f"{source}: not found")
+        weights = formats.READERS[values["from"].value](source, values.recipe or "")
+        if values.dataset:
+            weights.config.dataset = values.dataset
+        if values.data_dir:
+            weights.config.data_dir = values.data_dir
+        formats.WRITERS[values.to](weights, out)
+    c = weights.config
+    print(
+        f"{out}: {len(weights.params)} layers, {len(weights.params['fc8']['bias'])} classes, "
+        f"for crops of {c.image_size} of {c.resize}"
+    )
+
+
+def define_flags() -> None:
+    """Declares the command's flags."""
+    flags.DEFINE_enum("from", None, FROM, "format of the input", required=True)
+    flags.DEFINE_enum("to", None, TO, "format of the output", required=True)
+    flags.DEFINE_string("recipe", None, "which network it is, where the file does not say")
+    flags.DEFINE_string("dataset", None, "what the workdir evaluates on by default")
+    flags.DEFINE_string("data_dir", None, "TFDS's folder of it")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(_run)

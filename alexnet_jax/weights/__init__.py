@@ -1,0 +1,1 @@
+"""Weights in the formats that others keep them in: files to standard trees, and back."""

@@ -1,0 +1,84 @@
+"""The card of exported weights: what they are, how they were made, what they were measured at."""
+
+import hashlib
+import json
+import pathlib
+
+from alexnet_jax import __version__, model
+from alexnet_jax.config import Config, flatten, to_json
+from alexnet_jax.weights.types import Weights
+from alexnet_jax.writers import read_rows
+
+
+def text(weights: Weights, made: pathlib.Path) -> str:
+    """Returns the card, Markdown.
+
+    Args:
+      weights: that were exported.
+      made: the file that holds them.
+    """
+    c = weights.config
+    lines = [
+        f"# {made.name}",
+        "",
+        f"AlexNet by alexnet_jax {__version__}: {model.count_parameters(weights.params):,} "
+        f"parameters, float32, {len(weights.params['fc8']['bias'])} classes, after "
+        f"{weights.step:,} updates.",
+        "",
+        f"- data: `{c.dataset}`, split `{c.train_split}`",
+        f"- errors: {_errors(weights)}",
+        f"- input: {_input(weights)}",
+        f"- SHA-256 of {made.name}: `{hashlib.sha256(made.read_bytes()).hexdigest()}`",
+        "",
+        "What differs from the paper's text:",
+        "",
+        *(f"- `{name}` = {value!r}" for name, value in _differences(c)),
+        "",
+        "The whole recipe:",
+        "",
+        "```json",
+        to_json(c).rstrip(),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _input(weights: Weights) -> str:
+    c = weights.config
+    mean = weights.statistics.channel_mean.tolist() if weights.statistics else c.augment.mean
+    less = "/".join(f"{value:.3f}" for value in mean)
+    spread = "/".join(f"{value:g}" for value in c.augment.pixel_std)
+    return (
+        f"RGB on 0..255, short side {c.resize}, crops of {c.image_size}, less {less}, divided by "
+        f"{spread}"
+    )
+
+
+def _errors(weights: Weights) -> str:
+    path = weights.source / "metrics.jsonl"
+    rows = read_rows(path) if path.is_file() else []
+    found = [r for r in rows if r["split"] != "train" and r["step"] == weights.step]
+    summary = weights.source / "summary.json"
+    if summary.is_file():
+        found += [r for r in [json.loads(summary.read_text())] if r["step"] == weights.step]
+    if not found:
+        return "not measured by alexnet_jax"
+    last = found[-1]
+    views = f", {last['views']} views" if "views" in last else ""
+    return (
+        f"top-1 {100 * last['top1_error']:.2f} %, top-5 {100 * last['top5_error']:.2f} % over "
+        f"{last.get('count', '?')} images of `{last['split']}`{views}"
+    )
+
+
+def _differences(config: Config) -> list[tuple[str, object]]:
+    from alexnet_jax import configs
+
+    paper = flatten(configs.get("paper"))
+    kept = ("model.", "augment.", "optimizer.", "image_size", "resize", "batch_size", "num_epochs")
+    return [
+        (name, value)
+        for name, value in flatten(config).items()
+        if name.startswith(kept) and value != paper[name]
+    ]

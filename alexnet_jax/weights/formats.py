@@ -1,0 +1,170 @@
+"""The formats by name: a file or workdir to `Weights`, and back, whole or not at all."""
+
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax import checkpoint, configs, files, optimizer, trained
+from alexnet_jax.config import Config, MeshConfig
+from alexnet_jax.data.imagenet import class_names
+from alexnet_jax.state import TrainState
+from alexnet_jax.validation import validate
+from alexnet_jax.weights import caffe, card, layout, onnx_file, safetensors_file, torch_file
+from alexnet_jax.weights.types import Weights, WeightsError
+
+# Caffe's ilsvrc_2012_mean.npy by channel, RGB.
+CAFFE_MEAN = (122.6789143406786, 116.66876761696767, 104.0069879317889)
+
+
+def _recipe(name: str) -> Config:
+    config = configs.get(name)
+    config.augment.statistics = "imagenet"  # imported weights bring their own mean
+    return config
+
+
+def _imported(
+    tensors: dict[str, np.ndarray], of: layout.Layout, config: Config, path: pathlib.Path
+) -> Weights:
+    params = layout.to_standard(tensors, of, config, path)
+    config.num_classes = len(params["fc8"]["bias"])
+    names = class_names() if config.num_classes == len(class_names()) else []
+    return Weights(params, config, names, None, 0, path)
+
+
+def read_caffe(path: pathlib.Path, recipe: str) -> Weights:
+    """Reads a .caffemodel or a .npy dictionary; the order of its layers says which net it is."""
+    if path.suffix == ".npy":
+        tensors, kinds, of = caffe.read_dictionary(path), [], layout.LAYOUTS["caffe dictionary"]
+    else:
+        (tensors, kinds), of = caffe.read_caffemodel(path), layout.LAYOUTS["caffe"]
+    order = [kind for kind in kinds if kind in ("LRN", "Pooling")]
+    config = _recipe(recipe or ("caffenet" if order[:1] == ["Pooling"] else "bvlc_alexnet"))
+    config.augment.mean = CAFFE_MEAN
+    return _imported(tensors, of, config, path)
+
+
+def read_onnx(path: pathlib.Path, recipe: str) -> Weights:
+    """Reads an ONNX network with Caffe's weights, such as bvlcalexnet-12."""
+    config = _recipe(recipe or "bvlc_alexnet")
+    config.augment.mean = CAFFE_MEAN
+    return _imported(onnx_file.read(path), layout.LAYOUTS["onnx"], config, path)
+
+
+def read_torchvision(path: pathlib.Path, recipe: str) -> Weights:
+    """Reads a state dictionary of torchvision.models.alexnet."""
+    config = _recipe(recipe or "torchvision")
+    return _imported(torch_file.read(path), layout.LAYOUTS["torchvision"], config, path)
+
+
+def read_safetensors(path: pathlib.Path, recipe: str) -> Weights:
+    """Reads what `write_safetensors` wrote, or the standard tree of a named recipe."""
+    tensors, metadata, statistics = safetensors_file.read(path)
+    if recipe:
+        return _imported(tensors, layout.LAYOUTS["standard"], _recipe(recipe), path)
+    config, names, step = safetensors_file.described(metadata, path)
+    validate(config)
+    params = layout.to_standard(tensors, layout.LAYOUTS["standard"], config, path)
+    return Weights(params, config, names, statistics, step, path)
+
+
+def read_workdir(path: pathlib.Path, recipe: str) -> Weights:
+    """Reads the best checkpoint of a run."""
+    if recipe:
+        raise WeightsError(f"{path}: a run has its own config; leave --recipe out")
+    run = trained.load(path)
+    params = jax.tree.map(np.asarray, run.params)
+    statistics = checkpoint.read_statistics(path)
+    return Weights(params, run.config, run.class_names, statistics, run.step, path)
+
+
+def write_safetensors(weights: Weights, out: pathlib.Path) -> None:
+    """Writes the standard tree, and a card beside it."""
+    tensors = layout.from_standard(weights.params, layout.LAYOUTS["standard"])
+    _with_card(lambda path: safetensors_file.write(tensors, weights, path), weights, out)
+
+
+def write_torchvision(weights: Weights, out: pathlib.Path) -> None:
+    """Writes a state dictionary for torchvision.models.alexnet, and a card beside it.
+
+    Raises:
+      WeightsError: the network is not of that kind, or PyTorch is not installed.
+    """
+    network, theirs = weights.config.model, configs.get("torchvision").model
+    for field in ("columns", "layer1", "layer2", "dropout_after", "conv1_padding_before"):
+        if getattr(network, field) != getattr(theirs, field):
+            raise WeightsError(
+                f"{weights.source}: torchvision's network has model.{field} = "
+                f"{getattr(theirs, field)!r}, not {getattr(network, field)!r}; use safetensors"
+            )
+    try:
+        import torch
+    except ImportError as error:
+        raise WeightsError(f"{out}: needs PyTorch; install alexnet_jax[torch]") from error
+    tensors = layout.from_standard(weights.params, layout.LAYOUTS["torchvision"])
+    state = {name: torch.from_numpy(values.copy()) for name, values in tensors.items()}
+    _with_card(lambda path: torch.save(state, path), weights, out)
+
+
+def write_workdir(weights: Weights, out: pathlib.Path) -> None:
+    """Writes a workdir that evaluates and predicts.
+
+    Raises:
+      WeightsError: something is there already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise WeightsError(f"{out}: is there already; name a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=out.name, dir=out.parent) as folder:
+        made = pathlib.Path(folder) / "workdir"
+        made.mkdir()
+        config = weights.config
+        config.mesh = MeshConfig()
+        params = jax.tree.map(jnp.asarray, weights.params)
+        velocity = optimizer.build(config.optimizer).init(params)
+        step, start = jnp.int32(weights.step), optimizer.plateau_start()
+        state = TrainState(step, params, velocity, start, jnp.bool_(True))
+        with checkpoint.Checkpoints(made, 1) as checkpoints:
+            checkpoints.save(weights.step, state, None)
+            checkpoints.wait()
+        checkpoint.write_config(made, config)
+        about = {"class_names": weights.class_names, "train_examples": 0, "colour_means": []}
+        text = json.dumps(about, indent=0, ensure_ascii=False) + "\n"
+        files.replace_text(made / checkpoint.DATASET_FILE, text)
+        if weights.statistics:
+            weights.statistics.save(made)
+        if out.exists():
+            out.rmdir()
+        shutil.move(made, out)
+
+
+def _with_card(write: Callable[[pathlib.Path], None], weights: Weights, out: pathlib.Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=out.name, dir=out.parent) as folder:
+        made = pathlib.Path(folder) / out.name
+        with files.named(out):
+            write(made)
+        files.replace_text(out.with_suffix(".md"), card.text(weights, made))
+        made.replace(out)
+
+
+Reader = Callable[[pathlib.Path, str], Weights]
+Writer = Callable[[Weights, pathlib.Path], None]
+
+READERS: dict[str, Reader] = {
+    "caffe": read_caffe,
+    "torchvision": read_torchvision,
+    "onnx": read_onnx,
+    "safetensors": read_safetensors,
+    "workdir": read_workdir,
+}
+WRITERS: dict[str, Writer] = {
+    "torchvision": write_torchvision,
+    "safetensors": write_safetensors,
+    "workdir": write_workdir,
+}

@@ -1,0 +1,248 @@
+"""Pickles read as data: containers, numbers, text and arrays, and nothing is ever called.
+
+A pickle is a program that may call anything. The weights in circulation (.npy dictionaries, PyTorch
+files) use a small part of that language; this file interprets that part, in which a "call" is one
+of the few names below, and refuses the rest by name.
+"""
+
+import dataclasses
+import pickletools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+class PickleError(ValueError):
+    """A pickle with something else than containers, numbers, text and arrays; says what."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Name:
+    """Something that the pickle refers to, "module.attribute"; never imported."""
+
+    path: str
+
+
+class _Array:
+    """An array whose content comes later (`BUILD`); one of objects becomes a list."""
+
+    values: np.ndarray | list | None = None
+
+
+Calls = dict[str, Callable[..., Any]]
+# What may be "called", under the names that Python 2 and 3 and old and new NumPy give it.
+NUMPY_CALLS: Calls = {
+    "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
+    "numpy._core.multiarray._reconstruct": lambda *_: _Array(),
+    "numpy.dtype": lambda text, *_: _Type(text),
+    "collections.OrderedDict": dict,
+    "_codecs.encode": lambda text, encoding: _encoded(text, encoding),
+}
+NUMBERS = ("f2", "f4", "f8", "i4", "i8")
+
+
+def read(
+    data: bytes, calls: Calls = NUMPY_CALLS, persistent: Callable[[Any], Any] | None = None
+) -> Any:
+    """Returns what a pickle holds, without executing it.
+
+    Args:
+      data: the pickle.
+      calls: what stands for each name that it may call.
+      persistent: from a persistent id to its object, where the pickle has any.
+
+    Raises:
+      PickleError: it is damaged, or holds something else.
+    """
+    try:
+        return _Reader(calls, persistent).run(data)
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError, UnicodeError) as error:
+        if isinstance(error, PickleError):
+            raise
+        raise PickleError(f"it is damaged ({type(error).__name__}: {error})") from error
+
+
+def _encoded(text: Any, encoding: Any) -> bytes:
+    if encoding not in ("latin1", "latin-1"):
+        raise PickleError(f"bytes in {encoding!r}")
+    return str(text).encode("latin-1")
+
+
+class _Type:
+    """A type of numbers, or of objects; its byte order comes later (`BUILD`)."""
+
+    def __init__(self, text: Any) -> None:
+        self.name, self.order = str(_text(text)).lstrip("<>=|"), "="
+        if self.name not in (*NUMBERS, "O", "O8"):
+            raise PickleError(f"arrays of {self.name}")
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.order + self.name)
+
+
+_MARK = object()
+
+
+class _Reader:
+    """The stack machine of pickle, as far as it makes data."""
+
+    def __init__(self, calls: Calls, persistent: Callable[[Any], Any] | None) -> None:
+        self._calls, self._persistent = calls, persistent
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+
+    def run(self, data: bytes) -> Any:
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name == "STOP":
+                return _finished(self._stack.pop())
+            step = getattr(self, f"_{opcode.name.lower()}", None)
+            if opcode.name in _PUSHED:
+                self._stack.append(argument)
+            elif opcode.name in _CONSTANTS:
+                self._stack.append(_CONSTANTS[opcode.name]())
+            elif step is None:
+                raise PickleError(f"an instruction {opcode.name}")
+            else:
+                step(argument)
+        raise PickleError("it is cut short")
+
+    def _since_mark(self) -> list[Any]:
+        at = max(n for n, value in enumerate(self._stack) if value is _MARK)
+        values = self._stack[at + 1 :]
+        del self._stack[at:]
+        return values
+
+    def _proto(self, _: Any) -> None:
+        pass
+
+    _frame = _proto
+
+    def _pop(self, _: Any) -> None:
+        self._stack.pop()
+
+    def _mark(self, _: Any) -> None:
+        self._stack.append(_MARK)
+
+    def _binstring(self, text: str) -> None:
+        self._stack.append(text.encode("latin-1"))  # bytes of Python 2
+
+    _short_binstring = _string = _binstring
+
+    def _tuple(self, _: Any) -> None:
+        self._stack.append(tuple(self._since_mark()))
+
+    def _take(self, count: int) -> None:
+        values = tuple(self._stack[-count:])
+        del self._stack[-count:]
+        self._stack.append(values)
+
+    def _tuple1(self, _: Any) -> None:
+        self._take(1)
+
+    def _tuple2(self, _: Any) -> None:
+        self._take(2)
+
+    def _tuple3(self, _: Any) -> None:
+        self._take(3)
+
+    def _list(self, _: Any) -> None:
+        self._stack.append(self._since_mark())
+
+    def _dict(self, _: Any) -> None:
+        values = self._since_mark()
+        self._stack.append(dict(zip(values[::2], values[1::2], strict=True)))
+
+    def _append(self, _: Any) -> None:
+        value = self._stack.pop()
+        self._stack[-1].append(value)
+
+    def _appends(self, _: Any) -> None:
+        values = self._since_mark()
+        self._stack[-1].extend(values)
+
+    def _setitem(self, _: Any) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        self._stack[-1][key] = value
+
+    def _setitems(self, _: Any) -> None:
+        values = self._since_mark()
+        self._stack[-1].update(zip(values[::2], values[1::2], strict=True))
+
+    def _put(self, at: int) -> None:
+        self._memo[int(at)] = self._stack[-1]
+
+    _binput = _long_binput = _put
+
+    def _memoize(self, _: Any) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def _get(self, at: int) -> None:
+        self._stack.append(self._memo[int(at)])
+
+    _binget = _long_binget = _get
+
+    def _global(self, name: str) -> None:
+        self._stack.append(Name(name.replace(" ", ".")))
+
+    def _stack_global(self, _: Any) -> None:
+        attribute, module = self._stack.pop(), self._stack.pop()
+        self._stack.append(Name(f"{module}.{attribute}"))
+
+    def _reduce(self, _: Any) -> None:
+        arguments, name = self._stack.pop(), self._stack.pop()
+        if not isinstance(name, Name) or name.path not in self._calls:
+            raise PickleError(f"a call of {name.path if isinstance(name, Name) else name!r}")
+        self._stack.append(self._calls[name.path](*arguments))
+
+    def _build(self, _: Any) -> None:
+        state, target = self._stack.pop(), self._stack[-1]
+        if isinstance(target, _Type):
+            target.order = str(_text(state[1]))
+        elif isinstance(target, _Array):
+            _, shape, kind, by_columns, content = state
+            if isinstance(content, list):
+                target.values = content
+                return
+            values = np.frombuffer(content, kind.dtype)
+            target.values = values.reshape(shape, order="F" if by_columns else "C")
+        elif not isinstance(target, dict):  # an OrderedDict's attributes say nothing of its items
+            raise PickleError(f"a state of {type(target).__name__}")
+
+    def _binpersid(self, _: Any) -> None:
+        if self._persistent is None:
+            raise PickleError("a persistent id")
+        self._stack.append(self._persistent(self._stack.pop()))
+
+
+_PUSHED = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+}
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _finished(value: Any) -> Any:
+    """Puts arrays in the place of what was built, and text in that of Python 2's bytes."""
+    if isinstance(value, _Array):
+        if value.values is None:
+            raise PickleError("an array without content")
+        return _finished(value.values)
+    if isinstance(value, dict):
+        return {_text(k) if isinstance(k, bytes) else k: _finished(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_finished(v) for v in value)
+    return value

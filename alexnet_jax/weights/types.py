@@ -1,0 +1,53 @@
+"""What a file of weights holds, and how one is refused."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from alexnet_jax.config import Config
+from alexnet_jax.data.statistics import Statistics
+
+# layer -> {"kernel": HWIO or (in, out), "bias": (out,)}, float32: DESIGN's standard tree.
+Params = dict[str, dict[str, np.ndarray]]
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used; the message names the file and the tensor."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A network's weights with what is needed to use them.
+
+    Attributes:
+      params: the standard tree, float32.
+      config: the network, and how images become its inputs.
+      class_names: in label order; may be fewer than the classes.
+      statistics: colours of the store that it was trained on, if it was.
+      step: finished updates.
+      source: where the weights come from.
+    """
+
+    params: Params
+    config: Config
+    class_names: list[str]
+    statistics: Statistics | None
+    step: int
+    source: pathlib.Path
+
+
+def array_of(values: np.ndarray, tensor: str, path: pathlib.Path) -> np.ndarray:
+    """Returns a tensor as float32.
+
+    Raises:
+      WeightsError: it is not of floating-point numbers, or one of them is not finite.
+    """
+    if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
+        raise WeightsError(
+            f"{path}: {tensor} holds {values.dtype}, not floating-point numbers; export it again"
+        )
+    values = np.ascontiguousarray(values, np.float32)
+    if not np.isfinite(values).all():
+        raise WeightsError(f"{path}: {tensor} holds NaN or Inf: it is damaged; fetch it again")
+    return values

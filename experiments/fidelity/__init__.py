@@ -1,0 +1,1 @@
+"""What the recipes have in common with the paper, and where they leave it."""
