@@ -11,12 +11,18 @@ from jax.sharding import AbstractMesh
 from alexnet_jax import mesh as meshes
 from alexnet_jax.columns import Columns
 from alexnet_jax.config import Config, feature_sizes
-from alexnet_jax.model import CONVOLUTIONS, FULLY_CONNECTED, LAYERS, abstract_parameters, build
+from alexnet_jax.model import (
+    LAYERS,
+    abstract_parameters,
+    build,
+    of_classifier,
+    of_convolutions,
+)
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 BYTES |= {"s64": 8, "u64": 8, "f64": 8}
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute", "all-to-all")
-PLACES = ("images", "norm1", "norm2", "logits", "labels", *LAYERS)
+PLACES = ("images", *(f"norm{n}" for n in range(1, 6)), "logits", "labels", *LAYERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +116,8 @@ def expected(
     rows = batch // (config.mesh.model if hybrid else 1) if exchanged else 0
     pixels = _over(data, "reduce-scatter", "images", rows * config.resize**2 * 3) if rows else []
     gathered = _over(config.mesh.model, "all-gather", "labels", images * labels) if hybrid else []
-    once = [] if hybrid else list(_convolutions(config, images))
+    once = list(_batch_norms(config, data)) if training else []
+    once += [] if hybrid else list(_convolutions(config, images))
     each = list(_fully_connected(config, num_classes, images // passes, passes))
     forward = once + each * passes
     if not training:
@@ -138,15 +145,15 @@ def _convolutions(config: Config, images: int) -> Iterator[Collective]:
     """The forward pass to pool5, of columns."""
     model, devices = config.model, config.mesh.model
     columns = Columns(model.columns, devices)
-    conv1, pool1, pool2, _ = feature_sizes(config)
-    c1, c2, c3, c4, _ = (round(c * model.width) for c in model.channels)
+    sides = feature_sizes(config)
+    channels = {f"conv{n}": round(c * model.width) for n, c in enumerate(model.channels, 1)}
     one = images * _WIDTH[config.precision]  # bytes of one channel of one pixel
 
     def edges(layer: int, before: int, after: int, steps: str) -> Iterator[Collective]:
         """LRN's; its maps have side `before` the layer's pooling and `after` it."""
         order = steps.split()
         together = devices if model.lrn.across_columns else columns.per_column
-        if "norm" not in order or together == 1:
+        if "norm" not in order or together == 1 or model.normalisation == "batch":
             return
         side = after if order.index("pool") < order.index("norm") else before
         payload = one * side**2 * (model.lrn.size // 2)
@@ -158,15 +165,30 @@ def _convolutions(config: Config, images: int) -> Iterator[Collective]:
         payload = one * channels / columns.count * side**2
         return _over(columns.per_column, "all-gather", layer, payload)
 
-    yield from edges(1, conv1, pool1, model.layer1)
-    yield from own("conv2", c1, pool1)
-    yield from edges(2, pool1, pool2, model.layer2)
-    if model.columns_meet:
-        yield from _over(devices, "all-gather", "conv3", one * c2 * pool2**2)
-    else:
-        yield from own("conv3", c2, pool2)
-    yield from own("conv4", c3, pool2)
-    yield from own("conv5", c4, pool2)
+    yield from edges(1, sides.conv1, sides.pool1, model.layer1)
+    yield from own("conv2", channels["conv1"], sides.pool1)
+    yield from edges(2, sides.conv2, sides.pool2, model.layer2)
+    before = channels["conv2"]
+    for layer in ("conv3", "conv4", "conv5"):
+        if layer in model.without:
+            continue
+        if layer == "conv3" and model.columns_meet:
+            yield from _over(devices, "all-gather", layer, one * before * sides.pool2**2)
+        else:
+            yield from own(layer, before, sides.pool2)
+        before = channels[layer]
+
+
+def _batch_norms(config: Config, data: int) -> Iterator[Collective]:
+    """What the devices that share a batch tell each other of its mean and variance."""
+    model, devices = config.model, config.mesh.model
+    if model.normalisation == "local":
+        return
+    hybrid = config.mesh.scheme != "columns"
+    for n, channels in enumerate(model.channels, 1):
+        if "norm" in getattr(model, f"layer{n}"):
+            own = round(channels * model.width) / (1 if hybrid else devices)
+            yield from _over(data * (devices if hybrid else 1), "all-reduce", f"norm{n}", 8 * own)
 
 
 def _fully_connected(
@@ -176,7 +198,8 @@ def _fully_connected(
     model, devices = config.model, config.mesh.model
     columns = Columns(model.columns, devices)
     meeting, met = (devices, 1.0) if model.columns_meet else (columns.per_column, 1 / columns.count)
-    units, channels = (round(n * model.width) for n in (model.fc_units, model.channels[-1]))
+    last = [c for n, c in enumerate(model.channels, 1) if f"conv{n}" not in model.without][-1]
+    units, channels = (round(n * model.width) for n in (model.fc_units, last))
     one = images * _WIDTH[config.precision]
     pooled = one * channels * feature_sizes(config)[-1] ** 2
     if config.mesh.scheme == "hybrid_in_turns" and passes > 1:
@@ -184,7 +207,8 @@ def _fully_connected(
         yield from _over(devices, "all-reduce", "fc6", pooled)
     else:
         yield from _over(meeting, "all-gather", "fc6", pooled * met)
-    yield from _over(meeting, "all-gather", "fc7", one * units * met)
+    if "fc7" not in model.without:
+        yield from _over(meeting, "all-gather", "fc7", one * units * met)
     yield from _over(devices, "all-gather", "fc8", one * units)
     padded = columns.share(num_classes) * devices
     yield from _over(devices, "all-gather", "logits", one * padded)
@@ -199,9 +223,10 @@ def _update(config: Config, num_classes: int, data: int) -> Iterator[Collective]
     mesh = AbstractMesh((data, devices), (meshes.DATA, meshes.MODEL))
     specs = meshes.specs(shapes, mesh, config.mesh)
     # In a variable batch the convolutions and each pass of the rest have sums of their own.
-    turns = [LAYERS] if passes == 1 else [FULLY_CONNECTED] * passes + [CONVOLUTIONS]
+    classifier, convolutions = list(of_classifier(shapes)), list(of_convolutions(shapes))
+    turns = [list(shapes)] if passes == 1 else [classifier] * passes + [convolutions]
     for layers in turns:
-        counted = SUMS * 4 if layers != CONVOLUTIONS else 0
+        counted = SUMS * 4 if layers != convolutions else 0
         over_data, over_all = counted, 0.0
         for layer in layers:
             for name, leaf in shapes[layer].items():
@@ -218,7 +243,8 @@ def _update(config: Config, num_classes: int, data: int) -> Iterator[Collective]
                     yield from _over(devices, "all-reduce", "update", size / data)
         yield from _over(data if over_data else 1, "all-reduce", "update", over_data)
         yield from _over(data * devices if over_all else 1, "all-reduce", "update", over_all)
-        axes = [set(spec) - {None} for layer in layers for spec in specs[layer].values()]
+        kept = [layer for layer in layers if not layer.startswith("norm")]
+        axes = [set(spec) - {None} for layer in kept for spec in specs[layer].values()]
         for group, size in (
             ({meshes.DATA}, data),
             ({meshes.MODEL}, devices),

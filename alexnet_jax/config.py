@@ -10,7 +10,7 @@ import json
 import math
 import typing
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class ConfigError(ValueError):
@@ -54,6 +54,19 @@ class ModelConfig:
     # "norm pool relu". CaffeNet: "relu pool norm". Run #167 has no norm in layer 2.
     layer1: str = "relu norm pool"
     layer2: str = "relu norm pool"
+    layer3: str = "relu"
+    layer4: str = "relu"
+    layer5: str = "relu pool"
+    # What norm is. local: `lrn` below; batch: the mean and variance of each map over the whole
+    # batch, without scale and offset (NVIDIA's alexnet_bn).
+    normalisation: str = "local"
+    # 3: pooling that overlaps (paper 3.4). 2: it does not (run #147, which has zeros of 1 and 0
+    # around conv2's and conv5's inputs).
+    pool_size: int = 3
+    conv2_padding: int = 2
+    conv5_padding: int = 1
+    # Layers left out (paper section 7), of conv3, conv4, conv5, fc7.
+    without: tuple[str, ...] = ()
     lrn: LrnConfig = dataclasses.field(default_factory=LrnConfig)
     # Run #145: a same-map 5x5 response norm after layer 2's (alpha 0.001 / 25, k = 1).
     spatial_norm2: bool = False
@@ -304,12 +317,30 @@ def check_types(config: Any, prefix: str = "") -> None:
             raise ConfigError(f"{prefix}{name}: {value!r} is not finite")
 
 
-def feature_sizes(config: Config) -> tuple[int, int, int, int]:
-    """Returns the side of the maps after conv1, pool1, pool2 and pool5."""
-    conv1 = (config.image_size + conv1_padding(config.model) - 11) // 4 + 1
-    pool1 = (conv1 - 3) // 2 + 1
-    pool2 = (pool1 - 3) // 2 + 1
-    return conv1, pool1, pool2, (pool2 - 3) // 2 + 1
+class Sizes(NamedTuple):
+    """Sides of the maps after a layer, in pixels; those of conv3 and conv4 are pool2's."""
+
+    conv1: int
+    pool1: int
+    conv2: int
+    pool2: int
+    conv5: int
+    pool5: int
+
+
+def feature_sizes(config: Config) -> Sizes:
+    """Returns the sides of a network's maps."""
+    model = config.model
+
+    def pooled(side: int) -> int:
+        return (side - 3) // 2 + 1 if model.pool_size == 3 else -(-side // 2)
+
+    conv1 = (config.image_size + conv1_padding(model) - 11) // 4 + 1
+    pool1 = pooled(conv1)
+    conv2 = pool1 + 2 * model.conv2_padding - 4
+    pool2 = pooled(conv2)
+    conv5 = pool2 if "conv5" in model.without else pool2 + 2 * model.conv5_padding - 2
+    return Sizes(conv1, pool1, conv2, pool2, conv5, pooled(conv5))
 
 
 def conv1_padding(model: ModelConfig) -> int:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from alexnet_jax import augment, metrics
 from alexnet_jax.config import Config
 from alexnet_jax.feeding import DeviceBatch
-from alexnet_jax.model import CONVOLUTIONS
+from alexnet_jax.model import of_convolutions
 from alexnet_jax.schemes import Rows, Scheme
 
 
@@ -60,9 +60,9 @@ class Gradient:
         self, params: Any, batch: DeviceBatch
     ) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
         """Returns what fc6 reads, and what maps its gradient to that of the convolutions."""
-        layers = {layer: params[layer] for layer in CONVOLUTIONS}
+        layers = of_convolutions(params)
         views = self.views(batch)
-        x, back = jax.vjp(lambda layers: self._scheme.features(layers, views), layers)
+        x, back = jax.vjp(lambda p: self._scheme.features(p, views, True), layers)
         return x, lambda dx: back(dx)[0]
 
     def of_classifier(

@@ -81,6 +81,24 @@ def overlapping_max_pool(x: jax.Array) -> jax.Array:
     return _stride_two_max(_stride_two_max(x, 1), 2)
 
 
+def non_overlapping_max_pool(x: jax.Array) -> jax.Array:
+    """2x2 maximum with stride 2; the last window may reach past the edge (run #147).
+
+    Args:
+      x: (B, H, W, C).
+
+    Returns:
+      (B, ceil(H / 2), ceil(W / 2), C).
+    """
+    batch, height, width, channels = x.shape
+    border = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+    x = jnp.pad(x, border, constant_values=-jnp.inf)
+    return x.reshape(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, channels).max(axis=(2, 4))
+
+
+MAX_POOLS = {2: non_overlapping_max_pool, 3: overlapping_max_pool}
+
+
 def _stride_two_max(x: jax.Array, axis: int) -> jax.Array:
     count = (x.shape[axis] - 3) // 2 + 1
     end = 2 * count - 1

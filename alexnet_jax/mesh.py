@@ -1,5 +1,6 @@
 """Devices as a mesh: the only file that names its axes, builds a sharding or moves data over it."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -101,10 +102,10 @@ def specs(state: Any, mesh: Mesh | AbstractMesh, config: MeshConfig) -> Specs:
     """
 
     def spec(path: tuple[Any, ...], leaf: Any) -> P:
-        if getattr(path[-1], "key", None) not in ("kernel", "bias"):
+        if getattr(path[-1], "key", None) not in ("kernel", "bias", "mean", "variance"):
             return P()
         axes: list[str | None] = [None] * leaf.ndim
-        whole = config.scheme != "columns" and path[-2].key.startswith("conv")
+        whole = config.scheme != "columns" and path[-2].key.startswith(("conv", "norm"))
         if not whole and leaf.shape[-1] % mesh.shape[MODEL] == 0:
             axes[-1] = MODEL
         divisible = [i for i in range(leaf.ndim - 1) if leaf.shape[i] % mesh.shape[DATA] == 0]
@@ -233,6 +234,12 @@ EVERYWHERE: Specs = P()
 def sum_over_data(tree: Any) -> Any:
     """Sums over the devices that share the batch."""
     return _sum(tree, (DATA,))
+
+
+def mean_over_images(x: jax.Array, config: MeshConfig) -> jax.Array:
+    """Averages over the devices that share the images."""
+    axes = (DATA,) if config.scheme == "columns" else (DATA, MODEL)
+    return _sum(x, axes) / math.prod(lax.axis_size(axis) for axis in axes)
 
 
 def _sum(tree: Any, axes: tuple[str, ...]) -> Any:

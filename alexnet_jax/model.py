@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax.linen import initializers
 
 from alexnet_jax import layers
+from alexnet_jax.batch_norm import BatchNorm, Mean, alone
 from alexnet_jax.columns import Columns
 from alexnet_jax.config import ModelConfig
 from alexnet_jax.lrn import Lrn, lrn, spatial_response_norm
@@ -102,12 +103,14 @@ class AlexNet(nn.Module):
       num_classes: width of fc8.
       dtype: of the computation; parameters are float32, or float64 where it is.
       columns: the share of the channels that is computed here; by default all of them.
+      over_devices: averages over the devices that share a batch, for batch normalisation.
     """
 
     config: ModelConfig
     num_classes: int = 1000
     dtype: jnp.dtype = jnp.dtype("float32")
     columns: Columns = Columns()
+    over_devices: Mean = alone
 
     def setup(self) -> None:
         """Names the eight layers; `groups` are the columns that are computed here side by side."""
@@ -116,10 +119,14 @@ class AlexNet(nn.Module):
         together = 1 if self.config.columns_meet else here
         corner = (self.config.conv1_padding_before, self.config.conv1_padding)
         self.conv1 = self._conv("conv1", c1, 11, stride=4, padding=(corner, corner))
-        self.conv2 = self._conv("conv2", c2, 5, padding=2, groups=here)
+        self.conv2 = self._conv("conv2", c2, 5, padding=self.config.conv2_padding, groups=here)
         self.conv3 = self._conv("conv3", c3, 3, padding=1, groups=together)
         self.conv4 = self._conv("conv4", c4, 3, padding=1, groups=here)
-        self.conv5 = self._conv("conv5", c5, 3, padding=1, groups=here)
+        self.conv5 = self._conv("conv5", c5, 3, padding=self.config.conv5_padding, groups=here)
+        if self.config.normalisation == "batch":
+            self.norm1, self.norm2, self.norm3, self.norm4, self.norm5 = (
+                BatchNorm() for _ in CONVOLUTIONS
+            )
         self.fc6 = self._fc("fc6", self._wide(self.config.fc_units), together)
         self.fc7 = self._fc("fc7", self._wide(self.config.fc_units), together)
         self.fc8 = self._fc("fc8", self.num_classes)
@@ -134,16 +141,16 @@ class AlexNet(nn.Module):
         Returns:
           Logits of every class, (B, num_classes), float32 (or float64).
         """
-        return self.classify(self.features(x), dropout_keys)
+        return self.classify(self.features(x, dropout_keys is not None), dropout_keys)
 
-    def features(self, x: jax.Array) -> jax.Array:
+    def features(self, x: jax.Array, training: bool = False) -> jax.Array:
         """Maps images (B, S, S, 3) to what fc6 computed here reads, (B, S', S', C)."""
         own, both = self.columns.join, self._meet
-        x = self._after(1, self._apply("conv1", x.astype(self.dtype)))
-        x = self._after(2, self._apply("conv2", x, own))
-        x = nn.relu(self._apply("conv3", x, both))
-        x = nn.relu(self._apply("conv4", x, own))
-        x = layers.overlapping_max_pool(nn.relu(self._apply("conv5", x, own)))
+        x = self._after(1, self._apply("conv1", x.astype(self.dtype)), training)
+        x = self._after(2, self._apply("conv2", x, own), training)
+        x = self._after(3, self._apply("conv3", x, both), training)
+        x = self._after(4, self._apply("conv4", x, own), training)
+        x = self._after(5, self._apply("conv5", x, own), training)
         with jax.named_scope("fc6"):
             return both(x)
 
@@ -198,28 +205,34 @@ class AlexNet(nn.Module):
         self, layer: str, x: jax.Array, see: Callable[[jax.Array], jax.Array] | None = None
     ) -> jax.Array:
         """Applies a layer to what it sees of x; its output is kept for who asks for it."""
+        if layer in self.config.without:
+            return x
         with jax.named_scope(layer):  # also names its collectives
             y = getattr(self, layer)(see(x) if see else x)
         self.sow("intermediates", f"{layer}_output", y)
         return y
 
-    def _after(self, layer: int, x: jax.Array) -> jax.Array:
+    def _after(self, layer: int, x: jax.Array, training: bool) -> jax.Array:
         """Applies ReLU, normalisation and pooling in the order that the variant has them.
 
         In layer 2 the spatial norm, where there is one, follows the other at once (layers-145.cfg:
         rnorm2, cnorm2, pool2).
         """
-        order = {1: self.config.layer1, 2: self.config.layer2}[layer]
         spatial = layer == 2 and self.config.spatial_norm2
         steps: dict[str, Callable[[jax.Array], jax.Array]] = {
             "relu": nn.relu,
-            "norm": lambda v: self._spatial(self._lrn(v), spatial),
-            "pool": layers.overlapping_max_pool,
+            "norm": lambda v: self._spatial(self._norm(layer, v, training), spatial),
+            "pool": layers.MAX_POOLS[self.config.pool_size],
         }
-        for step in order.split():
+        for step in getattr(self.config, f"layer{layer}").split():
             with jax.named_scope(f"{step}{layer}"):
                 x = steps[step](x)
         return x
+
+    def _norm(self, layer: int, x: jax.Array, training: bool) -> jax.Array:
+        if self.config.normalisation == "local":
+            return self._lrn(x)
+        return getattr(self, f"norm{layer}")(x, self.over_devices if training else None)
 
     def _lrn(self, x: jax.Array) -> jax.Array:
         c = self.config.lrn
@@ -232,7 +245,8 @@ class AlexNet(nn.Module):
 
     def _dropout(self, x: jax.Array, keys: jax.Array | None, layer: str) -> jax.Array:
         rate = self.config.dropout_rate
-        if rate == 0 or layer not in self.config.dropout_after:
+        dropped = set(self.config.dropout_after) - set(self.config.without)
+        if rate == 0 or layer not in dropped:
             return x
         if keys is None:
             return x * (1 - rate) if self.config.dropout_scaling == "test" else x
@@ -244,6 +258,16 @@ class AlexNet(nn.Module):
             keep = self.columns.own_units(keep)
         x = layers.dropout(x, keep)
         return x / (1 - rate) if self.config.dropout_scaling == "train" else x
+
+
+def of_convolutions(params: Any) -> Any:
+    """Returns the part of a parameter tree that `AlexNet.features` reads."""
+    return {layer: params[layer] for layer in params if layer not in FULLY_CONNECTED}
+
+
+def of_classifier(params: Any) -> Any:
+    """Returns the part of a parameter tree that `AlexNet.classify` reads."""
+    return {layer: params[layer] for layer in params if layer in FULLY_CONNECTED}
 
 
 def own_parameters(model: AlexNet, params: Any) -> Any:

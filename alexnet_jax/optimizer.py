@@ -56,6 +56,40 @@ def scale_by_rates() -> optax.GradientTransformationExtraArgs:
     return transformation(lambda _: optax.EmptyState(), update)  # pyright: ignore[reportArgumentType]
 
 
+def is_statistic(path: tuple[Any, ...]) -> bool:
+    """Says whether a leaf is a running mean or variance (batch_norm.py), which follows the data."""
+    return path[-1].key in ("mean", "variance")
+
+
+def learned(tree: Any) -> Any:
+    """Returns the layers of a tree that are learned: all but running statistics."""
+    return {layer: leaves for layer, leaves in tree.items() if "mean" not in leaves}
+
+
+STATISTICS_RATE = 0.1  # of the distance to a batch's own, in one update
+
+
+def trace(momentum: float) -> optax.GradientTransformation:
+    """Accumulates velocity, v <- momentum v + u; running statistics have none."""
+
+    def update(updates: Any, state: optax.TraceState, params: Any = None) -> tuple[Any, Any]:
+        def new(path: tuple[Any, ...], u: jax.Array, v: jax.Array) -> jax.Array:
+            return u if is_statistic(path) else momentum * v + u
+
+        moved = jax.tree_util.tree_map_with_path(new, updates, state.trace)
+        return moved, optax.TraceState(trace=moved)
+
+    def init(params: Any) -> optax.TraceState:
+        return optax.TraceState(trace=jax.tree.map(jnp.zeros_like, params))
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def not_statistics(params: Any) -> Any:
+    """Marks what weight decay may shrink."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: not is_statistic(path), params)
+
+
 def kernels(params: Any) -> Any:
     """Marks the kernels of a parameter tree."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
@@ -102,11 +136,11 @@ def build(
       config: of the optimizer.
       squared_norms: from a tree of what this device holds to each whole leaf's squared norm.
     """
-    mask = None if config.decay_biases else kernels
+    mask = not_statistics if config.decay_biases else kernels
     pieces = [optax.add_decayed_weights(config.weight_decay, mask)]
     if config.kind == "lars":
         pieces.append(scale_by_trust(config.trust_coefficient, squared_norms))
-    return optax.chain(*pieces, scale_by_rates(), optax.trace(config.momentum))
+    return optax.chain(*pieces, scale_by_rates(), trace(config.momentum))
 
 
 def velocity(opt_state: Any) -> Any:
@@ -212,6 +246,8 @@ def rate_tree(rates: dict[str, jax.Array], params: Any, fc_factor: float = 1.0) 
 
     def leaf(path: tuple[Any, ...], _: Any) -> jax.Array:
         layer, name = path[0].key, path[-1].key
+        if is_statistic(path):
+            return jnp.float32(STATISTICS_RATE)
         rate = rates[f"conv1_{name}" if layer == "conv1" else name]
         return rate * fc_factor if layer.startswith("fc") else rate
 

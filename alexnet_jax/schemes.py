@@ -43,9 +43,10 @@ class Scheme:
         """Devices that compute the same logits, and the same loss from them."""
         return self.classifier.columns.devices
 
-    def features(self, params: Any, views: jax.Array) -> jax.Array:
+    def features(self, params: Any, views: jax.Array, training: bool = False) -> jax.Array:
         """Maps the device's views, (b, S, S, 3), to what fc6 reads of them."""
-        return jnp.asarray(self.convolutions.apply({"params": params}, views, method="features"))
+        found = self.convolutions.apply({"params": params}, views, training, method="features")
+        return jnp.asarray(found)
 
     def classify(self, params: Any, x: jax.Array, dropout_keys: jax.Array | None) -> jax.Array:
         """Maps the activations of a pass to logits, (B', num_classes)."""
@@ -84,13 +85,14 @@ class Scheme:
     def logits(
         self, params: Any, views: jax.Array, dropout_keys: jax.Array | None = None
     ) -> jax.Array:
-        """Maps views to the logits of `all_rows`, in one pass."""
-        return self.classify(params, self.gather(self.features(params, views)), dropout_keys)
+        """Maps views to the logits of `all_rows`, in one pass; with keys when training."""
+        x = self.features(params, views, dropout_keys is not None)
+        return self.classify(params, self.gather(x), dropout_keys)
 
     def outputs(self, params: Any, views: jax.Array, rows: Rows) -> dict[str, Any]:
         """Returns what each layer computes on the device in one pass, as LAYER_output."""
         x, first = self.convolutions.apply(
-            {"params": params}, views, method="features", mutable=["intermediates"]
+            {"params": params}, views, True, method="features", mutable=["intermediates"]
         )
         own = {"params": own_parameters(self.classifier, params)}
         _, then = self.classifier.apply(
@@ -107,4 +109,5 @@ def build(config: Config, network: AlexNet, mesh: Mesh, passes: int = 1) -> Sche
     """Returns the scheme that a config asks for, of a whole network on a mesh."""
     part = on_devices(network, meshes.model_devices(mesh))
     whole = part if config.mesh.scheme == "columns" else network
+    whole = whole.clone(over_devices=lambda x: meshes.mean_over_images(x, config.mesh))
     return Scheme(config.mesh.scheme, whole, part, passes)

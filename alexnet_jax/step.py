@@ -13,7 +13,7 @@ from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config
 from alexnet_jax.feeding import DeviceBatch, Fed, Feeding
 from alexnet_jax.gradient import Gradient
-from alexnet_jax.model import CONVOLUTIONS, FULLY_CONNECTED, LAYERS, AlexNet
+from alexnet_jax.model import AlexNet, of_classifier, of_convolutions
 from alexnet_jax.schemes import Scheme
 from alexnet_jax.state import TrainState, abstract_state
 
@@ -63,7 +63,7 @@ def make_train_step(
           The state, and the squared norm of g / count.
         """
         count = images_counted(sums)
-        squared_norm = sum(jax.tree.leaves(squared_norms(grads))) / count**2
+        squared_norm = sum(jax.tree.leaves(squared_norms(optimizer.learned(grads)))) / count**2
         finite = jnp.isfinite(sums["loss"].total) & jnp.isfinite(squared_norm)
         finite = state.finite & finite
         rates = schedule(state.step, state.plateau.drops)
@@ -105,18 +105,16 @@ def make_train_step(
         rows, dx = gradient.rows(batch, state.step), jnp.zeros_like(x)
         sums, squared_norm = None, jnp.zeros(())
         for turn in range(scheme.passes):
-            layers = {layer: state.params[layer] for layer in FULLY_CONNECTED}
+            layers = of_classifier(state.params)
             grads, part_dx, part_sums = gradient.of_classifier(layers, x, rows, turn)
             grads, part_sums = total(grads, part_sums)
             state, of_part = update(state, grads, part_sums)
             dx, squared_norm = dx + part_dx, squared_norm + of_part / scheme.passes
             sums = metrics.merge(sums, part_sums) if sums else part_sums
         assert sums is not None
-        grads = meshes.sum_gradients(
-            back(dx), {layer: specs.params[layer] for layer in CONVOLUTIONS}
-        )
-        state, of_convolutions = update(state, grads, sums)
-        return state, squared_norm + of_convolutions, sums
+        grads = meshes.sum_gradients(back(dx), of_convolutions(specs.params))
+        state, of_rest = update(state, grads, sums)
+        return state, squared_norm + of_rest, sums
 
     learn = at_once if scheme.passes == 1 else in_turns
 
@@ -191,18 +189,17 @@ def first_nonfinite_layer(
     def outputs(params: Any, fed: Fed) -> dict[str, jax.Array]:
         batch: DeviceBatch = feeding.training(fed, jnp.int32(at - 1))
         params = meshes.whole_over_data(params, specs)
-        found = {f"parameters of {layer}": params[layer] for layer in LAYERS}
+        found = {f"parameters of {layer}": params[layer] for layer in params}
         found["the augmented images"] = gradient.views(batch)
         rows = gradient.rows(batch, at - 1)
         kept = scheme.outputs(params, found["the augmented images"], rows)
-        found |= {layer: kept[f"{layer}_output"] for layer in LAYERS}
+        found |= {name.removesuffix("_output"): output for name, output in kept.items()}
         return meshes.any_device({name: bad(tree) for name, tree in found.items()})
 
     found = jax.device_get(
         jax.jit(meshes.per_device(outputs, mesh, specs, feeding.specs))(params, fed)
     )
-    places = [f"parameters of {layer}" for layer in LAYERS] + ["the augmented images", *LAYERS]
-    for place in places:
-        if found[place]:
+    for place, is_bad in found.items():
+        if is_bad:
             return place
     return "the gradient (every layer's output is finite)"

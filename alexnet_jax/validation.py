@@ -21,6 +21,8 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "eval_views": (1, 10),
     "model.columns": (1, 2),
     "model.init": ("normal", "he", "torch"),
+    "model.normalisation": ("local", "batch"),
+    "model.pool_size": (2, 3),
     "model.dropout_scaling": ("test", "train"),
     "model.lrn.convention": ("paper", "original_code", "caffe", "torch"),
     "augment.lighting": ("none", "stddev", "eigenvalue_unit_range"),
@@ -49,6 +51,8 @@ LEAST: dict[str, tuple[float, bool]] = {
     "model.width": (0, True),
     "model.conv1_padding": (0, False),
     "model.conv1_padding_before": (0, False),
+    "model.conv2_padding": (0, False),
+    "model.conv5_padding": (0, False),
     "model.lrn.size": (1, False),
     "model.fc_units": (1, False),
     "model.lrn.alpha": (0, False),
@@ -156,13 +160,12 @@ def _check_network(config: Config) -> None:
                 f"the nearest is {nearest:g}"
             )
     _check_shares(config)
-    for field in ("layer1", "layer2"):
-        parts = getattr(model, field).split()
-        if sorted(parts) not in (["norm", "pool", "relu"], ["pool", "relu"]):
-            raise ConfigError(
-                f"model.{field}: {getattr(model, field)!r} must order relu, pool and at most one "
-                "norm, such as 'relu norm pool'"
-            )
+    for field in ("layer1", "layer2", "layer3", "layer4", "layer5"):
+        _check_order(model, field)
+    removable = ("conv3", "conv4", "conv5", "fc7")
+    for layer in model.without:
+        if layer not in removable:
+            raise ConfigError(f"model.without: {unknown(layer, removable)}")
     places = ("pool5", "fc6", "fc7")
     for place in model.dropout_after:
         if place not in places:
@@ -174,6 +177,22 @@ def _check_network(config: Config) -> None:
         )
     if model.lrn.size % 2 == 0:
         raise ConfigError(f"model.lrn.size: {model.lrn.size} is even; use {model.lrn.size + 1}")
+
+
+def _check_order(model: ModelConfig, field: str) -> None:
+    """Refuses what cannot follow a convolution."""
+    needed = ["relu"] if field in ("layer3", "layer4") else ["pool", "relu"]
+    parts = getattr(model, field).split()
+    if sorted(parts) not in (needed, sorted([*needed, "norm"])):
+        raise ConfigError(
+            f"model.{field}: {getattr(model, field)!r} must order {', '.join(needed)} and at most "
+            f"one norm, such as 'relu norm{' pool' if 'pool' in needed else ''}'"
+        )
+    if "norm" in parts and field not in ("layer1", "layer2") and model.normalisation == "local":
+        raise ConfigError(
+            f"model.{field}: norm is local response normalisation, which follows conv1 and conv2 "
+            "alone; leave it out, or use model.normalisation = 'batch'"
+        )
 
 
 def _check_shares(config: Config) -> None:

@@ -16,6 +16,11 @@ VARIANTS = {
         "model__layer1": "relu pool norm",
         "optimizer__kind": "lars",
     },
+    "batch normalisation": {
+        "model__normalisation": "batch",
+        "model__layer3": "relu norm",
+        "model__without": ("conv4",),
+    },
     "run 150, spatial norm": {"model__columns_meet": False, "model__spatial_norm2": True},
 }
 

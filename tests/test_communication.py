@@ -80,6 +80,11 @@ def test_compiled_steps_exchange_what_figure_2_says(shape):
         ((2, 2), {"mesh__zero": True}),
         ((2, 4), {"mesh__scheme": "hybrid"}),
         ((2, 2), {"mesh__scheme": "hybrid", "optimizer__fc_updates": 2}),
+        ((2, 4), {"model__normalisation": "batch", "model__layer3": "relu norm"}),
+        (
+            (2, 2),
+            {"mesh__scheme": "hybrid", "model__normalisation": "batch", "model__without": ("fc7",)},
+        ),
         ((2, 2), {"mesh__scheme": "hybrid_in_turns", "optimizer__fc_updates": 2, "batch_size": 32}),
     ],
 )

@@ -66,7 +66,7 @@ def test_the_spatial_norm_comes_between_norm_and_pool():
     """layers-145.cfg: conv2, rnorm2, cnorm2, pool2."""
     network = models.build(configs.get("original_code").model, 3, "float32")
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 9, 8)) * 40, jnp.float32)
-    got = network.apply({}, x, method=lambda m, v: m._after(2, v))
+    got = network.apply({}, x, method=lambda m, v: m._after(2, v, False))
     normed = lrn(jax.nn.relu(x), Lrn.named("original_code", 5, 1e-4, 0.75), 2)
     want = layers.overlapping_max_pool(spatial_response_norm(normed, models.SPATIAL_NORM2))
     np.testing.assert_allclose(got, want, rtol=1e-6)
@@ -129,37 +129,46 @@ PRESETS = {
     "bvlc_alexnet": ((0, 0), 2, "relu norm pool", "relu norm pool", (1e-4, 1.0), True, 1.0),
     "one_weird_trick": ((0, 3), 1, "norm pool relu", "relu norm pool", (1e-4, 2.0), True, 0.5),
     "torchvision": ((2, 2), 1, "relu pool", "relu pool", (0.0, 1.0), True, 1.0),
+    "alexnet_bn": ((0, 0), 2, "relu pool norm", "relu pool norm", None, True, 1.0),
 }
 
 
 def torch_forward(torch, params, x, preset):
     """A network written independently, in PyTorch's own grouped layers."""
     f = torch.nn.functional
-    padding, columns, layer1, layer2, (alpha, k), across, scale = PRESETS[preset]
+    padding, columns, layer1, layer2, constants, across, scale = PRESETS[preset]
 
     def w(name):
         kernel = params[name]["kernel"]
         return kernel.permute(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
 
-    def norm(v):
+    def batch_norm(v, layer):
+        mean, variance = (params[f"norm{layer}"][n][:, None, None] for n in ("mean", "variance"))
+        return (v - mean) / (variance + 1e-5).sqrt()
+
+    def norm(v, layer):
+        if constants is None:
+            return batch_norm(v, layer)
         parts = [v] if across else v.chunk(2, dim=1)  # each column by itself
+        alpha, k = constants
         return torch.cat([f.local_response_norm(p, 5, alpha, 0.75, k) for p in parts], dim=1)
 
     steps = {
         "relu": f.relu,
-        "norm": norm,
+        "norm": lambda v: norm(v, 1 if len(v[0]) == len(params["conv1"]["bias"]) else 2),
         "map": lambda v: v / (1 + 0.001 * f.avg_pool2d(v * v, 5, 1, 2)) ** 0.75,
         "pool": lambda v: f.max_pool2d(v, 3, 2),
     }
-    b = {name: params[name]["bias"] for name in params}
+    b = {name: params[name]["bias"] for name in params if "bias" in params[name]}
     v = f.conv2d(f.pad(x, 2 * padding), w("conv1"), b["conv1"], stride=4)
     for step in layer1.split():
         v = steps[step](v)
     v = f.conv2d(v, w("conv2"), b["conv2"], padding=2, groups=columns)
     for step in layer2.split():
         v = steps[step](v)
-    v = f.relu(f.conv2d(v, w("conv3"), b["conv3"], padding=1))
-    v = f.relu(f.conv2d(v, w("conv4"), b["conv4"], padding=1, groups=columns))
+    after = (lambda v, _: v) if constants else batch_norm
+    v = after(f.relu(f.conv2d(v, w("conv3"), b["conv3"], padding=1)), 3)
+    v = after(f.relu(f.conv2d(v, w("conv4"), b["conv4"], padding=1, groups=columns)), 4)
     v = f.relu(f.conv2d(v, w("conv5"), b["conv5"], padding=1, groups=columns))
     v = f.max_pool2d(v, 3, 2).permute(0, 2, 3, 1).flatten(1)
     v = scale * f.relu(f.linear(v, w("fc6"), b["fc6"]))
@@ -187,6 +196,9 @@ def test_whole_network_against_torch(preset):
     config.width = 1.0 if preset == "paper" else 0.25
     network = models.build(config, 1000, "float32")
     params = jax.jit(network.init)(jax.random.key(1), jnp.zeros((1, side, side, 3)))["params"]
+    for statistics in (params[layer] for layer in params if layer.startswith("norm")):
+        statistics["mean"] = 10.0 + jnp.arange(len(statistics["mean"])) % 7
+        statistics["variance"] = 100.0 + jnp.arange(len(statistics["variance"])) % 5
     # A copy: torch must not see the memory of a jax array.
     theirs = jax.tree.map(lambda p: torch.from_numpy(np.array(p)).requires_grad_(), params)
 

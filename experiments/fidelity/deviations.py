@@ -20,6 +20,7 @@ RECIPES = (
     "bvlc_alexnet",
     "one_weird_trick",
     "torchvision",
+    "alexnet_bn",
 )
 BEGIN, END = "<!-- deviations: begin -->", "<!-- deviations: end -->"
 
@@ -27,10 +28,14 @@ _WRITE = flags.DEFINE_string("write", "", "FILE whose table is replaced; empty: 
 
 
 def _norm(c: Config) -> Lrn | None:
-    if "norm" not in c.model.layer1 + c.model.layer2:
+    if "norm" not in c.model.layer1 + c.model.layer2 or c.model.normalisation == "batch":
         return None
     lrn = c.model.lrn
     return Lrn.named(lrn.convention, lrn.size, lrn.alpha, lrn.beta)
+
+
+def _local(c: Config) -> str:
+    return "local" if _norm(c) else "-"
 
 
 def _rate(c: Config) -> str:
@@ -39,6 +44,8 @@ def _rate(c: Config) -> str:
         return f"{o.learning_rate:g}, a tenth at {s.most_drops} plateaus"
     if s.kind == "dexp":
         return f"{o.learning_rate:g}, by {s.dexp_factor:g} in {s.dexp_count} stages"
+    if s.kind == "polynomial":
+        return f"{s.warmup_epochs:g} epochs up to {o.learning_rate:g}, then (1 - t)^{s.power:g}"
     return f"{o.learning_rate:g}, then " + ", ".join(f"{r:g} at {e:.0f}" for e, r in s.steps)
 
 
@@ -90,6 +97,8 @@ ROWS: dict[str, Callable[[Config], str]] = {
     "parameters": _parameters,
     "1: layer 1": lambda c: c.model.layer1.replace(" ", ", "),
     "layer 2": lambda c: c.model.layer2.replace(" ", ", "),
+    "layers 3, 4": lambda c: c.model.layer3.replace(" ", ", "),
+    "norm is": lambda c: "batch" if c.model.normalisation == "batch" else _local(c),
     "2: LRN alpha on the plain sum": _normed(lambda norm, _: f"{norm.scale:g}"),
     "LRN k": _normed(lambda norm, _: f"{norm.k:g}"),
     "LRN windows cross columns": _normed(
@@ -111,6 +120,8 @@ ROWS: dict[str, Callable[[Config], str]] = {
     "11: no lighting from epoch": lambda c: str(c.augment.lighting_off_epoch or "-"),
     "12: crop": _input,
     "mean": _mean,
+    "pixels divided by": lambda c: ", ".join(f"{value:g}" for value in c.augment.pixel_std),
+    "update": lambda c: "LARS" if c.optimizer.kind == "lars" else "momentum",
     "rate": _rate,
     "batch; epochs": lambda c: f"{c.batch_size}; {_epochs(c):.0f}",
 }

@@ -64,10 +64,13 @@ def training_flops(config: Config, num_classes: int) -> float:
     """Returns the FLOP of a forward and backward pass of one image: three times the forward's."""
     network = build(config.model, num_classes, config.precision)
     params = abstract_parameters(network, config.image_size)
-    conv1, pool1, pool2, _ = feature_sizes(config)
-    side = {"conv1": conv1, "conv2": pool1, "conv3": pool2, "conv4": pool2, "conv5": pool2}
+    sides = feature_sizes(config)
+    side = {"conv1": sides.conv1, "conv2": sides.conv2, "conv5": sides.conv5}
+    side |= {"conv3": sides.pool2, "conv4": sides.pool2}
     total = sum(
-        2 * leaves["kernel"].size * side.get(layer, 1) ** 2 for layer, leaves in params.items()
+        2 * leaves["kernel"].size * side.get(layer, 1) ** 2
+        for layer, leaves in params.items()
+        if "kernel" in leaves
     )
     return 3.0 * total
 

@@ -1,0 +1,97 @@
+"""What normalisation is worth on CIFAR-10 (paper 3.3: 13 % -> 11 %).
+
+    python -m experiments.cifar.lrn --data_dir=D [--epochs=160] [--seeds=0,1,2] [--arms=...]
+
+Arms: `11pct`, the authors' net with normalisation (layers-cifar10-11pct.cfg); `11pct_without`, the
+same net without; `13pct`, their net without (layers-conv-local-13pct.cfg), which is narrower. The
+schedule is that of the 13 % net, stretched to --epochs: rate 0.001 for seven eighths, then a tenth
+and a hundredth of it for a sixteenth each (140, 10 and 10 of 160 epochs). Crops of 24 and flips;
+tested on ten views and on the centre. Finished runs are kept in `--out` and not made again.
+"""
+
+import math
+import pathlib
+import statistics
+
+from absl import app, flags
+
+from alexnet_jax.progress import Progress
+from experiments.cifar.nets import LocalNet
+from experiments.cifar.training import BATCH, REPORTED, Recipe, Results, Split, Training
+
+HERE = pathlib.Path(__file__).parent
+STAGES = ((140 / 160, 0.1), (150 / 160, 0.01))
+# Weight costs of the two layer-params files.
+WIDE = (("local3", 0.004), ("local4", 0.004), ("fc10", 0.01))
+NARROW = (("local3", 0.004), ("local4", 0.004), ("fc10", 0.004))
+ARMS = {
+    "11pct": (LocalNet(64, True), WIDE),
+    "11pct_without": (LocalNet(64, False), WIDE),
+    "13pct": (LocalNet(32, False), NARROW),
+}
+# Two-sided 95 % points of Student's t by degrees of freedom.
+T95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS's folder with cifar10 in it")
+_OUT = flags.DEFINE_string("out", str(HERE / "results" / "lrn.jsonl"), "finished runs")
+_SEEDS = flags.DEFINE_list("seeds", "0,1,2", "of the runs")
+_EPOCHS = flags.DEFINE_float("epochs", 160, "of each run")
+_ARMS = flags.DEFINE_list("arms", "11pct,11pct_without", "to train")
+
+
+def run(arm: str, seed: int, epochs: float, train: Split, test: Split) -> dict:
+    """Trains one network and tests it; returns the run's row."""
+    net, decay = ARMS[arm]
+    recipe = Recipe(net, 0.001, epochs, STAGES, decay, moving=True)
+    training, curve = Training(recipe, train, seed), []
+    images = math.ceil(epochs * len(train.label))
+    with Progress(f"{arm} seed {seed}", 0, images, "image") as bar:
+        for epoch, found in training.run():
+            bar.advance(BATCH * REPORTED)
+            curve.append((round(epoch, 3), round(found["top1_error"], 4)))
+    row = {"arm": arm, "seed": seed, "epochs": epochs, "curve": curve}
+    row |= {f"test_error_{views}": training.test_error(test, views) for views in (1, 10)}
+    said = ", ".join(f"{views} views {100 * row[f'test_error_{views}']:.2f} %" for views in (1, 10))
+    print(f"{arm} seed {seed}, {epochs:g} epochs: {said}", flush=True)
+    return row
+
+
+def interval(differences: list[float]) -> tuple[float, float]:
+    """Returns the mean of paired differences and half the width of its 95 % interval."""
+    mean, n = statistics.mean(differences), len(differences)
+    if n < 2:
+        return mean, math.nan
+    return mean, T95[min(n - 1, len(T95) - 1)] * statistics.stdev(differences) / math.sqrt(n)
+
+
+def table(rows: list[dict], epochs: float, arms: list[str], seeds: list[int]) -> str:
+    """Returns test errors by arm, and each arm's difference from the first over the same seeds."""
+    lines = [f"| arm, {epochs:g} epochs | centre | ten views | less {arms[0]}, ten views |"]
+    lines.append("|---|---|---|---|")
+
+    def errors(arm: str, views: int) -> list[float]:
+        own = {r["seed"]: r for r in rows if r["arm"] == arm and r["epochs"] == epochs}
+        return [100 * own[seed][f"test_error_{views}"] for seed in seeds]
+
+    for arm in arms:
+        one, ten, first = errors(arm, 1), errors(arm, 10), errors(arms[0], 10)
+        mean, half = interval([a - b for a, b in zip(ten, first, strict=True)])
+        apart = f"{mean:+.2f} ± {half:.2f}" if arm != arms[0] else ""
+        cells = (f"{statistics.mean(e):.2f} % ({min(e):.2f} to {max(e):.2f})" for e in (one, ten))
+        lines.append(f"| {arm} | {' | '.join(cells)} | {apart} |")
+    return "\n".join(lines)
+
+
+def _run(_: list[str]) -> None:
+    results = Results(pathlib.Path(_OUT.value))
+    train, test = (Split.read(split, _DATA_DIR.value) for split in ("train", "test"))
+    seeds, epochs = [int(seed) for seed in _SEEDS.value], _EPOCHS.value
+    for seed in seeds:
+        for arm in _ARMS.value:
+            if not results.find(arm=arm, seed=seed, epochs=epochs):
+                results.add(run(arm, seed, epochs, train, test))
+    print(table(results.rows, epochs, _ARMS.value, seeds))
+
+
+if __name__ == "__main__":
+    app.run(_run)
