@@ -2,6 +2,7 @@
 
 python -m alexnet_jax.evaluate --workdir=W [--split=S] [--views=10] [--predictions=FILE]
 
+Several --workdir average what their networks say (paper, table 2).
 FILE.csv and FILE.jsonl have a row for each image; FILE.txt is a submission: five labels a line.
 """
 
@@ -10,6 +11,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -58,12 +60,13 @@ class Predictions:
 
 
 def predict_split(
-    network: TrainedNetwork, split: str, views: int, progress: bool = True
+    networks: Sequence[TrainedNetwork], split: str, views: int, progress: bool = True
 ) -> Predictions:
     """Computes the likeliest classes of every image of a split, once.
 
     Args:
-      network: from `trained.load`.
+      networks: from `trained.load`, on one mesh; the probabilities of several are averaged, and the
+        first says how the split is read.
       split: of the data set in its config.
       views: 1 or 10.
       progress: show a bar.
@@ -71,14 +74,16 @@ def predict_split(
     Raises:
       DataError: no such split, or an image that cannot be read.
     """
-    c = network.config
+    first = networks[0]
+    c = first.config
     reader = ImageReader(open_dataset(c).open(split), c.resize, c.exif_orientation, c.on_bad_image)
-    feed = feeds.HostFeed(c, network.mesh, reader, evaluate.eval_batch_size(c))
-    step = _compile(network, feed.feeding, views)
+    feed = feeds.HostFeed(c, first.mesh, reader, evaluate.eval_batch_size(c))
+    step = _compile(networks, feed.feeding, views)
+    params = tuple(network.params for network in networks)
     rows: list[Any] = []
     with Progress(f"evaluate {split}", 0, len(reader), "image", not progress) as bar:
         for fed in feed.evaluation():
-            rows.append(step(network.params, fed))
+            rows.append(step(params, fed))
             if len(rows) > 1:  # the batch of two before is used again
                 rows[-2] = jax.device_get(rows[-2])
             bar.advance(feed.feeding.batch_size)
@@ -92,21 +97,23 @@ def predict_split(
     return Predictions(names, label, mask > 0, classes, probabilities)
 
 
-def _compile(network: TrainedNetwork, feeding: Any, views: int) -> jax.stages.Compiled:
-    scheme, c = network.scheme, network.config
-    specs = meshes.specs(network.params, network.mesh, c.mesh)
-    best = min(BEST, network.network.num_classes)
+def _compile(networks: Sequence[TrainedNetwork], feeding: Any, views: int) -> jax.stages.Compiled:
+    mesh, shares = networks[0].mesh, networks[0].config.mesh
+    params = tuple(network.params for network in networks)
+    specs = meshes.specs(params, mesh, shares)
+    best = min(BEST, networks[0].network.num_classes)
 
-    def best_of(params: Any, fed: Fed) -> tuple[jax.Array, ...]:
+    def best_of(params: tuple[Any, ...], fed: Fed) -> tuple[jax.Array, ...]:
         batch = feeding.evaluation(fed)
-        p = evaluate.average_probabilities(scheme, params, batch["image"], views, network.views)
-        probabilities, classes = jax.lax.top_k(p, best)
+        said = [
+            evaluate.average_probabilities(n.scheme, own, batch["image"], views, n.views)
+            for n, own in zip(networks, params, strict=True)
+        ]
+        probabilities, classes = jax.lax.top_k(sum(said) / len(said), best)
         return batch["label"], batch["mask"], classes.astype(jnp.int32), probabilities
 
-    out = meshes.batch_spec(c.mesh)
-    mapped = meshes.per_device(best_of, network.mesh, specs, feeding.specs, out)
-    abstract = feeding.abstract(network.mesh)
-    return compilation.compiled(mapped, network.params, abstract)
+    mapped = meshes.per_device(best_of, mesh, specs, feeding.specs, meshes.batch_spec(shares))
+    return compilation.compiled(mapped, params, feeding.abstract(mesh))
 
 
 def write_predictions(path: pathlib.Path, found: Predictions, network: TrainedNetwork) -> None:
@@ -231,8 +238,31 @@ def draw_confusions(found: Predictions, network: TrainedNetwork, path: pathlib.P
     figure.savefig(path, dpi=110)
 
 
-def _network() -> TrainedNetwork:
-    workdir = pathlib.Path(flags.FLAGS.workdir).expanduser()
+def _networks(workdirs: list[pathlib.Path]) -> list[TrainedNetwork]:
+    """Loads the networks to average.
+
+    Raises:
+      ConfigError: they do not see the same images, or have other classes.
+    """
+    networks = [_network(workdir) for workdir in workdirs]
+    first = networks[0]
+    for workdir, other in zip(workdirs, networks, strict=True):
+        pairs = {
+            "resize": (other.config.resize, first.config.resize),
+            "exif_orientation": (other.config.exif_orientation, first.config.exif_orientation),
+            "classes": (other.class_names, first.class_names),
+            "num_classes": (other.network.num_classes, first.network.num_classes),
+        }
+        for name, (own, wanted) in pairs.items():
+            if own != wanted:
+                raise ConfigError(
+                    f"--workdir: {workdir} has another {name} than {workdirs[0]}; networks that "
+                    "are averaged must see the same images and classes"
+                )
+    return networks
+
+
+def _network(workdir: pathlib.Path) -> TrainedNetwork:
     network = trained.load(workdir, MeshConfig(-1, 1), flags.FLAGS.checkpoint)
     config, devices = network.config, network.mesh.devices.size
     config.dataset = flags.FLAGS.dataset or config.dataset
@@ -243,15 +273,16 @@ def _network() -> TrainedNetwork:
 
 
 def _evaluate() -> None:
-    workdir = pathlib.Path(flags.FLAGS.workdir).expanduser()
-    network, order = _network(), None
+    workdirs = [pathlib.Path(name).expanduser() for name in flags.FLAGS.workdir]
+    networks, order = _networks(workdirs), None
+    workdir, network = workdirs[0], networks[0]
     if flags.FLAGS.label_order:
         order = pathlib.Path(flags.FLAGS.label_order).expanduser().read_text().splitlines()
     numbers = label_numbers(network.class_names, network.network.num_classes, order)
     split = (
         flags.FLAGS.split or network.config.eval_split or open_dataset(network.config).eval_split()
     )
-    found = predict_split(network, split, int(flags.FLAGS.views))
+    found = predict_split(networks, split, int(flags.FLAGS.views))
     if flags.FLAGS.predictions:
         path = pathlib.Path(flags.FLAGS.predictions).expanduser()
         if path.suffix == ".txt":
@@ -279,9 +310,14 @@ def _evaluate() -> None:
     print(
         f"{split}: top-1 error {100 * top1:.2f} %, top-5 {100 * top5:.2f} % over "
         f"{found.counted.sum():,} images{f', {bad} unreadable' if bad else ''}, "
-        f"{views}, step {network.step:,}\n"
+        f"{views}, {_which(networks)}\n"
         f"by class in {table}, drawn in {picture}"
     )
+
+
+def _which(networks: list[TrainedNetwork]) -> str:
+    steps = ", ".join(f"{network.step:,}" for network in networks)
+    return f"step {steps}" if len(networks) == 1 else f"{len(networks)} networks averaged"
 
 
 def _run(arguments: list[str]) -> None:
@@ -293,7 +329,9 @@ def _run(arguments: list[str]) -> None:
 
 def define_flags() -> None:
     """Declares the command's flags; not at import, for another command has the same."""
-    flags.DEFINE_string("workdir", None, "the folder of a run", required=True)
+    flags.DEFINE_multi_string(
+        "workdir", None, "the folder of a run; several are averaged", required=True
+    )
     flags.DEFINE_string("split", "", "split or slice; empty: the run's own")
     flags.DEFINE_enum("views", "10", ["1", "10"], "views whose probabilities are averaged")
     flags.DEFINE_string("dataset", "", "another data set than the run's")

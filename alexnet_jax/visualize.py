@@ -171,7 +171,7 @@ def confusion() -> pathlib.Path:
 
     network = _load(_workdirs()[0])
     _, split = _reader(network, flags.FLAGS.split)
-    found = predictions.predict_split(network, split, 10)
+    found = predictions.predict_split([network], split, 10)
     counted, names = found.counted, network.class_names
     if not counted.any():
         raise ConfigError(f"--split: {split} has no labels")

@@ -3,10 +3,12 @@
 import csv
 import dataclasses
 import json
+import pathlib
 import subprocess
 import sys
 
 import commands
+import jax
 import numpy as np
 import pytest
 import small
@@ -134,6 +136,33 @@ def test_a_split_without_labels_is_submitted_not_scored(run, monkeypatch):
     read = _Files.__getitem__
     monkeypatch.setattr(_Files, "__getitem__", lambda self, i: read(self, i)._replace(label=-1))
     network = trained.load(run / "w")
-    found = predictions.predict_split(network, "val", 1, progress=False)
+    found = predictions.predict_split([network], "val", 1, progress=False)
     assert not found.counted.any()
     assert found.classes.shape == (14, 2)
+
+
+def test_networks_are_averaged(run):
+    """Table 2: the mean of what each says; the second is the first with other weights."""
+    first = trained.load(run / "w", which="latest")
+    other = dataclasses.replace(first, params=jax.tree.map(lambda p: 1.5 * p, first.params))
+
+    def said(*networks):
+        found = predictions.predict_split(networks, "val", 1, progress=False)
+        by_class = np.zeros((len(found.names), 2))
+        np.put_along_axis(by_class, found.classes, found.probabilities, axis=1)
+        return by_class
+
+    apart = np.abs(said(first) - said(other)).max()
+    assert apart > 1e-3
+    np.testing.assert_allclose(
+        said(first, other), (said(first) + said(other)) / 2, atol=1e-3 * apart
+    )
+
+
+def test_networks_that_see_other_images_are_not_averaged(run, monkeypatch):
+    first = trained.load(run / "w", which="latest")
+    config = dataclasses.replace(first.config, resize=80)
+    found = {"a": first, "b": dataclasses.replace(first, config=config)}
+    monkeypatch.setattr(predictions, "_network", lambda workdir: found[workdir.name])
+    with pytest.raises(ConfigError, match=r"--workdir: b has another resize than a"):
+        predictions._networks([pathlib.Path("a"), pathlib.Path("b")])

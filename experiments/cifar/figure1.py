@@ -19,14 +19,6 @@ from experiments.cifar.training import BATCH, REPORTED, Recipe, Results, Split, 
 GOAL, WINDOW = 0.25, 10_000
 HERE = pathlib.Path(__file__).parent
 
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS's folder with cifar10 in it")
-_OUT = flags.DEFINE_string("out", str(HERE / "results" / "figure1.jsonl"), "finished runs")
-_SEEDS = flags.DEFINE_list("seeds", "0,1,2", "of the runs")
-_RATES = flags.DEFINE_list("rates", "0.005,0.01,0.02,0.04", "to choose from")
-_EPOCHS = flags.DEFINE_float("most_epochs", 60, "after which a run is given up")
-_TUNING = flags.DEFINE_float("tuning_epochs", 2, "of the runs that choose a rate")
-_TUNING_SEED = flags.DEFINE_integer("tuning_seed", 100, "of the runs that choose a rate")
-
 
 def run(activation: str, rate: float, seed: int, epochs: float, train: Split) -> dict:
     """Trains until the goal or for `epochs`; returns the run's row."""
@@ -86,7 +78,10 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
 
 
 def _run(_: list[str]) -> None:
-    results, train = Results(pathlib.Path(_OUT.value)), Split.read("train", _DATA_DIR.value)
+    results, train = (
+        Results(pathlib.Path(flags.FLAGS.out)),
+        Split.read("train", flags.FLAGS.data_dir),
+    )
 
     def made(activation: str, rate: float, seed: int, epochs: float) -> dict:
         key = {"activation": activation, "rate": rate, "seed": seed, "epochs": epochs}
@@ -97,15 +92,29 @@ def _run(_: list[str]) -> None:
     final = []
     for activation in ACTIVATIONS:
         tried = [
-            made(activation, float(rate), _TUNING_SEED.value, _TUNING.value)
-            for rate in _RATES.value
+            made(activation, float(rate), flags.FLAGS.tuning_seed, flags.FLAGS.tuning_epochs)
+            for rate in flags.FLAGS.rates
         ]
         stable = [row for row in tried if "diverged" not in row]
         best = min(stable, key=lambda row: row["curve"][-1][1])["rate"]
-        final += [made(activation, best, int(seed), _EPOCHS.value) for seed in _SEEDS.value]
+        final += [
+            made(activation, best, int(seed), flags.FLAGS.most_epochs) for seed in flags.FLAGS.seeds
+        ]
     print(table(final))
-    draw(final, pathlib.Path(_OUT.value).with_suffix(".png"))
+    draw(final, pathlib.Path(flags.FLAGS.out).with_suffix(".png"))
+
+
+def define_flags() -> None:
+    """Declares the command's flags; not at import, for other commands have the same."""
+    flags.DEFINE_string("data_dir", "", "TFDS's folder with cifar10 in it")
+    flags.DEFINE_string("out", str(HERE / "results" / "figure1.jsonl"), "finished runs")
+    flags.DEFINE_list("seeds", "0,1,2", "of the runs")
+    flags.DEFINE_list("rates", "0.005,0.01,0.02,0.04", "to choose from")
+    flags.DEFINE_float("most_epochs", 60, "after which a run is given up")
+    flags.DEFINE_float("tuning_epochs", 2, "of the runs that choose a rate")
+    flags.DEFINE_integer("tuning_seed", 100, "of the runs that choose a rate")
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(_run)

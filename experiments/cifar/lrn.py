@@ -18,6 +18,7 @@ from absl import app, flags
 from alexnet_jax.progress import Progress
 from experiments.cifar.nets import LocalNet
 from experiments.cifar.training import BATCH, REPORTED, Recipe, Results, Split, Training
+from experiments.statistics import shown
 
 HERE = pathlib.Path(__file__).parent
 STAGES = ((140 / 160, 0.1), (150 / 160, 0.01))
@@ -29,14 +30,6 @@ ARMS = {
     "11pct_without": (LocalNet(64, False), WIDE),
     "13pct": (LocalNet(32, False), NARROW),
 }
-# Two-sided 95 % points of Student's t by degrees of freedom.
-T95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS's folder with cifar10 in it")
-_OUT = flags.DEFINE_string("out", str(HERE / "results" / "lrn.jsonl"), "finished runs")
-_SEEDS = flags.DEFINE_list("seeds", "0,1,2", "of the runs")
-_EPOCHS = flags.DEFINE_float("epochs", 160, "of each run")
-_ARMS = flags.DEFINE_list("arms", "11pct,11pct_without", "to train")
 
 
 def run(arm: str, seed: int, epochs: float, train: Split, test: Split) -> dict:
@@ -56,14 +49,6 @@ def run(arm: str, seed: int, epochs: float, train: Split, test: Split) -> dict:
     return row
 
 
-def interval(differences: list[float]) -> tuple[float, float]:
-    """Returns the mean of paired differences and half the width of its 95 % interval."""
-    mean, n = statistics.mean(differences), len(differences)
-    if n < 2:
-        return mean, math.nan
-    return mean, T95[min(n - 1, len(T95) - 1)] * statistics.stdev(differences) / math.sqrt(n)
-
-
 def table(rows: list[dict], epochs: float, arms: list[str], seeds: list[int]) -> str:
     """Returns test errors by arm, and each arm's difference from the first over the same seeds."""
     lines = [f"| arm, {epochs:g} epochs | centre | ten views | less {arms[0]}, ten views |"]
@@ -75,23 +60,32 @@ def table(rows: list[dict], epochs: float, arms: list[str], seeds: list[int]) ->
 
     for arm in arms:
         one, ten, first = errors(arm, 1), errors(arm, 10), errors(arms[0], 10)
-        mean, half = interval([a - b for a, b in zip(ten, first, strict=True)])
-        apart = f"{mean:+.2f} ± {half:.2f}" if arm != arms[0] else ""
+        apart = shown([a - b for a, b in zip(ten, first, strict=True)]) if arm != arms[0] else ""
         cells = (f"{statistics.mean(e):.2f} % ({min(e):.2f} to {max(e):.2f})" for e in (one, ten))
         lines.append(f"| {arm} | {' | '.join(cells)} | {apart} |")
     return "\n".join(lines)
 
 
 def _run(_: list[str]) -> None:
-    results = Results(pathlib.Path(_OUT.value))
-    train, test = (Split.read(split, _DATA_DIR.value) for split in ("train", "test"))
-    seeds, epochs = [int(seed) for seed in _SEEDS.value], _EPOCHS.value
+    results = Results(pathlib.Path(flags.FLAGS.out))
+    train, test = (Split.read(split, flags.FLAGS.data_dir) for split in ("train", "test"))
+    seeds, epochs = [int(seed) for seed in flags.FLAGS.seeds], flags.FLAGS.epochs
     for seed in seeds:
-        for arm in _ARMS.value:
+        for arm in flags.FLAGS.arms:
             if not results.find(arm=arm, seed=seed, epochs=epochs):
                 results.add(run(arm, seed, epochs, train, test))
-    print(table(results.rows, epochs, _ARMS.value, seeds))
+    print(table(results.rows, epochs, flags.FLAGS.arms, seeds))
+
+
+def define_flags() -> None:
+    """Declares the command's flags; not at import, for other commands have the same."""
+    flags.DEFINE_string("data_dir", "", "TFDS's folder with cifar10 in it")
+    flags.DEFINE_string("out", str(HERE / "results" / "lrn.jsonl"), "finished runs")
+    flags.DEFINE_list("seeds", "0,1,2", "of the runs")
+    flags.DEFINE_float("epochs", 160, "of each run")
+    flags.DEFINE_list("arms", "11pct,11pct_without", "to train")
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(_run)

@@ -1,0 +1,41 @@
+"""The flags that name a recipe and its fields: --config=NAME or FILE.py --config.FIELD=VALUE ..."""
+
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from alexnet_jax import configs
+from alexnet_jax.config import Config, ConfigError, flatten, unknown
+
+DEFAULT = f"--config={configs.path('default')}"
+flags.disclaim_key_flags()  # so that a command's --help lists what `define` declares for it
+
+
+def define() -> Any:
+    """Declares --config; its `value` is the recipe with the fields as the flags have them."""
+    known = ", ".join(configs.names())
+    return config_flags.DEFINE_config_file("config", None, f"a recipe ({known}) or a file")
+
+
+def resolve(arguments: list[str]) -> list[str]:
+    """Replaces a recipe's name after --config by its file; without one it is the default's.
+
+    Raises:
+      ConfigError: an unknown recipe or field; says which is nearest.
+    """
+    resolved = list(arguments)
+    fields = list(flatten(Config()))
+    for i, argument in enumerate(resolved):
+        flag, equals, value = argument.partition("=")
+        name = flag.lstrip("-")
+        if name == "config" and equals:
+            resolved[i] = f"{flag}={configs.path(value)}"
+        elif name == "config" and i + 1 < len(resolved):
+            resolved[i + 1] = configs.path(resolved[i + 1])
+        elif name.startswith(("config.", "noconfig.")):
+            field = name.partition(".")[2]
+            if field not in fields:
+                raise ConfigError(f"--config.{unknown(field, fields)[:300]}")
+    names = [argument.partition("=")[0].lstrip("-") for argument in arguments[1:]]
+    return resolved if "config" in names else [*resolved[:1], DEFAULT, *resolved[1:]]

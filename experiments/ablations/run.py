@@ -1,0 +1,106 @@
+"""Trains ablations with several seeds, side by side on one data set.
+
+    python -m experiments.ablations.run --out=FOLDER [--arms=base,no_norm] [--seeds=0,1,2]
+        [--config=NAME --config.FIELD=VALUE ...]
+
+Every run is a workdir FOLDER/ARM/SEED, made as `alexnet_jax.main` makes it: a finished one is not
+made again, one that was stopped goes on. FOLDER/table.md has each arm's errors with one view and
+ten, and its difference from the first arm over the same seeds with its 95 % interval.
+"""
+
+import copy
+import json
+import pathlib
+import sys
+
+from absl import app, flags
+
+from alexnet_jax import recipe_flags, startup
+from alexnet_jax.config import Config, ConfigError, unknown
+from experiments.ablations.arms import ARMS
+from experiments.statistics import shown
+
+
+def recipe(base: Config, arm: str, seed: int) -> Config:
+    """Returns the config of one run; its last evaluation takes ten views.
+
+    Raises:
+      ConfigError: no such arm; says which is nearest.
+    """
+    if arm not in ARMS:
+        raise ConfigError(f"--arms: {unknown(arm, ARMS)}")
+    config = copy.deepcopy(base)
+    ARMS[arm].change(config)
+    config.seed, config.eval_views = seed, 10
+    return config
+
+
+def errors(workdir: pathlib.Path) -> dict[int, float]:
+    """Returns a finished run's top-1 error in points, by the number of views."""
+    from alexnet_jax.writers import read_rows
+
+    summary = json.loads((workdir / "summary.json").read_text())
+    rows = read_rows(workdir / "metrics.jsonl")
+    # Evaluations while training take the centre; the last one after them is the summary's.
+    single = [r for r in rows if r["split"] == summary["split"] and r.get("views", 1) == 1]
+    return {1: 100 * single[-1]["top1_error"], 10: 100 * summary["top1_error"]}
+
+
+def table(found: dict[str, list[dict[int, float]]]) -> str:
+    """Returns the arms' errors and differences, Markdown.
+
+    Args:
+      found: arm -> `errors` of each seed, in one order for all arms.
+    """
+    first = next(iter(found))
+    lines = [f"| arm | run, section | one view | ten views | less {first}, ten views | published |"]
+    lines.append("|---" * 6 + "|")
+    for arm, runs in found.items():
+        cells = [" ".join(f"{run[views]:.2f}" for run in runs) for views in (1, 10)]
+        pairs = zip(runs, found[first], strict=True)
+        apart = shown([a[10] - b[10] for a, b in pairs]) if arm != first else ""
+        about = ARMS[arm]
+        lines.append(f"| {arm} | {about.run} | {' | '.join(cells)} | {apart} | {about.published} |")
+    ten = [run[10] - run[1] for run in found[first]]
+    lines.append(f"\nTen views less one, {first}: {shown(ten)} (published: -1.5)")
+    return "\n".join(lines) + "\n"
+
+
+def _run(_: list[str]) -> None:
+    from alexnet_jax import files, train
+
+    out = pathlib.Path(flags.FLAGS.out).expanduser()
+    seeds = [int(seed) for seed in flags.FLAGS.seeds]
+    with startup.errors_as_one_line():
+        recipes = {
+            arm: [recipe(flags.FLAGS.config, arm, s) for s in seeds] for arm in flags.FLAGS.arms
+        }
+        for at, seed in enumerate(seeds):  # all arms of a seed first: a table early
+            for arm, configs in recipes.items():
+                print(f"{arm}, seed {seed}", flush=True)
+                train.train(configs[at], out / arm / str(seed))
+            found = {arm: [errors(out / arm / str(s)) for s in seeds[: at + 1]] for arm in recipes}
+            files.replace_text(out / "table.md", table(found))
+    print((out / "table.md").read_text())
+
+
+def define_flags() -> None:
+    """Declares the command's flags; not at import, for other commands have the same."""
+    recipe_flags.define()
+    flags.DEFINE_string("out", None, "folder of the workdirs and the table", required=True)
+    flags.DEFINE_list("arms", list(ARMS), "to train; the others are compared with the first")
+    flags.DEFINE_list("seeds", "0,1,2", "of the runs")
+
+
+def main() -> None:
+    """Parses the flags and trains."""
+    define_flags()
+    try:
+        sys.argv = recipe_flags.resolve(sys.argv)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    app.run(_run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The experiments' own arithmetic, and that their arms can be trained."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from alexnet_jax import configs, model
+from alexnet_jax.config import ConfigError
+from alexnet_jax.validation import validate
+from experiments import statistics
+from experiments.ablations import arms, colour, run
+from experiments.cifar import figure1, lrn, nets, training
+
+
+@pytest.mark.parametrize("arm", arms.ARMS)
+@pytest.mark.parametrize("base", ["paper", "original_code", "imagenette"])
+def test_every_arm_is_a_network_that_differs_from_its_base(arm, base):
+    config = run.recipe(configs.get(base), arm, 1)
+    validate(config)
+    network = model.build(config.model, 10, "float32")
+    assert model.abstract_parameters(network, config.image_size)
+    plain = run.recipe(configs.get(base), "base", 1)
+    already = {"imagenette": {"no_norm2", "norm2_before_relu"}}.get(base, set())
+    assert (config != plain) == (arm not in {"base"} | (already & {"no_norm2"}))
+
+
+def test_unknown_arms_are_refused():
+    with pytest.raises(ConfigError, match=r"--arms: no_nrom .* no_norm"):
+        run.recipe(configs.get("paper"), "no_nrom", 0)
+
+
+def test_no_overlap_has_the_notebooks_sizes():
+    """Run #147 keeps 6x6 before fc6, so that its parameters are as many as the paper's."""
+    config = run.recipe(configs.get("paper"), "no_overlap", 0)
+    network = model.build(config.model, 1000, "float32")
+    shapes = model.abstract_parameters(network, config.image_size)
+    assert model.count_parameters(shapes) == 60_965_224
+
+
+def test_intervals_are_students(rng):
+    for n in range(2, 12):
+        values = list(rng.normal(size=n))
+        mean, half = statistics.interval(values)
+        low, high = stats.t.interval(0.95, n - 1, np.mean(values), stats.sem(values))
+        assert (mean - half, mean + half) == pytest.approx((low, high), rel=1e-3)
+    assert statistics.shown([1.0]) == "+1.00"
+
+
+def test_the_table_of_ablations(tmp_path):
+    rows = [
+        {"step": 1, "split": "val", "views": 1, "top1_error": 0.5},
+        {"step": 1, "split": "val", "views": 10, "top1_error": 0.4},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "summary.json").write_text(json.dumps(rows[1]))
+    assert run.errors(tmp_path) == {1: 50.0, 10: 40.0}
+    found = {
+        "base": [{1: 50.0, 10: 40.0}] * 2,
+        "no_norm": [{1: 52.0, 10: 41.0}, {1: 52.0, 10: 43.0}],
+    }
+    text = run.table(found)
+    assert "| no_norm | #148 | 52.00 52.00 | 41.00 43.00 | +2.00 ± 12.71 | +1.4 |" in text
+    assert "Ten views less one, base: -10.00 ± 0.00" in text
+
+
+def test_coloured_halves_are_further_apart_than_chance(rng):
+    grey = np.repeat(rng.normal(size=(11, 11, 1, 24)), 3, axis=2)
+    kernels = np.concatenate([grey, rng.normal(size=(11, 11, 3, 24))], axis=-1)
+    assert 0 < colour.chance(kernels) < 0.2
+    text = colour.table({"base": {"0": kernels}})
+    assert "| base | 0 | 0.000 | 0.6" in text
+
+
+def test_local_layers_are_flax_s_own(rng):
+    """The same sum as flax.linen.ConvLocal, whose kernels are (H, W, h * w * C, O)."""
+    from flax import linen as nn
+
+    x = jnp.asarray(rng.normal(size=(2, 5, 4, 3)), jnp.float32)
+    ours, theirs = nets.Local(6, 3, nn.initializers.normal()), nn.ConvLocal(6, (3, 3))
+    params = ours.init(jax.random.key(0), x)["params"]
+    # Flax's patches hold a channel's nine pixels together, ours a pixel's channels.
+    kernel = params["kernel"].reshape(5, 4, 9, 3, 6).swapaxes(2, 3).reshape(5, 4, 27, 6)
+    other = {"kernel": kernel, "bias": params["bias"].reshape(5, 4, 6)}
+    want = theirs.apply({"params": other}, x)
+    np.testing.assert_allclose(ours.apply({"params": params}, x), want, atol=1e-5)
+
+
+def test_pools_cover_the_whole_map():
+    x = jnp.arange(24 * 24.0).reshape(1, 24, 24, 1)
+    y = nets.pool(x)
+    assert y.shape == (1, 12, 12, 1)
+    assert float(y[0, -1, -1, 0]) == 24 * 24 - 1
+    assert nets.pool(y).shape == (1, 6, 6, 1)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """256 images whose class their brightness says."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 10, 256).astype(np.int32)
+    image = rng.integers(0, 25, (256, 32, 32, 3)) + 22 * label[:, None, None, None]
+    return training.Split(jnp.asarray(image, jnp.uint8), jnp.asarray(label))
+
+
+def test_a_small_net_learns_and_is_tested(drawn):
+    net = nets.FourLayers("relu")
+    fit = training.Training(training.Recipe(net, 0.01, 20, pixel_std=64.0), drawn, 0)
+    reports = list(fit.run())
+    assert reports[-1][1]["loss"] < 2.0
+    assert fit.test_error(drawn, 1) < 0.5
+
+
+def test_an_update_is_the_authors(drawn):
+    """v <- 0.9 v - rate (decay w + g), biases twice as fast and not decayed, by hand."""
+    recipe = training.Recipe(
+        nets.FourLayers("tanh"), 0.01, 1, ((0.5, 0.1),), (("fc4", 0.5),), pixel_std=64.0
+    )
+    assert [recipe.rate_at(e) for e in (0.4, 0.6)] == pytest.approx([0.01, 0.001])
+    fit = training.Training(recipe, drawn, 0)
+    before = jax.tree.map(np.asarray, fit.params)
+    at = {name: jnp.arange(128, dtype=jnp.int32) for name in ("index", "epoch", "position")}
+    split = {"image": drawn.image, "label": drawn.label}
+    zeros = jax.tree.map(jnp.zeros_like, fit.params)
+    free = training.Training(
+        training.Recipe(nets.FourLayers("tanh"), 0.01, 1, pixel_std=64.0), drawn, 0
+    )
+    one, _, _ = jax.jit(free._step)(fit.params, zeros, split, at, jnp.float32(1.0))
+    g = jax.tree.map(lambda after, w: w - after, one, before)  # the bias's is twice it
+    velocity = jax.tree.map(jnp.ones_like, fit.params)
+    got, _, _ = jax.jit(fit._step)(fit.params, velocity, split, at, jnp.float32(0.01))
+    for layer, cost in (("fc4", 0.5), ("conv2", 0.0)):
+        w = before[layer]
+        want = w["kernel"] + 0.9 - 0.01 * (cost * w["kernel"] + g[layer]["kernel"])
+        np.testing.assert_allclose(got[layer]["kernel"], want, rtol=1e-5)
+        np.testing.assert_allclose(
+            got[layer]["bias"], w["bias"] + 0.9 - 0.01 * g[layer]["bias"], rtol=1e-5
+        )
+
+
+def test_finished_runs_are_kept(tmp_path):
+    results = training.Results(tmp_path / "new" / "runs.jsonl")
+    assert results.find(arm="a", seed=0) is None
+    results.add({"arm": "a", "seed": 0, "error": 0.5})
+    again = training.Results(tmp_path / "new" / "runs.jsonl")
+    assert again.find(arm="a", seed=0) == {"arm": "a", "seed": 0, "error": 0.5}
+
+
+def test_tables_of_the_small_nets():
+    rows = [
+        {"activation": a, "rate": 0.01, "seed": s, "reached": e}
+        for a, s, e in (("relu", 0, 5.0), ("relu", 1, 7.0), ("tanh", 0, 36.0), ("tanh", 1, None))
+    ]
+    assert "tanh / ReLU: 6.0" in figure1.table(rows)
+    found = [
+        {"arm": arm, "seed": seed, "epochs": 5, "test_error_1": e, "test_error_10": e - 0.01}
+        for arm, seed, e in (("a", 0, 0.2), ("a", 1, 0.3), ("b", 0, 0.21), ("b", 1, 0.31))
+    ]
+    assert "+1.00 ± 0.00 |" in lrn.table(found, 5, ["a", "b"], [0, 1])
