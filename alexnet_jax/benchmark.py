@@ -6,32 +6,66 @@ import sys
 
 from absl import app, flags
 
-from alexnet_jax import startup
-from alexnet_jax.config import ConfigError, unknown
+from alexnet_jax import configs, startup
+from alexnet_jax.benchmarks.rows import Row
+from alexnet_jax.config import Config, ConfigError, unknown
 
-MODES = ("input",)
+MODES = ("step", "eval", "input", "end_to_end", "startup", "layers")
 
 
 def define_flags() -> None:
     """Declares the command's flags; not at import, for another command has the same."""
+    flags.DEFINE_string("config", "paper", "the recipe whose network is measured")
+    flags.DEFINE_integer("batch_size", 128, "images of a batch", lower_bound=1)
+    flags.DEFINE_string("precision", "float32", "float32 or bfloat16")
+    flags.DEFINE_integer("rounds", 5, "of each contender, in turns", lower_bound=1)
+    flags.DEFINE_enum("against", "", ["", "torch"], "compare with PyTorch in the same run")
     flags.DEFINE_string("dataset", "drawn_patterns", "input: the data set, or a folder of images")
     flags.DEFINE_string("data_dir", "", "input: TFDS's data_dir")
-    flags.DEFINE_integer("batch_size", 128, "images of a batch", lower_bound=1)
-    flags.DEFINE_integer("rounds", 5, "of each comparison, alternated", lower_bound=1)
-    flags.DEFINE_enum("against", "", ["", "torch"], "compare with PyTorch in the same run")
     flags.DEFINE_string("json", "", "FILE for the rows")
+    flags.DEFINE_string("picture", "", "layers: FILE.png for the roofline")
+
+
+def _config() -> Config:
+    config = configs.get(flags.FLAGS.config)
+    config.batch_size, config.precision = flags.FLAGS.batch_size, flags.FLAGS.precision
+    return config
+
+
+def _measured(mode: str) -> list[Row]:
+    f, against_torch = flags.FLAGS, flags.FLAGS.against == "torch"
+    if mode == "input":
+        from alexnet_jax.benchmarks import input
+
+        return input.measure(f.dataset, f.data_dir, f.batch_size, f.rounds, against_torch)
+    if mode == "layers":
+        from alexnet_jax.benchmarks import layers
+
+        return layers.measure(_config(), f.rounds, pathlib.Path(f.picture) if f.picture else None)
+    if mode == "startup":
+        from alexnet_jax.benchmarks import startup as starting
+
+        return starting.measure(f.rounds, f.data_dir)
+    if mode == "end_to_end":
+        from alexnet_jax.benchmarks import end_to_end
+
+        return end_to_end.measure(_config(), f.rounds, f.dataset, f.data_dir)
+    from alexnet_jax.benchmarks import steps
+
+    found = steps.measure(mode, _config(), f.rounds, against_torch)
+    print(steps.summary(found[0]))
+    return found
 
 
 def _benchmark(mode: str) -> None:
-    from alexnet_jax.benchmarks import input, rows  # what a mode needs starts here
+    from alexnet_jax.benchmarks import rows
 
     if mode not in MODES:
         raise ConfigError(f"benchmark: {unknown(mode, MODES)}")
-    f = flags.FLAGS
-    found = input.measure(f.dataset, f.data_dir, f.batch_size, f.rounds, f.against == "torch")
+    found = _measured(mode)
     print(rows.table(found))
-    if f.json:
-        path = pathlib.Path(f.json).expanduser()
+    if flags.FLAGS.json:
+        path = pathlib.Path(flags.FLAGS.json).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps([row.json() for row in found], indent=1) + "\n")
 

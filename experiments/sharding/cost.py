@@ -6,8 +6,8 @@ import math
 import jax
 
 from alexnet_jax import communication
-from alexnet_jax.config import Config, feature_sizes
-from alexnet_jax.model import abstract_parameters, build
+from alexnet_jax.benchmarks.work import training_flops
+from alexnet_jax.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,21 +58,6 @@ MACHINES = (
         "one 400 Gb/s port a device: 50 GB/s, 45 assumed",
     ),
 )
-
-
-def training_flops(config: Config, num_classes: int) -> float:
-    """Returns the FLOP of a forward and backward pass of one image: three times the forward's."""
-    network = build(config.model, num_classes, config.precision)
-    params = abstract_parameters(network, config.image_size)
-    sides = feature_sizes(config)
-    side = {"conv1": sides.conv1, "conv2": sides.conv2, "conv5": sides.conv5}
-    side |= {"conv3": sides.pool2, "conv4": sides.pool2}
-    total = sum(
-        2 * leaves["kernel"].size * side.get(layer, 1) ** 2
-        for layer, leaves in params.items()
-        if "kernel" in leaves
-    )
-    return 3.0 * total
 
 
 def step_seconds(

@@ -1,0 +1,179 @@
+"""Training and inference steps, alone or in turns with PyTorch's of the same network."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from alexnet_jax import augment, evaluate, feeds, model, state, step
+from alexnet_jax import mesh as meshes
+from alexnet_jax.benchmarks import work
+from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
+from alexnet_jax.config import Config, MeshConfig
+from alexnet_jax.feeding import HostBatches
+from alexnet_jax.validation import validate
+
+LEAST_SECONDS = 1.0  # that a round of a contender takes
+
+
+@dataclasses.dataclass
+class Ours:
+    """A compiled step with what it is fed, ready to be repeated.
+
+    Attributes:
+      again: does it once, and returns what to wait for.
+      program: for its counts and memory.
+      compile_seconds: to trace and compile it.
+    """
+
+    again: Callable[[], Any]
+    program: jax.stages.Compiled
+    compile_seconds: float
+
+
+def prepared(config: Config) -> Config:
+    """Returns a config that needs no data set and has one device."""
+    config.num_classes = config.num_classes or 10
+    config.mesh, config.eval_views, config.feed = MeshConfig(1, 1), 1, "host"
+    validate(config)
+    return config
+
+
+def training(config: Config) -> Ours:
+    """Returns the train step on one device: crop, flip, lighting, gradient and update."""
+    mesh = meshes.build(config.mesh)
+    network = model.build(config.model, config.num_classes, config.precision)
+    feeding, views = HostBatches(config.mesh, config.batch_size, config.resize), _views(config)
+    start = time.perf_counter()
+    program = step.compile_step(config, network, mesh, 1_281_167, feeding, views)
+    spent = time.perf_counter() - start
+    now = [state.create_state(config, network, mesh)]
+    fed = _batch(config, feeding, mesh)
+
+    def again() -> Any:
+        now[0], figures = program(now[0], fed)
+        return figures["finite"]
+
+    return Ours(again, program, spent)
+
+
+def inference(config: Config) -> Ours:
+    """Returns the evaluation step on one device: the centre of each image to the sums of errors."""
+    mesh = meshes.build(config.mesh)
+    network = model.build(config.model, config.num_classes, config.precision)
+    feeding, views = HostBatches(config.mesh, config.batch_size, config.resize), _views(config)
+    params = state.create_state(config, network, mesh).params
+    start = time.perf_counter()
+    program = evaluate.compile_step(config, network, mesh, params, 1, feeding, views)
+    spent = time.perf_counter() - start
+    fed = _batch(config, feeding, mesh)
+    return Ours(lambda: program(params, fed), program, spent)
+
+
+def _views(config: Config) -> augment.Views:
+    return augment.Views.of(config)
+
+
+def _batch(config: Config, feeding: HostBatches, mesh: Any) -> Any:
+    """Random images, every one counted."""
+    rng, batch = np.random.default_rng(0), feeds.zeros(feeding.abstract(mesh))
+    numbers = np.arange(config.batch_size, dtype=np.int32)
+    fill = {
+        "image": rng.integers(0, 256, batch["image"].shape, np.uint8),
+        "label": numbers % config.num_classes,
+        "mask": np.ones(config.batch_size, np.float32),
+        "index": numbers,
+        "position": numbers,
+    }
+    return {
+        name: jax.device_put(fill[name].astype(leaf.dtype), leaf.sharding) if name in fill else leaf
+        for name, leaf in batch.items()
+    }
+
+
+def contender(again: Callable[[], Any], wait: Callable[[Any], Any], images: int) -> Any:
+    """Returns what measures images per second over at least `LEAST_SECONDS` of steps."""
+    wait(again())
+    start = time.perf_counter()
+    wait(again())
+    count = max(1, round(LEAST_SECONDS / (time.perf_counter() - start)))
+
+    def several() -> None:
+        last = None
+        for _ in range(count):
+            last = again()
+        wait(last)
+
+    return lambda: rate(images * count, several)
+
+
+def measure(what: str, config: Config, rounds: int, against_torch: bool) -> list[Row]:
+    """Measures a step.
+
+    Args:
+      what: step, the train step, or eval, the inference step.
+      config: of the network, the batch and the precision.
+      rounds: of each contender, in turns.
+      against_torch: compare with PyTorch's eager, channels_last and compiled.
+
+    Raises:
+      ConfigError: a field that cannot be used, or PyTorch is not installed.
+    """
+    config = prepared(config)
+    ours = {"step": training, "eval": inference}[what](config)
+    contenders = {what: contender(ours.again, jax.block_until_ready, config.batch_size)}
+    if against_torch:
+        from alexnet_jax.benchmarks import torch_steps
+
+        for name, again, wait in torch_steps.contenders(what, config):
+            contenders[name] = contender(again, wait, config.batch_size)
+    found = alternated(contenders, rounds)
+    best = work.ceiling(config.precision)
+    more = _counts(what, config, ours, best)
+    more |= {"batch_size": config.batch_size, "precision": config.precision}
+    rows = [_with_shares(row(what, found, **more), best)]
+    for name in contenders:
+        if name != what:
+            theirs = {"their_images_per_second": row(name, found).images_per_second}
+            rows.append(row(what, found, name, **(more | theirs)))
+    return rows
+
+
+def _counts(what: str, config: Config, ours: Ours, best: work.Ceiling) -> dict[str, Any]:
+    memory, cost = ours.program.memory_analysis(), ours.program.cost_analysis()
+    flops = sum(work.forward_flops(config, config.num_classes).values())
+    peak = (
+        memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    ) - memory.alias_size_in_bytes
+    return {
+        "device": jax.devices()[0].device_kind,
+        "flop_per_image": flops * (3 if what == "step" else 1),
+        "bytes_accessed": cost.get("bytes accessed", float("nan")) if cost else float("nan"),
+        "peak_memory_bytes": int(peak),
+        "compile_seconds": ours.compile_seconds,
+        "ceiling_flops": best.flops,
+        "ceiling_bytes_per_second": best.bandwidth,
+    }
+
+
+def _with_shares(found: Row, best: work.Ceiling) -> Row:
+    speed = found.images_per_second
+    found.more["step_milliseconds"] = 1e3 * found.more["batch_size"] / speed
+    found.more["tflops"] = speed * found.more["flop_per_image"] / 1e12
+    found.more["share_of_ceiling"] = speed * found.more["flop_per_image"] / best.flops
+    return found
+
+
+def summary(found: Row) -> str:
+    """Says in one line what the device did with its time."""
+    m = found.more
+    return (
+        f"{m['device']}, {m['precision']}, batch {m['batch_size']}: {m['step_milliseconds']:,.1f} "
+        f"ms, {m['tflops']:.3g} TFLOP/s = {100 * m['share_of_ceiling']:.0f} % of a matrix "
+        f"product's {m['ceiling_flops'] / 1e12:.3g}; {m['bytes_accessed'] / 1e9:,.1f} GB accessed, "
+        f"copies {m['ceiling_bytes_per_second'] / 1e9:,.0f} GB/s; peak memory "
+        f"{m['peak_memory_bytes'] / 2**20:,.0f} MiB; compiled in {m['compile_seconds']:.1f} s"
+    )

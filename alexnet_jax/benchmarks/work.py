@@ -1,0 +1,68 @@
+"""What a network asks of a machine, counted, and what the machine can do, measured."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alexnet_jax import compilation
+from alexnet_jax.config import Config, feature_sizes
+from alexnet_jax.model import abstract_parameters, build
+
+
+def forward_flops(config: Config, num_classes: int) -> dict[str, float]:
+    """Returns the FLOP of each layer's products in one image's forward pass, two a multiply-add."""
+    network = build(config.model, num_classes, config.precision)
+    params = abstract_parameters(network, config.image_size)
+    sides = feature_sizes(config)
+    side = {"conv1": sides.conv1, "conv2": sides.conv2, "conv5": sides.conv5}
+    side |= {"conv3": sides.pool2, "conv4": sides.pool2}
+    return {
+        layer: 2.0 * leaves["kernel"].size * side.get(layer, 1) ** 2
+        for layer, leaves in params.items()
+        if "kernel" in leaves
+    }
+
+
+def training_flops(config: Config, num_classes: int) -> float:
+    """Returns the FLOP of an image's forward and backward pass: three times the forward's."""
+    return 3 * sum(forward_flops(config, num_classes).values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Ceiling:
+    """What the device did best in this run.
+
+    Attributes:
+      flops: of a large matrix product of random numbers, FLOP/s.
+      bandwidth: of a large copy, bytes read and written a second.
+    """
+
+    flops: float
+    bandwidth: float
+
+
+def seconds(function: Callable[..., Any], *arguments: Any, repeats: int = 5) -> float:
+    """Returns the median time of a compiled function, ready results awaited."""
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def ceiling(precision: str) -> Ceiling:
+    """Measures what the default device can do at a precision."""
+    on_cpu = jax.default_backend() == "cpu"
+    side, numbers = (2048, 2**26) if on_cpu else (8192, 2**29)
+    a, b = (jax.random.normal(jax.random.key(n), (side, side), precision) for n in range(2))
+    product = compilation.compiled(jnp.matmul, a, b)
+    x = jnp.ones((numbers,), jnp.float32)
+    copy = compilation.compiled(lambda v: v + 1, x)
+    return Ceiling(2 * side**3 / seconds(product, a, b), 8 * numbers / seconds(copy, x))
