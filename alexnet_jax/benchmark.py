@@ -6,7 +6,7 @@ import sys
 
 from absl import app, flags
 
-from alexnet_jax import configs, startup
+from alexnet_jax import configs, large_pages, startup
 from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.config import Config, ConfigError, unknown
 
@@ -78,5 +78,6 @@ def _run(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    large_pages.start_again_with_them()
     define_flags()
     app.run(_run)

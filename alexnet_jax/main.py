@@ -4,7 +4,7 @@ import sys
 
 from absl import app, flags
 
-from alexnet_jax import recipe_flags
+from alexnet_jax import large_pages, recipe_flags
 from alexnet_jax.config import ConfigError
 
 _CONFIG = recipe_flags.define()
@@ -35,6 +35,8 @@ def main() -> None:
         sys.argv = recipe_flags.resolve(sys.argv)  # config_flags reads it too
     except ConfigError as error:
         sys.exit(f"error: {error}")
+    if not any(argument.startswith(("--help", "-h")) for argument in sys.argv):
+        large_pages.start_again_with_them()
     app.run(_train)
 
 

@@ -13,7 +13,6 @@ shift 2
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 install -r requirements.txt
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592}"
 port="$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
 
 processes=()

@@ -145,9 +145,9 @@ def measure(what: str, config: Config, rounds: int, against_torch: bool) -> list
 def _counts(what: str, config: Config, ours: Ours, best: work.Ceiling) -> dict[str, Any]:
     memory, cost = ours.program.memory_analysis(), ours.program.cost_analysis()
     flops = sum(work.forward_flops(config, config.num_classes).values())
-    peak = (
-        memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    ) - memory.alias_size_in_bytes
+    assert memory is not None
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
     return {
         "device": jax.devices()[0].device_kind,
         "flop_per_image": flops * (3 if what == "step" else 1),

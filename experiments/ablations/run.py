@@ -15,7 +15,7 @@ import sys
 
 from absl import app, flags
 
-from alexnet_jax import recipe_flags, startup
+from alexnet_jax import large_pages, recipe_flags, startup
 from alexnet_jax.config import Config, ConfigError, unknown
 from experiments.ablations.arms import ARMS
 from experiments.statistics import shown
@@ -99,6 +99,7 @@ def main() -> None:
         sys.argv = recipe_flags.resolve(sys.argv)
     except ConfigError as error:
         sys.exit(f"error: {error}")
+    large_pages.start_again_with_them()
     app.run(_run)
 
 

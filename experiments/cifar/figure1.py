@@ -13,6 +13,7 @@ import statistics
 
 from absl import app, flags
 
+from alexnet_jax import large_pages
 from experiments.cifar.nets import ACTIVATIONS, FourLayers
 from experiments.cifar.training import BATCH, REPORTED, Recipe, Results, Split, Training
 
@@ -116,5 +117,6 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
+    large_pages.start_again_with_them()
     define_flags()
     app.run(_run)

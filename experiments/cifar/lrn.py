@@ -15,6 +15,7 @@ import statistics
 
 from absl import app, flags
 
+from alexnet_jax import large_pages
 from alexnet_jax.progress import Progress
 from experiments.cifar.nets import LocalNet
 from experiments.cifar.training import BATCH, REPORTED, Recipe, Results, Split, Training
@@ -87,5 +88,6 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
+    large_pages.start_again_with_them()
     define_flags()
     app.run(_run)

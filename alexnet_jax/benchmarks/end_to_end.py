@@ -1,0 +1,77 @@
+"""Whole training, reading included, beside its own bare step."""
+
+import pathlib
+import statistics
+import tempfile
+from typing import Any
+
+import jax
+
+from alexnet_jax import train
+from alexnet_jax.benchmarks.rows import Row
+from alexnet_jax.benchmarks.steps import contender, prepared, training
+from alexnet_jax.config import Config, MeshConfig
+from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.writers import read_rows
+
+STEPS = 24  # of each run, but for the first ones, which warm up
+
+
+def measure(config: Config, rounds: int, dataset: str, data_dir: str) -> list[Row]:
+    """Measures runs fed by the host and from the device, in turns with the bare step.
+
+    Args:
+      config: of the network, the batch and the precision.
+      rounds: of each.
+      dataset: a TFDS name, a store or a folder.
+      data_dir: TFDS's.
+    """
+    config.dataset, config.data_dir, config.num_classes = dataset, data_dir, 0
+    config.train_split = "train"
+    config.num_classes = len(open_dataset(config).class_names)
+    config = prepared(config)
+    bare = contender(training(config).again, jax.block_until_ready, config.batch_size)
+    found: dict[str, list[Any]] = {"step": [], "host": [], "resident": []}
+    for _ in range(rounds):
+        found["step"].append((bare(), 0.0))
+        for feed in ("host", "resident"):
+            found[feed].append(_run(config, feed))
+    rows = []
+    for name, values in found.items():
+        speeds = [speed for speed, _ in values]
+        ratios = [own[0] / step[0] for own, step in zip(values, found["step"], strict=True)]
+        more = {
+            "batch_size": config.batch_size,
+            "precision": config.precision,
+            "data_wait_fraction": statistics.median(wait for _, wait in values),
+        }
+        alone = name == "step"
+        rows.append(
+            Row(
+                "step" if alone else f"training, {name}",
+                statistics.median(speeds),
+                min(speeds),
+                max(speeds),
+                None if alone else "step",
+                None if alone else statistics.median(ratios),
+                more,
+            )
+        )
+    return rows
+
+
+def _run(config: Config, feed: str) -> tuple[float, float]:
+    """Trains for a few updates; returns the median images per second, and the share waited."""
+    own = Config(**vars(config))
+    own.mesh, own.feed, own.num_steps = MeshConfig(1, 1), feed, STEPS
+    own.log_every_steps = max(1, STEPS // 4)
+    own.eval_every_epochs = own.checkpoint_every_steps = 10**6
+    own.eval_split = f"{own.eval_split or open_dataset(own).eval_split()}[:{own.batch_size}]"
+    with tempfile.TemporaryDirectory() as folder:
+        train.train(own, pathlib.Path(folder) / "run")
+        rows = read_rows(pathlib.Path(folder) / "run" / "metrics.jsonl")
+    timed = [row for row in rows if row["split"] == "train" and "images_per_second" in row][1:]
+    return (
+        statistics.median(row["images_per_second"] for row in timed),
+        statistics.median(row["data_wait_fraction"] for row in timed),
+    )

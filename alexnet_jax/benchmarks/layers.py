@@ -1,0 +1,198 @@
+"""Each layer by itself: what it takes, what it must take, and the roofline picture."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax import augment, compilation, layers, model, optimizer
+from alexnet_jax.benchmarks import work
+from alexnet_jax.benchmarks.rows import Row
+from alexnet_jax.benchmarks.steps import prepared
+from alexnet_jax.config import Config, feature_sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A piece of the network with its inputs.
+
+    Attributes:
+      name: of the layer and the pass.
+      function: what is computed.
+      arguments: of it, random.
+      flops: of its products.
+      numbers: that it must read and write at the least, whatever it is made of.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    flops: float
+    numbers: int
+
+
+def _random(seed: int, *shape: int, dtype: str) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def _passes(
+    name: str, function: Callable[..., jax.Array], arguments: tuple[jax.Array, ...], flops: float
+) -> list[Part]:
+    """Returns the forward pass, and the backward with respect to each argument but an image."""
+    y = jax.eval_shape(function, *arguments)
+    dy = jnp.ones(y.shape, y.dtype)
+    size = sum(a.size for a in arguments) + y.size
+    parts = [Part(f"{name} forward", function, arguments, flops, size)]
+    for at, argument in enumerate(arguments):
+        if name == "conv1" and at == 0:
+            continue  # nobody asks for the gradient of an image
+
+        def back(dy: jax.Array, *arguments: jax.Array, at: int = at) -> jax.Array:
+            def of_one(own: jax.Array) -> jax.Array:
+                return function(*arguments[:at], own, *arguments[at + 1 :])
+
+            return jax.vjp(of_one, arguments[at])[1](dy)[0]
+
+        of = ("input", "kernel")[at] if len(arguments) == 2 else "input"
+        parts.append(
+            Part(f"{name} gradient of {of}", back, (dy, *arguments), flops, size + argument.size)
+        )
+    return parts
+
+
+def parts(config: Config) -> list[Part]:
+    """Returns the layers of a network at a config's batch and precision."""
+    network = model.build(config.model, config.num_classes, config.precision)
+    shapes = model.abstract_parameters(network, config.image_size)
+    flops = work.forward_flops(config, config.num_classes)
+    sides, size, dtype = feature_sizes(config), config.batch_size, config.precision
+    c = config.model
+    wide = [3, *(round(n * c.width) for n in c.channels)]
+    corner = (c.conv1_padding_before, c.conv1_padding)
+    before = (config.image_size, sides.pool1, sides.pool2, sides.pool2, sides.pool2)
+    paddings = ((corner, corner), c.conv2_padding, 1, 1, c.conv5_padding)
+    groups = (1, c.columns, 1 if c.columns_meet else c.columns, c.columns, c.columns)
+    found: list[Part] = []
+    for n, layer in enumerate(model.CONVOLUTIONS):
+        if layer in c.without:
+            continue
+        x = _random(n, size, before[n], before[n], wide[n], dtype=dtype)
+        kernel = _random(n + 9, *shapes[layer]["kernel"].shape, dtype=dtype)
+
+        def conv(x: jax.Array, kernel: jax.Array, n: int = n) -> jax.Array:
+            return layers.conv(x, kernel, 4 if n == 0 else 1, paddings[n], groups[n])
+
+        found += _passes(layer, conv, (x, kernel), flops[layer] * size)
+        after = jax.eval_shape(conv, x, kernel)
+        y = _random(n + 20, *after.shape, dtype=dtype)
+
+        def rest(y: jax.Array, n: int = n) -> jax.Array:
+            apply = network.apply
+            return jnp.asarray(
+                apply({"params": {}}, y, method=lambda m, v: m._after(n + 1, v, False))
+            )
+
+        if c.normalisation == "local":
+            kind = ", ".join(getattr(c, f"layer{n + 1}").split())
+            found += _passes(f"{layer}: {kind}", rest, (y,), 0.0)
+    for layer in model.FULLY_CONNECTED:
+        if layer in shapes:
+            shape = shapes[layer]["kernel"].shape
+            x, kernel = (
+                _random(i, *s, dtype=dtype) for i, s in enumerate(((size, shape[0]), shape))
+            )
+            found += _passes(layer, layers.fully_connected, (x, kernel), flops[layer] * size)
+    return [*found, _augmentation(config), _update(config, network)]
+
+
+def _augmentation(config: Config) -> Part:
+    views, size, side = augment.Views.of(config), config.batch_size, config.resize
+    image = np.random.default_rng(0).integers(0, 256, (size, side, side, 3), np.uint8)
+    numbers = jnp.arange(size, dtype=jnp.int32)
+    batch = {"image": jnp.asarray(image), "index": numbers, "epoch": numbers, "position": numbers}
+
+    def draw(batch: dict[str, jax.Array]) -> jax.Array:
+        return views.training(batch, jax.random.key(0))
+
+    out = jax.eval_shape(draw, batch)
+    return Part("crop, flip, lighting", draw, (batch,), 0.0, out.size + out.size // 4)
+
+
+def _update(config: Config, network: model.AlexNet) -> Part:
+    shapes = model.abstract_parameters(network, config.image_size)
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
+    tx = optimizer.build(config.optimizer)
+    rates = jax.tree.map(lambda leaf: jnp.float32(0.01), params)
+
+    def update(params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
+        moved, state = tx.update(grads, state, params, rates=rates)
+        return jax.tree.map(jnp.add, params, moved), state
+
+    size = model.count_parameters(params)
+    return Part("update", update, (params, params, tx.init(params)), 0.0, 5 * size)
+
+
+def measure(config: Config, rounds: int, picture: pathlib.Path | None = None) -> list[Row]:
+    """Measures every part alone.
+
+    Args:
+      config: of the network, the batch and the precision.
+      rounds: of each part; the median counts.
+      picture: where to draw the roofline, if anywhere.
+    """
+    config = prepared(config)
+    best, width = work.ceiling(config.precision), jnp.dtype(config.precision).itemsize
+    rows, points = [], []
+    for part in parts(config):
+        program = compilation.compiled(part.function, *part.arguments)
+        spent = work.seconds(program, *part.arguments, repeats=rounds)
+        floor = max(part.flops / best.flops, part.numbers * width / best.bandwidth)
+        speed = config.batch_size / spent
+        more = {
+            "batch_size": config.batch_size,
+            "precision": config.precision,
+            "milliseconds": 1e3 * spent,
+            "floor_milliseconds": 1e3 * floor,
+            "tflops": part.flops / spent / 1e12,
+        }
+        rows.append(Row(part.name, speed, speed, speed, "floor", floor / spent, more))
+        points.append((part.name, part.flops / (part.numbers * width), part.flops / spent))
+        print(f"{part.name}: {1e3 * spent:.2f} ms, floor {1e3 * floor:.2f}", flush=True)
+    if picture:
+        draw(points, best, picture)
+    return rows
+
+
+def draw(points: list[tuple[str, float, float]], best: work.Ceiling, path: pathlib.Path) -> None:
+    """Draws the roofline: FLOP/s against FLOP for each byte that must move.
+
+    Args:
+      points: name, FLOP/byte and FLOP/s of each part; those without products are left out.
+      best: what the device can do.
+      path: of the picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    shown = [point for point in points if point[2] > 0]
+    least, most = min(p[1] for p in shown) / 2, max(p[1] for p in shown) * 4
+    x = np.geomspace(least, most, 200)
+    axes.loglog(x, np.minimum(best.flops, x * best.bandwidth) / 1e9, color="0.3")
+    marks = {"forward": "o", "input": "s", "kernel": "^"}
+    seen: dict[str, str] = {}
+    for name, intensity, flops in shown:
+        layer, kind = name.split()[0], name.split()[-1]
+        colour = seen.setdefault(layer, f"C{len(seen)}")
+        label = layer if kind == "forward" else None
+        axes.plot(intensity, flops / 1e9, marks[kind], color=colour, ms=7, label=label)
+    axes.set(xlabel="FLOP for each byte that must move", ylabel="GFLOP/s")
+    axes.set_title("circles: forward; squares: gradient of the input; triangles: of the kernel")
+    axes.grid(which="both", alpha=0.2)
+    axes.legend(frameon=False, ncols=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,120 @@
+"""The benchmarks' rows, on networks small enough for a test."""
+
+import json
+import os
+import subprocess
+import sys
+
+import commands
+import pytest
+
+from alexnet_jax import configs, large_pages
+from alexnet_jax.benchmarks import end_to_end, layers, steps, work
+
+
+def narrow(**fields):
+    config = configs.get("default")
+    config.model.width, config.batch_size = 1 / 16, 4
+    config.resize, config.image_size = 71, 67
+    for name, value in fields.items():
+        setattr(config, name, value)
+    return config
+
+
+@pytest.mark.parametrize("what", ["step", "eval"])
+def test_steps_have_the_fields_that_are_promised(what):
+    [found] = steps.measure(what, narrow(), 1, False)
+    row = json.loads(json.dumps(found.json()))
+    assert (row["what"], row["batch_size"], row["precision"]) == (what, 4, "float32")
+    assert row["against"] is row["ratio"] is None
+    assert row["images_per_second"] > 0
+    assert 0 < row["share_of_ceiling"] < 2
+    assert row["peak_memory_bytes"] > 0
+    assert f"{row['step_milliseconds']:,.1f} ms" in steps.summary(found)
+
+
+@pytest.mark.slow
+def test_pytorchs_ways_are_compared_with(monkeypatch):
+    torch = pytest.importorskip("torch")
+    # The compiler is PyTorch's own affair, and takes a minute.
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    rows = steps.measure("step", narrow(), 1, True)
+    names = [row.against for row in rows]
+    assert names == [None, "torch-eager", "torch-channels_last", "torch-compile"]
+    for row in rows[1:]:
+        theirs = row.more["their_images_per_second"]
+        assert row.ratio == pytest.approx(row.images_per_second / theirs)
+
+
+@pytest.mark.parametrize("preset", ["paper", "original_code", "caffenet", "alexnet_bn"])
+def test_pytorch_has_the_same_network(preset):
+    """As many parameters in the same shapes, and the same shape of logits."""
+    torch = pytest.importorskip("torch")
+    from alexnet_jax import model
+    from alexnet_jax.benchmarks import torch_steps
+
+    config = configs.get(preset)
+    config.model.width = 1 / 16
+    theirs = torch_steps._network(torch, config).eval()
+    shapes = model.abstract_parameters(
+        model.build(config.model, 1000, "float32"), config.image_size
+    )
+    ours = {
+        tuple(sorted(p.shape)) for layer in shapes.values() for p in layer.values() if p.ndim > 1
+    }
+    assert {tuple(sorted(p.shape)) for p in theirs.parameters() if p.ndim > 1} == ours
+    image = torch.zeros(1, 3, config.image_size, config.image_size)
+    assert theirs(image).shape == (1, 1000)
+
+
+def test_layers_have_floors_and_a_picture(tmp_path):
+    found = layers.measure(narrow(), 1, tmp_path / "roof.png")
+    names = [row.what for row in found]
+    assert "conv1 forward" in names
+    assert "conv1 gradient of input" not in names
+    assert "conv2 gradient of input" in names
+    assert "update" in names
+    assert all(row.more["floor_milliseconds"] > 0 for row in found)
+    assert (tmp_path / "roof.png").stat().st_size > 1000
+
+
+def test_parts_of_the_network_have_all_its_products():
+    config = steps.prepared(narrow())
+    total = sum(work.forward_flops(config, 10).values()) * config.batch_size
+    assert sum(p.flops for p in layers.parts(config) if p.name.endswith("forward")) == total
+
+
+@pytest.mark.slow
+def test_training_is_compared_with_its_bare_step(trained_run):
+    config = narrow()
+    found = end_to_end.measure(config, 1, str(trained_run / "set"), "")
+    assert [row.what for row in found] == ["step", "training, host", "training, resident"]
+    assert all(0 <= row.more["data_wait_fraction"] <= 1 for row in found)
+
+
+def test_mistakes_are_one_line(tmp_path):
+    said = commands.endings("benchmark", tmp_path, ["stpe"], [], ["step", "--config=papre"])
+    assert said[0].startswith("error: benchmark: stpe is not known; did you mean step?")
+    assert said[1].startswith("error: name one mode: step, eval")
+    assert said[2].startswith("error: config: papre is not known; did you mean paper?")
+
+
+def test_a_command_starts_again_with_large_pages_once():
+    code = (
+        "import os; from alexnet_jax import large_pages; large_pages.start_again_with_them(); "
+        "print(os.getpid(), os.environ.get('GLIBC_TUNABLES'))"
+    )
+    clean = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    for own, want in ((None, "glibc.malloc.hugetlb=1:"), ("glibc.malloc.check=0", "check=0")):
+        environment = clean | ({"GLIBC_TUNABLES": own} if own else {})
+        with subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            said = process.communicate()[0]
+        pid, tunables = said.split()
+        assert int(pid) == process.pid
+        if sys.platform == "linux":
+            assert want in tunables
+    assert set(large_pages.TUNABLES) == {
+        f"glibc.malloc.{name}" for name in ("hugetlb", "mmap_max", "trim_threshold")
+    }

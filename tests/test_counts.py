@@ -1,0 +1,76 @@
+"""What the compiled steps do, counted: a slower program shows here, on a machine of any speed."""
+
+import json
+import math
+import pathlib
+import re
+
+import jax
+import pytest
+import small
+
+from alexnet_jax import configs, gradient, train
+from alexnet_jax.benchmarks import steps, work
+
+GOLDEN = pathlib.Path(__file__).with_name("step_counts.json")
+REFRESH = (
+    f"; if the change is meant, write {GOLDEN.name} again, as this file says at its end, and say in "
+    "the commit what it costs"
+)
+NAMES = {"paper": 16, "default": 32}  # recipe: batch
+LARGE = 2**16  # numbers: what is smaller is no batch of activations
+
+
+def counts(recipe: str, batch: int) -> dict[str, float]:
+    """FLOP and bytes as XLA counts them, and how often the program moves large arrays about."""
+    config = configs.get(recipe)
+    config.batch_size = batch
+    ours = steps.training(steps.prepared(config))
+    cost = ours.program.cost_analysis()
+    moved = re.findall(r"= \w+\[([\d,]+)\]\S* (transpose|gather)\(", ours.program.as_text())
+    sizes = [(kind, math.prod(map(int, shape.split(",")))) for shape, kind in moved]
+    return {
+        "flops": cost["flops"],
+        "bytes": cost["bytes accessed"],
+        "transposes": sum(kind == "transpose" and size >= LARGE for kind, size in sizes),
+        "gathers": sum(kind == "gather" and size >= LARGE for kind, size in sizes),
+    }
+
+
+@pytest.mark.parametrize("recipe", NAMES)
+def test_the_train_step_does_no_more_than_before(recipe):
+    stored, found = json.loads(GOLDEN.read_text()), counts(recipe, NAMES[recipe])
+    if jax.__version__ != stored["jax"]:
+        pytest.skip(f"counted with jax {stored['jax']}")
+    for name in ("flops", "bytes"):
+        assert found[name] == pytest.approx(stored[recipe][name], rel=0.03), name + REFRESH
+    for name in ("transposes", "gathers"):
+        assert found[name] <= stored[recipe][name], name + REFRESH
+
+
+def test_xla_counts_the_papers_flop():
+    """Products are nearly all that there is to compute, and none is computed twice."""
+    stored = json.loads(GOLDEN.read_text())["paper"]["flops"]
+    config = configs.get("paper")
+    products = NAMES["paper"] * work.training_flops(config, 1000)
+    conv1 = NAMES["paper"] * work.forward_flops(config, 1000)["conv1"]  # of its input: not needed
+    assert 1.0 <= stored / (products - conv1) < 1.25
+
+
+def test_a_run_traces_its_step_once(tmp_path, monkeypatch):
+    small.write_folder(tmp_path / "set")
+    traced, call = [], gradient.Gradient.__call__
+
+    def counted(self, *arguments):
+        traced.append(1)
+        return call(self, *arguments)
+
+    monkeypatch.setattr(gradient.Gradient, "__call__", counted)
+    train.train(small.config(tmp_path / "set"), tmp_path / "w")
+    assert len(traced) == 1
+
+
+# XLA_FLAGS=--xla_backend_optimization_level=0 PYTHONPATH=tests python tests/test_counts.py
+if __name__ == "__main__":
+    rows = {name: counts(name, batch) for name, batch in NAMES.items()}
+    GOLDEN.write_text(json.dumps({"jax": jax.__version__} | rows, indent=1) + "\n")
