@@ -14,8 +14,8 @@ from alexnet_jax.benchmarks import steps, work
 
 GOLDEN = pathlib.Path(__file__).with_name("step_counts.json")
 REFRESH = (
-    f"; if the change is meant, write {GOLDEN.name} again, as this file says at its end, and say in "
-    "the commit what it costs"
+    f"; if the change is meant, write {GOLDEN.name} again, as this file says at its end, and say "
+    "in the commit what it costs"
 )
 NAMES = {"paper": 16, "default": 32}  # recipe: batch
 LARGE = 2**16  # numbers: what is smaller is no batch of activations
