@@ -24,7 +24,7 @@ class Ours:
     """A compiled step with what it is fed, ready to be repeated.
 
     Attributes:
-      again: does it once, and returns what to wait for.
+      again: does it once, and returns its figures.
       program: for its counts and memory.
       compile_seconds: to trace and compile it.
     """
@@ -55,7 +55,7 @@ def training(config: Config) -> Ours:
 
     def again() -> Any:
         now[0], figures = program(now[0], fed)
-        return figures["finite"]
+        return figures
 
     return Ours(again, program, spent)
 

@@ -1,0 +1,1 @@
+"""How fast the step is, and that what makes it fast changes nothing."""

@@ -1,0 +1,53 @@
+"""Does what makes the step fast change what is learned?
+
+    python -m experiments.speed.unchanged [--config=paper] [--batch_size=8] [--steps=100]
+
+Trains on one batch of random images, once as it is compiled for speed and once as XLA compiles by
+itself, and prints the largest relative difference of a step's loss.
+"""
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from alexnet_jax import compilation, configs, large_pages
+from alexnet_jax.benchmarks import steps
+from alexnet_jax.config import Config
+
+
+def losses(config: Config, count: int) -> np.ndarray:
+    """Returns the loss of each update, (count,)."""
+    ours, found = steps.training(config), []
+    for _ in range(count):
+        loss = jax.device_get(ours.again()["sums"]["loss"])
+        found.append(float(loss.total) / float(loss.count))
+    return np.array(found)
+
+
+def _run(_: list[str]) -> None:
+    config = configs.get(flags.FLAGS.config)
+    config.batch_size, config.precision = flags.FLAGS.batch_size, flags.FLAGS.precision
+    jax.config.update("jax_enable_x64", config.precision == "float64")
+    config = steps.prepared(config)
+    fast = losses(config, flags.FLAGS.steps)
+    setattr(compilation, "options", lambda *_: {})  # noqa: B010
+    plain = losses(config, flags.FLAGS.steps)
+    what = f"{flags.FLAGS.config}, batch {config.batch_size}, {config.precision}"
+    apart = np.abs(fast / plain - 1).max()
+    print(
+        f"{what}: loss {plain[0]:.4f} to {plain[-1]:.4f} in {len(plain)} updates; apart by {apart:.1e}"
+    )
+
+
+def define_flags() -> None:
+    """Declares the command's flags."""
+    flags.DEFINE_string("config", "paper", "the recipe")
+    flags.DEFINE_integer("batch_size", 8, "images")
+    flags.DEFINE_integer("steps", 100, "updates")
+    flags.DEFINE_string("precision", "float32", "float32 or float64")
+
+
+if __name__ == "__main__":
+    large_pages.start_again_with_them()
+    define_flags()
+    app.run(_run)
