@@ -13,7 +13,7 @@ from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config
 from alexnet_jax.feeding import DeviceBatch, Fed, Feeding
 from alexnet_jax.gradient import Gradient
-from alexnet_jax.model import AlexNet, of_classifier, of_convolutions
+from alexnet_jax.model import LAYERS, AlexNet, of_classifier, of_convolutions
 from alexnet_jax.schemes import Scheme
 from alexnet_jax.state import TrainState, abstract_state
 
@@ -199,7 +199,9 @@ def first_nonfinite_layer(
     found = jax.device_get(
         jax.jit(meshes.per_device(outputs, mesh, specs, feeding.specs))(params, fed)
     )
-    for place, is_bad in found.items():
-        if is_bad:
+    # In the order of the computation: jit sorts what it returns by name.
+    places = [f"parameters of {layer}" for layer in params] + ["the augmented images"]
+    for place in places + [layer for layer in LAYERS if layer in found]:
+        if found[place]:
             return place
     return "the gradient (every layer's output is finite)"

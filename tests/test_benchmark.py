@@ -84,7 +84,7 @@ def test_parts_of_the_network_have_all_its_products():
     assert sum(p.flops for p in layers.parts(config) if p.name.endswith("forward")) == total
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_training_is_compared_with_its_bare_step(trained_run):
     config = narrow()
     found = end_to_end.measure(config, 1, str(trained_run / "set"), "")

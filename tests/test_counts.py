@@ -17,7 +17,7 @@ REFRESH = (
     f"; if the change is meant, write {GOLDEN.name} again, as this file says at its end, and say "
     "in the commit what it costs"
 )
-NAMES = {"paper": 16, "default": 32}  # recipe: batch
+NAMES = {"paper": 16}  # recipe: batch
 LARGE = 2**16  # numbers: what is smaller is no batch of activations
 
 
