@@ -103,7 +103,7 @@ def write_torchvision(weights: Weights, out: pathlib.Path) -> None:
                 f"{getattr(theirs, field)!r}, not {getattr(network, field)!r}; use safetensors"
             )
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise WeightsError(f"{out}: needs PyTorch; install alexnet_jax[torch]") from error
     tensors = layout.from_standard(weights.params, layout.LAYOUTS["torchvision"])

@@ -19,9 +19,9 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         onnx package is not installed.
     """
     try:
-        import onnx
+        import onnx  # pyright: ignore[reportMissingImports]
         from google.protobuf.message import DecodeError
-        from onnx import numpy_helper
+        from onnx import numpy_helper  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise WeightsError(f"{path}: needs the onnx package; install alexnet_jax[onnx]") from error
     try:
