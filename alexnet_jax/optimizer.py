@@ -85,9 +85,16 @@ def trace(momentum: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def not_statistics(params: Any) -> Any:
-    """Marks what weight decay may shrink."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: not is_statistic(path), params)
+def add_decay(weight_decay: float) -> optax.GradientTransformation:
+    """Adds decay w to each update but those of running statistics."""
+
+    def decayed(updates: Any, params: Any) -> Any:
+        def leaf(path: tuple[Any, ...], u: jax.Array, w: jax.Array) -> jax.Array:
+            return u if is_statistic(path) else u + weight_decay * w
+
+        return jax.tree_util.tree_map_with_path(leaf, updates, params)
+
+    return optax.stateless(decayed)
 
 
 def kernels(params: Any) -> Any:
@@ -136,8 +143,8 @@ def build(
       config: of the optimizer.
       squared_norms: from a tree of what this device holds to each whole leaf's squared norm.
     """
-    mask = not_statistics if config.decay_biases else kernels
-    pieces = [optax.add_decayed_weights(config.weight_decay, mask)]
+    of_kernels = optax.add_decayed_weights(config.weight_decay, kernels)
+    pieces = [add_decay(config.weight_decay) if config.decay_biases else of_kernels]
     if config.kind == "lars":
         pieces.append(scale_by_trust(config.trust_coefficient, squared_norms))
     return optax.chain(*pieces, scale_by_rates(), trace(config.momentum))

@@ -132,3 +132,12 @@ def test_lars_scales_each_kernel_by_its_own_trust():
         np.testing.assert_allclose(updates[layer]["kernel"], want, rtol=1e-5)
         bias = -0.1 * (5e-4 * b + b * 3 + 1)
         np.testing.assert_allclose(updates[layer]["bias"], bias, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("decay_biases", "first"), [(True, "EmptyState"), (False, "MaskedState")])
+def test_the_state_is_that_of_earlier_checkpoints(decay_biases, first):
+    """Orbax restores no other structure: a change here makes every saved run unreadable."""
+    config = Config().optimizer
+    config.decay_biases = decay_biases
+    kinds = [type(part).__name__ for part in optimizer.build(config).init(params())]
+    assert kinds == [first, "EmptyState", "TraceState"]
