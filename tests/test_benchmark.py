@@ -33,7 +33,7 @@ def test_steps_have_the_fields_that_are_promised(what):
     assert f"{row['step_milliseconds']:,.1f} ms" in steps.summary(found)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_pytorchs_ways_are_compared_with(monkeypatch):
     torch = pytest.importorskip("torch")
     # The compiler is PyTorch's own affair, and takes a minute.

@@ -62,7 +62,7 @@ def thirty() -> tuple[list[float], dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", some([*MESHES[1:], (4, 1)], (1, 2), (2, 4)))
+@pytest.mark.parametrize("shape", some([*MESHES[1:], (4, 1)], (2, 4)))
 def test_thirty_updates_with_dropout_are_the_same(thirty, shape):
     with jax.enable_x64(True):
         losses, leaves = follow(small(shape, precision="float64", model__width=0.25), 30)

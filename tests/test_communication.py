@@ -50,7 +50,7 @@ FIGURE_2 = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", some(MESHES, (1, 1), (1, 2), (2, 4)))
+@pytest.mark.parametrize("shape", some(MESHES, (1, 1), (1, 2)))
 def test_compiled_steps_exchange_what_figure_2_says(shape):
     config = paper(shape)
     update, evaluation = (

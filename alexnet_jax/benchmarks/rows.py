@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from alexnet_jax.progress import Progress
+
 
 @dataclasses.dataclass
 class Row:
@@ -43,9 +45,11 @@ def alternated(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[
       rounds: how often.
     """
     found: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, contender in contenders.items():
-            found[name].append(contender())
+    with Progress("measuring", 0, rounds * len(contenders), "turn") as bar:
+        for _ in range(rounds):
+            for name, contender in contenders.items():
+                found[name].append(contender())
+                bar.advance()
     return found
 
 
