@@ -24,11 +24,8 @@ def _run(arguments: list[str]) -> None:
     source, out = (pathlib.Path(name).expanduser() for name in arguments[1:])
     with startup.errors_as_one_line():
         from alexnet_jax.weights import formats
-        from alexnet_jax.weights.types import WeightsError
 
-        if not source.exists():
-            raise WeightsError(f"{source}: not found")
-        weights = formats.READERS[values["from"].value](source, values.recipe or "")
+        weights = formats.read(values["from"].value, source, values.recipe or "")
         if values.dataset:
             weights.config.dataset = values.dataset
         if values.data_dir:

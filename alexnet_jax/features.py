@@ -32,8 +32,9 @@ def activations(network: TrainedNetwork, layer: str) -> Callable[[np.ndarray], j
     Raises:
       ConfigError: no such layer.
     """
-    if layer not in LAYERS:
-        raise ConfigError(f"--layer: {unknown(layer, LAYERS)}")
+    there = [own for own in LAYERS if own in network.params]
+    if layer not in there:
+        raise ConfigError(f"--layer: {unknown(layer, there)}")
 
     @compilation.jit
     def compute(params: Any, image: jax.Array) -> jax.Array:

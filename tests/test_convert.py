@@ -249,6 +249,25 @@ def test_pickles_are_read_not_executed(tmp_path, monkeypatch):
     assert not pathlib.Path("executed").exists()
 
 
+def test_pickles_that_unfold_without_end_are_finished_or_refused():
+    """Fifty lists, each holding the one before twice, are 2 ** 50 when unfolded."""
+    value: list = []
+    for _ in range(50):
+        value = [value, value]
+    got = pickled.read(pickle.dumps(value))
+    for _ in range(50):
+        assert len(got) == 2
+        assert got[0] is got[1]
+        got = got[0]
+    value = []
+    value.append(value)
+    with pytest.raises(pickled.PickleError, match="holds itself"):
+        pickled.read(pickle.dumps(value))
+    deep = b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b"."
+    with pytest.raises(pickled.PickleError, match="nested too deeply"):
+        pickled.read(deep)
+
+
 def test_pickles_of_plain_data(rng):
     value = {"x": rng.random((3, 4), np.float32), "y": [(1, -2, 3.5), b"bytes", "text", {}]}
     for protocol in range(2, 5):
@@ -353,6 +372,21 @@ def test_oversized_tensors_are_refused(tmp_path):
     torch.save({"a": torch.zeros(1).expand(10_000, 10_000)}, tmp_path / "big.pth")
     with pytest.raises(WeightsError, match="reaches outside its storage"):
         torch_file.read(tmp_path / "big.pth")
+
+
+def test_files_too_large_for_alexnet_are_not_read(tmp_path):
+    path = tmp_path / "big.caffemodel"
+    with path.open("wb") as file:
+        file.truncate(formats.MOST_BYTES + 1)  # no byte of it is on the disk
+    with pytest.raises(WeightsError, match=r"big.caffemodel: has 2.0 GiB; weights of AlexNet"):
+        formats.read("caffe", path)
+
+
+def test_a_recipe_with_other_tensors_names_what_is_missing(narrow, tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save(torchvision_alexnet(torch.nn, 1 / 16, 13).state_dict(), tmp_path / "in.pth")
+    with pytest.raises(WeightsError, match=r"in.pth: norm1.mean is missing"):
+        formats.read("torchvision", tmp_path / "in.pth", "alexnet_bn")
 
 
 def test_the_command(trained_run, tmp_path):

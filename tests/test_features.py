@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,9 @@ def test_fc8_of_a_split_is_the_logits_and_fc7_what_they_are_made_of(run):
         np.testing.assert_allclose(alone, fc7[i], rtol=1e-4, atol=1e-5)
     with pytest.raises(ConfigError, match="--layer: fc9 is not known; did you mean fc"):
         features.activations(network, "fc9")
+    less = {layer: parts for layer, parts in network.params.items() if layer != "fc7"}
+    with pytest.raises(ConfigError, match="--layer: fc7 is not known; did you mean fc"):
+        features.activations(dataclasses.replace(network, params=less), "fc7")
 
 
 def test_nearest_is_a_search_over_all(rng):

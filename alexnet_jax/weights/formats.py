@@ -96,7 +96,8 @@ def write_torchvision(weights: Weights, out: pathlib.Path) -> None:
       WeightsError: the network is not of that kind, or PyTorch is not installed.
     """
     network, theirs = weights.config.model, configs.get("torchvision").model
-    for field in ("columns", "layer1", "layer2", "dropout_after", "conv1_padding_before"):
+    layers = ("layer1", "layer2", "layer3", "layer4", "layer5", "pool_size", "without")
+    for field in ("columns", *layers, "dropout_after", "conv1_padding_before", "conv1_padding"):
         if getattr(network, field) != getattr(theirs, field):
             raise WeightsError(
                 f"{weights.source}: torchvision's network has model.{field} = "
@@ -151,6 +152,32 @@ def _with_card(write: Callable[[pathlib.Path], None], weights: Weights, out: pat
             write(made)
         files.replace_text(out.with_suffix(".md"), card.text(weights, made))
         made.replace(out)
+
+
+MOST_BYTES = 2**31  # AlexNet's float64 parameters are a quarter of it
+
+
+def read(form: str, path: pathlib.Path, recipe: str = "") -> Weights:
+    """Reads a file of weights, or a workdir.
+
+    Args:
+      form: one of READERS.
+      path: of it.
+      recipe: which network it is, where the file does not say.
+
+    Raises:
+      WeightsError: there is no such file, it is too large for weights of AlexNet, damaged, or does
+        not hold every tensor of the network.
+    """
+    if not path.exists():
+        raise WeightsError(f"{path}: not found")
+    size = path.stat().st_size
+    if path.is_file() and size > MOST_BYTES:
+        raise WeightsError(
+            f"{path}: has {size / 2**30:.1f} GiB; weights of AlexNet have less than "
+            f"{MOST_BYTES / 2**30:.0f}: is it the right file?"
+        )
+    return READERS[form](path, recipe)
 
 
 Reader = Callable[[pathlib.Path, str], Weights]

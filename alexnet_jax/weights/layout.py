@@ -44,7 +44,7 @@ LAYOUTS = {
     "caffe": Layout(_weight, channels_first=True, bgr=True),
     "caffe dictionary": Layout("{}.{}".format, bgr=True),
     "onnx": Layout(_weight, channels_first=True, bgr=True),
-    "torchvision": Layout(lambda layer, part: _weight(TORCHVISION[layer], part), True),
+    "torchvision": Layout(lambda layer, part: _weight(TORCHVISION.get(layer, layer), part), True),
     "standard": Layout("{}.{}".format),
 }
 

@@ -57,6 +57,8 @@ def read(
     """
     try:
         return _Reader(calls, persistent).run(data)
+    except RecursionError as error:
+        raise PickleError("it is nested too deeply") from error
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, UnicodeError) as error:
         if isinstance(error, PickleError):
             raise
@@ -82,7 +84,7 @@ class _Type:
         return np.dtype(self.order + self.name)
 
 
-_MARK = object()
+_MARK, _UNFINISHED = object(), object()
 
 
 class _Reader:
@@ -236,13 +238,29 @@ def _text(value: bytes | str) -> str:
 
 
 def _finished(value: Any) -> Any:
-    """Puts arrays in the place of what was built, and text in that of Python 2's bytes."""
-    if isinstance(value, _Array):
-        if value.values is None:
-            raise PickleError("an array without content")
-        return _finished(value.values)
-    if isinstance(value, dict):
-        return {_text(k) if isinstance(k, bytes) else k: _finished(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_finished(v) for v in value)
-    return value
+    """Puts arrays in the place of what was built, and text in that of Python 2's bytes.
+
+    What a pickle refers to twice is finished once: a few bytes could else unfold without end.
+    """
+    done: dict[int, Any] = {}
+
+    def finish(value: Any) -> Any:
+        if not isinstance(value, _Array | dict | list | tuple):
+            return value
+        if id(value) not in done:
+            done[id(value)] = _UNFINISHED
+            done[id(value)] = contents(value)
+        if done[id(value)] is _UNFINISHED:
+            raise PickleError("something that holds itself")
+        return done[id(value)]
+
+    def contents(value: Any) -> Any:
+        if isinstance(value, _Array):
+            if value.values is None:
+                raise PickleError("an array without content")
+            return finish(value.values)
+        if isinstance(value, dict):
+            return {_text(k) if isinstance(k, bytes) else k: finish(v) for k, v in value.items()}
+        return type(value)(finish(v) for v in value)
+
+    return finish(value)

@@ -57,6 +57,7 @@ class _State:
         if order in archive.namelist() and archive.read(order) != b"little":
             raise ValueError("its bytes are in the other order")
         self._index = self._stored(index)
+        self._storages: dict[str, np.ndarray] = {}
 
     def tensors(self, path: pathlib.Path) -> dict[str, np.ndarray]:
         calls: pickled.Calls = {
@@ -84,7 +85,10 @@ class _State:
         kind, name, key, _, count = about
         if kind != "storage" or not isinstance(name, pickled.Name) or name.path not in STORAGES:
             raise ValueError(f"a storage {name} is not of numbers that weights have")
-        values = np.frombuffer(self._stored(f"{self._root}/data/{key}"), STORAGES[name.path])
+        if key not in self._storages:  # tensors may share one
+            content = self._stored(f"{self._root}/data/{key}")
+            self._storages[key] = np.frombuffer(content, STORAGES[name.path])
+        values = self._storages[key]
         if len(values) != count:
             raise ValueError(f"storage {key} has {len(values)} numbers, not {count}")
         return values
