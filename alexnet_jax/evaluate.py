@@ -166,6 +166,6 @@ _merge = jax.jit(metrics.merge)
 
 
 if __name__ == "__main__":
-    from alexnet_jax.predictions import main  # the command is more than this file
+    from alexnet_jax.evaluation_command import main  # the command is more than this file
 
     main()

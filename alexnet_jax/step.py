@@ -1,7 +1,6 @@
 """One update as a pure function, and its compiled form."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,44 +16,94 @@ from alexnet_jax.model import LAYERS, AlexNet, of_classifier, of_convolutions
 from alexnet_jax.schemes import Scheme
 from alexnet_jax.state import TrainState, abstract_state
 
-TrainStep = Callable[[TrainState, Fed], tuple[TrainState, dict[str, Any]]]
 
+class TrainStep:
+    """The update as one device of a mesh computes it, for use inside `mesh.per_device`.
 
-def make_train_step(
-    config: Config,
-    scheme: Scheme,
-    num_examples: int,
-    specs: TrainState,
-    feeding: Feeding,
-    views: augment.Views,
-) -> TrainStep:
-    """Returns the update as one device of a mesh computes it; use inside `mesh.per_device`.
-
-    Args:
-      config: of the run.
-      scheme: how the mesh computes the network.
-      num_examples: of the training split.
-      specs: where the leaves of the state live.
-      feeding: how the batch comes.
-      views: what the network sees of it.
-
-    The metrics hold the sums of `metrics.classification`, `learning_rate`, `gradient_norm`, `stop`
-    (was any process told to end?), and `finite`: from the first update where that is false the
-    state keeps its parameters and velocity.
+    Called with a state and what is fed, it returns the new state and its metrics: the sums of
+    `metrics.classification`, `learning_rate`, `gradient_norm`, `stop` (was any process told to
+    end?), and `finite`: from the first update where that is false the state keeps its parameters
+    and velocity.
     """
-    tx = optimizer.build(config.optimizer, lambda tree: squared_norms(tree))
-    schedule = optimizer.Schedule(config, num_examples)
-    gradient = Gradient(config, scheme, views)
 
-    def squared_norms(grads: Any) -> Any:
-        return meshes.squared_norms(grads, {layer: specs.params[layer] for layer in grads})
+    def __init__(
+        self,
+        config: Config,
+        scheme: Scheme,
+        num_examples: int,
+        specs: TrainState,
+        feeding: Feeding,
+        views: augment.Views,
+    ) -> None:
+        """Prepares an update.
 
-    def total(grads: Any, sums: metrics.Sums) -> tuple[Any, metrics.Sums]:
+        Args:
+          config: of the run.
+          scheme: how the mesh computes the network.
+          num_examples: of the training split.
+          specs: where the leaves of the state live.
+          feeding: how the batch comes.
+          views: what the network sees of it.
+        """
+        self._config, self._scheme, self._feeding = config.optimizer, scheme, feeding
+        self._specs = specs.params
+        self._optimizer = optimizer.build(config.optimizer, self._squared_norms)
+        self._schedule = optimizer.Schedule(config, num_examples)
+        self._gradient = Gradient(config, scheme, views)
+
+    def __call__(self, state: TrainState, fed: Fed) -> tuple[TrainState, dict[str, Any]]:
+        """Learns from one batch."""
+        batch = self._feeding.training(fed, state.step)
+        learn = self._at_once if self._scheme.passes == 1 else self._in_turns
+        new, squared_norm, sums = learn(state, batch)
+        figures = {
+            "sums": sums,
+            "learning_rate": self._schedule(state.step, state.plateau.drops)["kernel"],
+            "gradient_norm": jnp.sqrt(squared_norm),
+            "finite": new.finite,
+            "stop": meshes.any_device(batch["stop"].any()),
+        }
+        return dataclasses.replace(new, step=state.step + 1), figures
+
+    def _at_once(
+        self, state: TrainState, batch: DeviceBatch
+    ) -> tuple[TrainState, jax.Array, metrics.Sums]:
+        """The paper's update: all layers learn from the whole batch."""
+        params = meshes.whole_over_data(state.params, self._specs)
+        grads, sums = self._total(*self._gradient(params, batch, state.step))
+        return *self._update(state, grads, sums), sums
+
+    def _in_turns(
+        self, state: TrainState, batch: DeviceBatch
+    ) -> tuple[TrainState, jax.Array, metrics.Sums]:
+        """The variable batch: fc6 .. fc8 learn from each part of it before they see the next."""
+        gradient, passes = self._gradient, self._scheme.passes
+        x, back = gradient.features(state.params, batch)
+        rows, dx = gradient.rows(batch, state.step), jnp.zeros_like(x)
+        sums, squared_norm = None, jnp.zeros(())
+        for turn in range(passes):
+            layers = of_classifier(state.params)
+            grads, part_dx, part_sums = gradient.of_classifier(layers, x, rows, turn)
+            grads, part_sums = self._total(grads, part_sums)
+            state, of_part = self._update(state, grads, part_sums)
+            dx, squared_norm = dx + part_dx, squared_norm + of_part / passes
+            sums = metrics.merge(sums, part_sums) if sums else part_sums
+        assert sums is not None
+        grads = meshes.sum_gradients(back(dx), of_convolutions(self._specs))
+        state, of_rest = self._update(state, grads, sums)
+        return state, squared_norm + of_rest, sums
+
+    def _total(self, grads: Any, sums: metrics.Sums) -> tuple[Any, metrics.Sums]:
         """Adds up what devices know of some layers' gradients."""
-        own = {layer: specs.params[layer] for layer in grads}
+        own = {layer: self._specs[layer] for layer in grads}
         return meshes.sum_gradients(grads, own), meshes.sum_over_data(sums)
 
-    def update(state: TrainState, grads: Any, sums: metrics.Sums) -> tuple[TrainState, jax.Array]:
+    def _squared_norms(self, grads: Any) -> Any:
+        return meshes.squared_norms(grads, {layer: self._specs[layer] for layer in grads})
+
+    def _update(
+        self, state: TrainState, grads: Any, sums: metrics.Sums
+    ) -> tuple[TrainState, jax.Array]:
         """Changes the layers that the summed gradients are of, while everything is finite.
 
         v <- momentum v - rate (decay w + g / count); w <- w + v.
@@ -63,17 +112,18 @@ def make_train_step(
           The state, and the squared norm of g / count.
         """
         count = images_counted(sums)
-        squared_norm = sum(jax.tree.leaves(squared_norms(optimizer.learned(grads)))) / count**2
+        norms = self._squared_norms(optimizer.learned(grads))
+        squared_norm = sum(jax.tree.leaves(norms)) / count**2
         finite = jnp.isfinite(sums["loss"].total) & jnp.isfinite(squared_norm)
         finite = state.finite & finite
-        rates = schedule(state.step, state.plateau.drops)
+        rates = self._schedule(state.step, state.plateau.drops)
         params = {layer: state.params[layer] for layer in grads}
         before = optimizer.of_layers(state.opt_state, params)
-        _, after = tx.update(
+        _, after = self._optimizer.update(
             jax.tree.map(lambda g: g / count, grads),
             before,
             params,
-            rates=optimizer.rate_tree(rates, params, config.optimizer.fc_rate_factor),
+            rates=optimizer.rate_tree(rates, params, self._config.fc_rate_factor),
         )
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
         # First all of v, then w: each then changes in its own memory, and none is copied.
@@ -88,49 +138,6 @@ def make_train_step(
             finite=finite,
         )
         return state, squared_norm
-
-    def at_once(
-        state: TrainState, batch: DeviceBatch
-    ) -> tuple[TrainState, jax.Array, metrics.Sums]:
-        """The paper's update: all layers learn from the whole batch."""
-        params = meshes.whole_over_data(state.params, specs.params)
-        grads, sums = total(*gradient(params, batch, state.step))
-        return *update(state, grads, sums), sums
-
-    def in_turns(
-        state: TrainState, batch: DeviceBatch
-    ) -> tuple[TrainState, jax.Array, metrics.Sums]:
-        """The variable batch: fc6 .. fc8 learn from each part of it before they see the next."""
-        x, back = gradient.features(state.params, batch)
-        rows, dx = gradient.rows(batch, state.step), jnp.zeros_like(x)
-        sums, squared_norm = None, jnp.zeros(())
-        for turn in range(scheme.passes):
-            layers = of_classifier(state.params)
-            grads, part_dx, part_sums = gradient.of_classifier(layers, x, rows, turn)
-            grads, part_sums = total(grads, part_sums)
-            state, of_part = update(state, grads, part_sums)
-            dx, squared_norm = dx + part_dx, squared_norm + of_part / scheme.passes
-            sums = metrics.merge(sums, part_sums) if sums else part_sums
-        assert sums is not None
-        grads = meshes.sum_gradients(back(dx), of_convolutions(specs.params))
-        state, of_rest = update(state, grads, sums)
-        return state, squared_norm + of_rest, sums
-
-    learn = at_once if scheme.passes == 1 else in_turns
-
-    def train_step(state: TrainState, fed: Fed) -> tuple[TrainState, dict[str, Any]]:
-        batch = feeding.training(fed, state.step)
-        new, squared_norm, sums = learn(state, batch)
-        figures = {
-            "sums": sums,
-            "learning_rate": schedule(state.step, state.plateau.drops)["kernel"],
-            "gradient_norm": jnp.sqrt(squared_norm),
-            "finite": new.finite,
-            "stop": meshes.any_device(batch["stop"].any()),
-        }
-        return dataclasses.replace(new, step=state.step + 1), figures
-
-    return train_step
 
 
 def images_counted(sums: metrics.Sums) -> jax.Array:
@@ -150,7 +157,7 @@ def compile_step(
     state = abstract_state(config, model, mesh)
     specs = meshes.specs(state, mesh, config.mesh)
     scheme = schemes.build(config, model, mesh, config.optimizer.fc_updates)
-    train_step = make_train_step(config, scheme, num_examples, specs, feeding, views)
+    train_step = TrainStep(config, scheme, num_examples, specs, feeding, views)
     out = (specs, meshes.EVERYWHERE)
     step = meshes.per_device(train_step, mesh, specs, feeding.specs, out)
     abstract, sure = (state, feeding.abstract(mesh)), config.deterministic

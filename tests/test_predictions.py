@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import small
 
-from alexnet_jax import predict, predictions, trained
+from alexnet_jax import evaluation_command, predict, predictions, trained
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
@@ -73,7 +73,7 @@ def test_mistakes_are_one_line(run):
         "val: what is that": "val",
     }
     runs = [["--workdir=w", argument] for argument in wrong.values()]
-    said = commands.endings("predictions", run, *runs)
+    said = commands.endings("evaluation_command", run, *runs)
     for message, line in zip(wrong, said, strict=True):
         assert message in line
 
@@ -163,6 +163,6 @@ def test_networks_that_see_other_images_are_not_averaged(run, monkeypatch):
     first = trained.load(run / "w", which="latest")
     config = dataclasses.replace(first.config, resize=80)
     found = {"a": first, "b": dataclasses.replace(first, config=config)}
-    monkeypatch.setattr(predictions, "_network", lambda workdir: found[workdir.name])
+    monkeypatch.setattr(evaluation_command, "_network", lambda workdir: found[workdir.name])
     with pytest.raises(ConfigError, match=r"--workdir: b has another resize than a"):
-        predictions._networks([pathlib.Path("a"), pathlib.Path("b")])
+        evaluation_command._networks([pathlib.Path("a"), pathlib.Path("b")])

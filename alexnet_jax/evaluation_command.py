@@ -1,0 +1,146 @@
+"""The command of `alexnet_jax.evaluate`: each image of a split, by one trained network or several.
+
+python -m alexnet_jax.evaluate --workdir=W [--split=S] [--views=10] [--predictions=FILE]
+
+Several --workdir average what their networks say (paper, table 2). FILE.csv and FILE.jsonl have a
+row for each image; FILE.txt is a submission: five labels a line.
+"""
+
+import csv
+import pathlib
+import sys
+
+from absl import app, flags
+
+from alexnet_jax import evaluate, startup, trained
+from alexnet_jax.config import ConfigError, MeshConfig
+from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.figures import class_errors as figure
+from alexnet_jax.predictions import (
+    BEST,
+    class_errors,
+    confusions,
+    label_numbers,
+    predict_split,
+    write_predictions,
+    write_submission,
+)
+from alexnet_jax.trained import TrainedNetwork
+
+
+def _networks(workdirs: list[pathlib.Path]) -> list[TrainedNetwork]:
+    """Loads the networks to average.
+
+    Raises:
+      ConfigError: they do not see the same images, or have other classes.
+    """
+    networks = [_network(workdir) for workdir in workdirs]
+    first = networks[0]
+    for workdir, other in zip(workdirs, networks, strict=True):
+        pairs = {
+            "resize": (other.config.resize, first.config.resize),
+            "exif_orientation": (other.config.exif_orientation, first.config.exif_orientation),
+            "classes": (other.class_names, first.class_names),
+            "num_classes": (other.network.num_classes, first.network.num_classes),
+        }
+        for name, (own, wanted) in pairs.items():
+            if own != wanted:
+                raise ConfigError(
+                    f"--workdir: {workdir} has another {name} than {workdirs[0]}; networks that "
+                    "are averaged must see the same images and classes"
+                )
+    return networks
+
+
+def _network(workdir: pathlib.Path) -> TrainedNetwork:
+    network = trained.load(workdir, MeshConfig(-1, 1), flags.FLAGS.checkpoint)
+    config, devices = network.config, network.mesh.devices.size
+    config.dataset = flags.FLAGS.dataset or config.dataset
+    config.data_dir = flags.FLAGS.data_dir or config.data_dir
+    size = flags.FLAGS.batch_size or evaluate.eval_batch_size(config)
+    config.eval_batch_size = -(-size // devices) * devices
+    return network
+
+
+def _evaluate() -> None:
+    workdirs = [pathlib.Path(name).expanduser() for name in flags.FLAGS.workdir]
+    networks, order = _networks(workdirs), None
+    workdir, network = workdirs[0], networks[0]
+    if flags.FLAGS.label_order:
+        order = pathlib.Path(flags.FLAGS.label_order).expanduser().read_text().splitlines()
+    numbers = label_numbers(network.class_names, network.network.num_classes, order)
+    split = (
+        flags.FLAGS.split or network.config.eval_split or open_dataset(network.config).eval_split()
+    )
+    found = predict_split(networks, split, int(flags.FLAGS.views))
+    if flags.FLAGS.predictions:
+        path = pathlib.Path(flags.FLAGS.predictions).expanduser()
+        if path.suffix == ".txt":
+            write_submission(path, found, numbers)
+            whose = flags.FLAGS.label_order or "the classes' own order (see --label_order)"
+            print(f"{path}: {len(found.names):,} lines of labels from 1, by {whose}")
+        else:
+            write_predictions(path, found, network)
+            print(f"{path}: {found.readable.sum():,} images")
+    if not found.counted.any():
+        print(f"{split}: {len(found.names):,} images without labels; no errors to report")
+        return
+    rows = class_errors(found, network)
+    safe = "".join(letter if letter.isalnum() else "_" for letter in split).strip("_")
+    table = workdir / "plots" / f"class_errors_{safe}.csv"
+    picture = workdir / "plots" / f"confusions_{safe}.png"
+    figure.draw(rows, confusions(found, network), picture)
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    top1, top5 = (found.wrong(k)[found.counted].mean() for k in (1, BEST))
+    bad = len(found.names) - int(found.readable.sum())
+    views = f"{flags.FLAGS.views} view{'s' if flags.FLAGS.views != '1' else ''}"
+    print(
+        f"{split}: top-1 error {100 * top1:.2f} %, top-5 {100 * top5:.2f} % over "
+        f"{found.counted.sum():,} images{f', {bad} unreadable' if bad else ''}, "
+        f"{views}, {_which(networks)}\n"
+        f"by class in {table}, drawn in {picture}"
+    )
+
+
+def _which(networks: list[TrainedNetwork]) -> str:
+    steps = ", ".join(f"{network.step:,}" for network in networks)
+    return f"step {steps}" if len(networks) == 1 else f"{len(networks)} networks averaged"
+
+
+def _run(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
+    with startup.errors_as_one_line():
+        _evaluate()
+
+
+def define_flags() -> None:
+    """Declares the command's flags; not at import, for another command has the same."""
+    flags.DEFINE_multi_string(
+        "workdir", None, "the folder of a run; several are averaged", required=True
+    )
+    flags.DEFINE_string("split", "", "split or slice; empty: the run's own")
+    flags.DEFINE_enum("views", "10", ["1", "10"], "views whose probabilities are averaged")
+    flags.DEFINE_string("dataset", "", "another data set than the run's")
+    flags.DEFINE_string("data_dir", "", "another data_dir than the run's")
+    flags.DEFINE_string("checkpoint", "best", "best, latest or a step")
+    flags.DEFINE_integer("batch_size", 0, "images a step; 0: the run's", lower_bound=0)
+    flags.DEFINE_string(
+        "predictions",
+        "",
+        "FILE.csv or FILE.jsonl: the five best classes of each image, and its own",
+    )
+    flags.DEFINE_string(
+        "label_order",
+        "",
+        "of FILE.txt: a file that names label 1, 2, ... a line each; else the classes' own order",
+    )
+
+
+def main() -> None:
+    """Parses the flags and evaluates."""
+    define_flags()
+    app.run(_run)
