@@ -9,9 +9,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_rules
 
 from alexnet_jax import files
-from alexnet_jax.config import Config, ConfigError, changed_fields, from_json, to_json
+from alexnet_jax.config import Config, ConfigError, from_json, to_json
 from alexnet_jax.data import statistics as colour
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.resumable import changed_fields
 
 CONFIG_FILE = "config.json"
 DATASET_FILE = "dataset.json"

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh
 
 from alexnet_jax import mesh as meshes
 from alexnet_jax.columns import Columns
-from alexnet_jax.config import Config, feature_sizes
+from alexnet_jax.config import Config
 from alexnet_jax.model import (
     LAYERS,
     abstract_parameters,
@@ -18,6 +18,7 @@ from alexnet_jax.model import (
     of_classifier,
     of_convolutions,
 )
+from alexnet_jax.sizes import feature_sizes
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 BYTES |= {"s64": 8, "u64": 8, "f64": 8}

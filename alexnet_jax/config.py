@@ -10,7 +10,7 @@ import json
 import math
 import typing
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -210,25 +210,6 @@ class Config:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
 
-# Fields that may differ between a run and its continuation: they do not change what is computed.
-RESUMABLE = (
-    "mesh.data",
-    "mesh.model",
-    "mesh.scheme",
-    "mesh.zero",
-    "log_every_steps",
-    "checkpoint_every_steps",
-    "eval_views",
-    "data_dir",
-    "read_threads",
-    "read_ahead",
-    "feed",
-    "resident_gib",
-    "num_epochs",
-    "num_steps",
-)
-
-
 # Fields of earlier versions that changed nothing that is computed.
 REMOVED = ("cache_gib",)
 
@@ -317,47 +298,6 @@ def check_types(config: Any, prefix: str = "") -> None:
             raise ConfigError(f"{prefix}{name}: {value!r} is not finite")
 
 
-class Sizes(NamedTuple):
-    """Sides of the maps after a layer, in pixels; those of conv3 and conv4 are pool2's."""
-
-    conv1: int
-    pool1: int
-    conv2: int
-    pool2: int
-    conv5: int
-    pool5: int
-
-
-def feature_sizes(config: Config) -> Sizes:
-    """Returns the sides of a network's maps."""
-    model = config.model
-
-    def pooled(side: int) -> int:
-        return (side - 3) // 2 + 1 if model.pool_size == 3 else -(-side // 2)
-
-    conv1 = (config.image_size + conv1_padding(model) - 11) // 4 + 1
-    pool1 = pooled(conv1)
-    conv2 = pool1 + 2 * model.conv2_padding - 4
-    pool2 = pooled(conv2)
-    conv5 = pool2 if "conv5" in model.without else pool2 + 2 * model.conv5_padding - 2
-    return Sizes(conv1, pool1, conv2, pool2, conv5, pooled(conv5))
-
-
-def conv1_padding(model: ModelConfig) -> int:
-    """Returns the columns of zeros that conv1 adds to an image."""
-    return model.conv1_padding_before + model.conv1_padding
-
-
 def num_train_steps(config: Config, num_examples: int) -> int:
     """Returns the updates of the whole run, for a training split of `num_examples`."""
     return config.num_steps or math.ceil(config.num_epochs * num_examples / config.batch_size)
-
-
-def changed_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Returns the fields that forbid a resume, each with both values."""
-    before, after = flatten(old), flatten(new)
-    return {
-        name: (before[name], after[name])
-        for name in after
-        if before[name] != after[name] and name not in RESUMABLE
-    }

@@ -6,11 +6,10 @@ from alexnet_jax.config import (
     ModelConfig,
     OptimizerConfig,
     check_types,
-    conv1_padding,
-    feature_sizes,
     flatten,
     unknown,
 )
+from alexnet_jax.sizes import conv1_padding, feature_sizes
 
 CHOICES: dict[str, tuple[object, ...]] = {
     "on_bad_image": ("raise", "skip"),

@@ -6,8 +6,9 @@ import time
 import pytest
 
 from alexnet_jax import config as configuration
-from alexnet_jax import configs, validation
-from alexnet_jax.config import Config, ConfigError, changed_fields, from_json, to_json
+from alexnet_jax import configs, resumable, validation
+from alexnet_jax.config import Config, ConfigError, from_json, to_json
+from alexnet_jax.resumable import changed_fields
 from alexnet_jax.validation import validate
 
 
@@ -66,7 +67,7 @@ def test_refuses_with_the_field_and_the_nearest_right_value(field, value, messag
 
 def test_every_choice_and_bound_names_a_field():
     fields = configuration.flatten(Config())
-    for name in [*validation.CHOICES, *validation.LEAST, *configuration.RESUMABLE]:
+    for name in [*validation.CHOICES, *validation.LEAST, *resumable.RESUMABLE]:
         assert name in fields
 
 

@@ -13,7 +13,8 @@ from alexnet_jax import augment, compilation, layers, model, optimizer
 from alexnet_jax.benchmarks import work
 from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.benchmarks.steps import prepared
-from alexnet_jax.config import Config, feature_sizes
+from alexnet_jax.config import Config
+from alexnet_jax.sizes import feature_sizes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from alexnet_jax.config import Config, ConfigError, feature_sizes
+from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.lrn import Lrn
 from alexnet_jax.model import CONVOLUTIONS
+from alexnet_jax.sizes import feature_sizes
 
 Contender = tuple[str, Callable[[], Any], Callable[[Any], Any]]
 

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax import compilation
-from alexnet_jax.config import Config, feature_sizes
+from alexnet_jax.config import Config
 from alexnet_jax.model import abstract_parameters, build
+from alexnet_jax.sizes import feature_sizes
 
 
 def forward_flops(config: Config, num_classes: int) -> dict[str, float]:
