@@ -331,14 +331,14 @@ def test_disks_and_folders_that_cannot_be_written(images, tmp_path, monkeypatch)
     status, said = prepare(*arguments, f"--out={tmp_path}")
     assert status == 1
     assert "is not empty and holds no store" in said
-    from alexnet_jax.data import preparation
+    from alexnet_jax.data import preparation, shard_writer
 
     monkeypatch.setattr(
         preparation.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})()
     )
     with pytest.raises(DataError, match=r"GiB are needed, 0.0 are free; make room"):
         preparation.Preparation(
-            open_dataset(Config(dataset=str(images))), tmp_path, preparation.Options()
+            open_dataset(Config(dataset=str(images))), tmp_path, shard_writer.Options()
         )
 
 

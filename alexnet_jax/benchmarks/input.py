@@ -22,11 +22,12 @@ import numpy as np
 from alexnet_jax import feeds, mesh
 from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
 from alexnet_jax.config import Config, ConfigError, MeshConfig
-from alexnet_jax.data import preparation
+from alexnet_jax.data import preparation, shard_writer
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.decode import read_square
 from alexnet_jax.data.loader import ImageReader, Loader, training_positions
-from alexnet_jax.data.preparation import Options, Preparation, Shard
+from alexnet_jax.data.preparation import Preparation
+from alexnet_jax.data.shard_writer import Options, Shard
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.data.store import UNFINISHED, StoredSplit
@@ -93,7 +94,7 @@ def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]
     with concurrent.futures.ProcessPoolExecutor(
         workers,
         context,
-        preparation.start_worker,
+        shard_writer.start_worker,
         (sources, folder, options, context.Value("q"), context.Value("b", 0, lock=False)),
     ) as pool:
         list(pool.map(_nothing, range(4 * workers)))
@@ -116,13 +117,17 @@ def _nothing(_: int) -> None:
 
 
 def _decode_all(shard: Shard) -> None:
-    source = preparation.Worker.sources[shard.split]
+    source = shard_writer.Worker.sources[shard.split]
     for index in range(shard.start, shard.end):
         read_square(source, index, 256)
 
 
 def _with_sums(shard: Shard) -> str:
-    source, sums, digest = preparation.Worker.sources[shard.split], PixelSums(256), hashlib.sha256()
+    source, sums, digest = (
+        shard_writer.Worker.sources[shard.split],
+        PixelSums(256),
+        hashlib.sha256(),
+    )
     for index in range(shard.start, shard.end):
         image = read_square(source, index, 256)[0]
         sums.add(image)

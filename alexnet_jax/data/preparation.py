@@ -10,83 +10,29 @@ import io
 import json
 import math
 import multiprocessing
-import multiprocessing.connection
 import os
 import pathlib
 import re
 import shutil
 import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module  # pyright: ignore
 
 import alexnet_jax
 from alexnet_jax import files
-from alexnet_jax.data import record, statistics, store
+from alexnet_jax.data import statistics, store
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.decode import decode, read_square
+from alexnet_jax.data.shard_writer import Options, Shard, Written, start_worker, write_shard
 from alexnet_jax.data.statistics import PixelSums, Statistics
-from alexnet_jax.data.types import DataError, Source
+from alexnet_jax.data.types import DataError
 
 # Of pixels, where the number of shards is not given: few enough files for a process to hold open
 # (ImageNet: 235 and 10), and for less, several that processes can share.
 SHARD_BYTES, LEAST_SHARD_BYTES, SHARDS_TO_SHARE = 2**30, 2**25, 16
-JPEG_QUALITY = 95  # the authors' (cuda-convnet2 make-data, pyext.h)
-TRAIN = "train"  # the split that statistics are of
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What decides a store's bytes; kept in its manifest.
-
-    Attributes:
-      encoding: raw (pixels as they are) or jpeg (quality 95).
-      resize: side of the squares.
-      exif_orientation: are images turned as their EXIF field says?
-      on_bad_image: raise, or skip: left out, counted and named in the manifest.
-      shards: number of shards of every split; 0: by its size.
-    """
-
-    encoding: str = "raw"
-    resize: int = 256
-    exif_orientation: bool = False
-    on_bad_image: str = "raise"
-    shards: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """A range of a split, and the file that it becomes."""
-
-    split: str
-    start: int
-    end: int
-    file: str
-
-
-@dataclasses.dataclass
-class Written:
-    """What is known of a finished shard.
-
-    Attributes:
-      part: its file, which has not its own name yet.
-      about: `records`, `bytes`, `sha256`, for the manifest.
-      bad: images left out, a message each.
-      sums: of the images, where they are of the training split.
-      cost: of jpeg: sum of absolute differences of pixels, their number, bytes of JPEG.
-    """
-
-    part: pathlib.Path
-    about: dict[str, Any]
-    bad: list[str]
-    sums: PixelSums | None
-    cost: tuple[int, int, int] = (0, 0, 0)
 
 
 def shards(dataset: Dataset, options: Options) -> list[Shard]:
@@ -218,7 +164,7 @@ class Preparation:
         seen = 0
         try:
             for shard in self._todo:
-                started[pool.submit(_write_shard, shard)] = shard
+                started[pool.submit(write_shard, shard)] = shard
             while len(noted) < len(started):
                 finished, _ = concurrent.futures.wait(
                     started.keys() - noted, 0.2, concurrent.futures.FIRST_COMPLETED
@@ -367,104 +313,3 @@ def _features(options: Options, class_names: list[str]) -> tfds.features.Feature
     )
     label = tfds.features.ClassLabel(names=class_names)
     return tfds.features.FeaturesDict({"image": image, "label": label, "id": tfds.features.Text()})
-
-
-# In the workers.
-
-
-class Worker:
-    """What a worker process is given when it starts."""
-
-    sources: dict[str, Source]
-    folder: pathlib.Path
-    options: Options
-    counter: Any
-    stop: Any
-
-
-def start_worker(
-    sources: dict[str, Source], folder: pathlib.Path, options: Options, counter: Any, stop: Any
-) -> None:
-    """Prepares a process for writing shards; it ends when its parent does.
-
-    Args:
-      sources: the splits.
-      folder: of the store.
-      options: of the store.
-      counter: shared, of the images that are done.
-      stop: shared; not 0 when the others have ended.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    Worker.sources, Worker.folder = sources, folder
-    Worker.options, Worker.counter, Worker.stop = options, counter, stop
-
-
-def _write_shard(shard: Shard) -> Written:
-    """Writes one shard under another name."""
-    file = Worker.folder / shard.file
-    part = file.with_name(f"{file.name}.part-{os.getpid()}")
-    written = Written(
-        part, {}, [], PixelSums(Worker.options.resize) if shard.split == TRAIN else None
-    )
-    records = 0
-    try:
-        writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1,uncompressed")
-        for encoded in _records(shard, written):
-            writer.write(encoded)
-            records += 1
-        writer.close()
-    except (RuntimeError, OSError) as error:
-        part.unlink(missing_ok=True)
-        raise DataError(f"{file}: cannot be written ({str(error).split(';')[0]})") from error
-    except DataError:
-        part.unlink(missing_ok=True)
-        raise
-    written.about = {
-        "records": records,
-        "bytes": part.stat().st_size,
-        "sha256": store.sha256(part),
-    }
-    if written.sums:
-        written.sums.finished()
-    return written
-
-
-def _records(shard: Shard, written: Written) -> Iterator[bytes]:
-    options, source = Worker.options, Worker.sources[shard.split]
-    for index in range(shard.start, shard.end):
-        if Worker.stop.value:
-            raise DataError(f"{shard.file}: stopped")
-        try:
-            image, example = read_square(source, index, options.resize, options.exif_orientation)
-        except DataError as error:
-            if options.on_bad_image == "raise":
-                raise
-            written.bad.append(str(error))
-        else:
-            stored = image.tobytes()
-            if options.encoding == "jpeg":
-                stored, image = _as_jpeg(image, written)
-            if written.sums:
-                written.sums.add(image)
-            yield record.encode(stored, example.label, example.name)
-        with Worker.counter.get_lock():
-            Worker.counter.value += 1
-
-
-def _as_jpeg(image: np.ndarray, written: Written) -> tuple[bytes, np.ndarray]:
-    """Returns the bytes of a JPEG and the pixels that come out of it; notes what they cost."""
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-    decoded = decode(encoded, "an image just encoded", image.shape[0])
-    difference = int(cv2.norm(image, decoded, cv2.NORM_L1))
-    before = written.cost
-    written.cost = (before[0] + difference, before[1] + image.size, before[2] + len(encoded))
-    return encoded, decoded
