@@ -1,6 +1,7 @@
 """The experiments' own arithmetic, and that their arms can be trained."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -160,3 +161,19 @@ def test_tables_of_the_small_nets():
         for arm, seed, e in (("a", 0, 0.2), ("a", 1, 0.3), ("b", 0, 0.21), ("b", 1, 0.31))
     ]
     assert "+1.00 ± 0.00 |" in lrn.table(found, 5, ["a", "b"], [0, 1])
+
+
+def test_the_fastest_rate_is_looked_for_beyond_the_ends():
+    """Epochs to the goal are least at 0.08; a rate is not trained longer than the best before."""
+    given = {}
+
+    def made(rate, epochs):
+        given[rate] = epochs
+        needed = 4 + 10 * abs(math.log2(rate / 0.08))
+        if rate > 0.1:
+            return {"reached": None, "curve": [(1.0, 0.9)], "diverged": "update 3"}
+        return {"reached": needed if needed <= epochs else None, "curve": [(epochs, 0.3)]}
+
+    assert figure1.fastest((0.02, 0.01), 60, made) == pytest.approx(0.08)
+    assert list(given) == pytest.approx([0.02, 0.01, 0.04, 0.08, 0.16])
+    assert list(given.values()) == pytest.approx([60, 24, 24, 14, 4])

@@ -86,18 +86,24 @@ class FourLayers(nn.Module):
     """Figure 1's "four-layer convolutional network", whose sizes the paper does not give.
 
     Three convolutions 5x5 of 32, 32 and 64 kernels, each followed by the activation and pooling,
-    and ten classes: cuda-convnet's small net. Kernels N(0, 1 / inputs) with both activations.
+    and ten classes: cuda-convnet's small net.
+
+    Attributes:
+      activation: relu or tanh.
+      deviations: of the kernels of conv1, conv2, conv3 and fc4; none: sqrt(1 / inputs).
     """
 
     activation: str
+    deviations: tuple[float, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps centred images (B, S, S, 3) to logits (B, 10)."""
-        active, init = ACTIVATIONS[self.activation], initializers.lecun_normal()
-        for number, features in enumerate((32, 32, 64), 1):
-            x = pool(active(Conv(features, 5, init, name=f"conv{number}")(x)))
-        return FullyConnected(10, init, name="fc4")(x)
+        drawn = [initializers.normal(deviation) for deviation in self.deviations]
+        *convolutions, last = drawn or [initializers.lecun_normal()] * 4
+        for number, (features, init) in enumerate(zip((32, 32, 64), convolutions, strict=True), 1):
+            x = pool(ACTIVATIONS[self.activation](Conv(features, 5, init, name=f"conv{number}")(x)))
+        return FullyConnected(10, last, name="fc4")(x)
 
 
 class LocalNet(nn.Module):
