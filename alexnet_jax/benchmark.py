@@ -10,7 +10,7 @@ from alexnet_jax import configs, large_pages, startup
 from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.config import Config, ConfigError, unknown
 
-MODES = ("step", "eval", "input", "end_to_end", "startup", "layers")
+MODES = ("step", "eval", "input", "end_to_end", "startup", "layers", "memory")
 
 
 def define_flags() -> None:
@@ -22,6 +22,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("against", "", ["", "torch"], "compare with PyTorch in the same run")
     flags.DEFINE_string("dataset", "drawn_patterns", "input: the data set, or a folder of images")
     flags.DEFINE_string("data_dir", "", "input: TFDS's data_dir")
+    flags.DEFINE_float("memory_gib", 0, "memory: how much there is; 0: the device's", lower_bound=0)
     flags.DEFINE_string("json", "", "FILE for the rows")
     flags.DEFINE_string("picture", "", "layers: FILE.png for the roofline")
 
@@ -50,6 +51,11 @@ def _measured(mode: str) -> list[Row]:
         from alexnet_jax.benchmarks import end_to_end
 
         return end_to_end.measure(_config(), f.rounds, f.dataset, f.data_dir)
+    if mode == "memory":
+        from alexnet_jax.benchmarks import memory
+        from alexnet_jax.device_memory import device_memory
+
+        return memory.measure(_config(), int(f.memory_gib * 2**30) or device_memory())
     from alexnet_jax.benchmarks import steps
 
     found = steps.measure(mode, _config(), f.rounds, against_torch)

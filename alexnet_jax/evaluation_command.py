@@ -87,6 +87,8 @@ def _evaluate() -> None:
         return
     rows = class_errors(found, network)
     safe = "".join(letter if letter.isalnum() else "_" for letter in split).strip("_")
+    if len(networks) > 1:  # beside what the first network alone says
+        safe += f"_by_{len(networks)}_networks"
     table = workdir / "plots" / f"class_errors_{safe}.csv"
     picture = workdir / "plots" / f"confusions_{safe}.png"
     figure.draw(rows, confusions(found, network), picture)

@@ -1,7 +1,5 @@
 """Where the arrays come from that feed a step: read ahead on the host, or read once to stay."""
 
-import os
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -22,6 +20,7 @@ from alexnet_jax.data.loader import (
     training_positions,
 )
 from alexnet_jax.data.order import permutation
+from alexnet_jax.device_memory import device_memory
 from alexnet_jax.feeding import Fed, HostBatches, ResidentSplit
 
 GIB = 2**30
@@ -242,24 +241,10 @@ def resident_split(
 
 def resident_budget(config: Config) -> int:
     """Returns the bytes of a device's memory that resident splits may take, the least of all."""
-    device = jax.local_devices()[0]
-    about = device.memory_stats()
-    if about and "bytes_limit" in about:
-        memory = about["bytes_limit"]
-    else:  # a CPU's devices share the host's memory, and so do its processes
-        memory = _host_memory() // len(jax.devices())
-    asked = config.resident_gib * GIB or memory / 4
+    asked = config.resident_gib * GIB or device_memory() / 4
     if jax.process_count() == 1:
         return int(asked)
     return min(int(told) for told in processes.told_by_all(str(int(asked))))
-
-
-def _host_memory() -> int:
-    """Returns the bytes that this host lets its processes have; a container may have fewer."""
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
-    told = limit.read_text().strip() if limit.is_file() else "max"
-    return min(host, int(told)) if told.isdigit() else host
 
 
 def kind_of_feed(config: Config, mesh: Mesh, count: int, budget: int) -> str:

@@ -9,7 +9,8 @@ import commands
 import pytest
 
 from alexnet_jax import configs, large_pages
-from alexnet_jax.benchmarks import end_to_end, layers, steps, work
+from alexnet_jax.benchmarks import end_to_end, layers, memory, steps, work
+from alexnet_jax.config import ConfigError
 
 
 def narrow(**fields):
@@ -90,6 +91,28 @@ def test_training_is_compared_with_its_bare_step(trained_run):
     found = end_to_end.measure(config, 1, str(trained_run / "set"), "")
     assert [row.what for row in found] == ["step", "training, host", "training, resident"]
     assert all(0 <= row.more["data_wait_fraction"] <= 1 for row in found)
+
+
+def test_the_largest_batch_is_the_largest():
+    """Memory grows by 3 an image beside 100, and by 50 more from 300 images on."""
+
+    def needed(batch):
+        return 100 + 3 * batch + (50 if batch >= 300 else 0)
+
+    assert memory.largest(needed, 500, 1) == (133, 3, 100)
+    assert memory.largest(needed, 500, 4) == (132, 3, 100)
+    batch, _, _ = memory.largest(needed, 1033, 1)
+    assert needed(batch) <= 1033 and batch >= 290
+    with pytest.raises(ConfigError, match="--memory_gib: 0.00 GiB hold no batch"):
+        memory.largest(needed, 90, 1)
+
+
+@pytest.mark.exhaustive
+def test_parts_of_a_batch_need_less_memory():
+    found = memory.measure(narrow(), 2**28)
+    sizes = [row.more["batch_size"] for row in found]
+    assert sizes == sorted(sizes) and sizes[-1] > 2 * sizes[0]
+    assert json.loads(json.dumps(found[0].json()))["images_per_second"] is None
 
 
 def test_mistakes_are_one_line(tmp_path):

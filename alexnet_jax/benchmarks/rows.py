@@ -15,7 +15,7 @@ class Row:
 
     Attributes:
       what: was measured.
-      images_per_second: median over rounds.
+      images_per_second: median over rounds; None where nothing was timed.
       slowest: of the rounds, images per second.
       fastest: of the rounds.
       against: what it is compared with, or None.
@@ -24,9 +24,9 @@ class Row:
     """
 
     what: str
-    images_per_second: float
-    slowest: float
-    fastest: float
+    images_per_second: float | None
+    slowest: float | None
+    fastest: float | None
     against: str | None = None
     ratio: float | None = None
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -78,13 +78,20 @@ def rate(images: int, action: Callable[[], Any]) -> float:
 def table(rows: list[Row]) -> str:
     """Returns rows as a Markdown table."""
     lines = [
-        "| what | images/s | slowest to fastest round | against | ratio |",
-        "|---|---|---|---|---|",
+        "| what | batch | images/s | slowest to fastest round | against | ratio |",
+        "|---|---|---|---|---|---|",
     ]
     for r in rows:
-        ratio = f"{r.ratio:.2f}" if r.ratio is not None else ""
-        lines.append(
-            f"| {r.what} | {r.images_per_second:,.0f} | {r.slowest:,.0f} to {r.fastest:,.0f} "
-            f"| {r.against or ''} | {ratio} |"
+        speed, slowest, fastest, ratio = (
+            "" if number is None else f"{number:,.{places}f}"
+            for number, places in (
+                (r.images_per_second, 0),
+                (r.slowest, 0),
+                (r.fastest, 0),
+                (r.ratio, 2),
+            )
         )
+        spread = f"{slowest} to {fastest}" if slowest else ""
+        batch = r.more.get("batch_size", "")
+        lines.append(f"| {r.what} | {batch} | {speed} | {spread} | {r.against or ''} | {ratio} |")
     return "\n".join(lines)

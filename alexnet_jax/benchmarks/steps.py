@@ -42,16 +42,22 @@ def prepared(config: Config) -> Config:
     return config
 
 
-def training(config: Config) -> Ours:
+def compiled_training(config: Config) -> jax.stages.Compiled:
     """Returns the train step on one device: crop, flip, lighting, gradient and update."""
+    network = model.build(config.model, config.num_classes, config.precision)
+    views, mesh = augment.Views.of(config), meshes.build(config.mesh)
+    return step.compile_step(config, network, mesh, 1_281_167, _feeding(config), views)
+
+
+def training(config: Config) -> Ours:
+    """Returns the train step with a state and a batch."""
+    start = time.perf_counter()
+    program = compiled_training(config)
+    spent = time.perf_counter() - start
     mesh = meshes.build(config.mesh)
     network = model.build(config.model, config.num_classes, config.precision)
-    feeding, views = HostBatches(config.mesh, config.batch_size, config.resize), _views(config)
-    start = time.perf_counter()
-    program = step.compile_step(config, network, mesh, 1_281_167, feeding, views)
-    spent = time.perf_counter() - start
     now = [state.create_state(config, network, mesh)]
-    fed = _batch(config, feeding, mesh)
+    fed = _batch(config, _feeding(config), mesh)
 
     def again() -> Any:
         now[0], figures = program(now[0], fed)
@@ -64,7 +70,7 @@ def inference(config: Config) -> Ours:
     """Returns the evaluation step on one device: the centre of each image to the sums of errors."""
     mesh = meshes.build(config.mesh)
     network = model.build(config.model, config.num_classes, config.precision)
-    feeding, views = HostBatches(config.mesh, config.batch_size, config.resize), _views(config)
+    feeding, views = _feeding(config), augment.Views.of(config)
     params = state.create_state(config, network, mesh).params
     start = time.perf_counter()
     program = evaluate.compile_step(config, network, mesh, params, 1, feeding, views)
@@ -73,8 +79,8 @@ def inference(config: Config) -> Ours:
     return Ours(lambda: program(params, fed), program, spent)
 
 
-def _views(config: Config) -> augment.Views:
-    return augment.Views.of(config)
+def _feeding(config: Config) -> HostBatches:
+    return HostBatches(config.mesh, config.batch_size, config.resize)
 
 
 def _batch(config: Config, feeding: HostBatches, mesh: Any) -> Any:
@@ -153,24 +159,30 @@ def measure(what: str, config: Config, rounds: int, against_torch: bool) -> list
 
 
 def _counts(what: str, config: Config, ours: Ours, best: work.Ceiling) -> dict[str, Any]:
-    memory, cost = ours.program.memory_analysis(), ours.program.cost_analysis()
+    cost = ours.program.cost_analysis()
     flops = sum(work.forward_flops(config, config.num_classes).values())
-    assert memory is not None
-    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
     return {
         "device": jax.devices()[0].device_kind,
         "flop_per_image": flops * (3 if what == "step" else 1),
         "bytes_accessed": cost.get("bytes accessed", float("nan")) if cost else float("nan"),
-        "peak_memory_bytes": int(peak),
+        "peak_memory_bytes": peak_bytes(ours.program),
         "compile_seconds": ours.compile_seconds,
         "ceiling_flops": best.flops,
         "ceiling_bytes_per_second": best.bandwidth,
     }
 
 
+def peak_bytes(program: jax.stages.Compiled) -> int:
+    """Returns the memory that a program's arguments, results and intermediate values take."""
+    memory = program.memory_analysis()
+    assert memory is not None
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return int(held + memory.temp_size_in_bytes - memory.alias_size_in_bytes)
+
+
 def _with_shares(found: Row, best: work.Ceiling) -> Row:
     speed = found.images_per_second
+    assert speed is not None
     found.more["step_milliseconds"] = 1e3 * found.more["batch_size"] / speed
     found.more["tflops"] = speed * found.more["flop_per_image"] / 1e12
     found.more["share_of_ceiling"] = speed * found.more["flop_per_image"] / best.flops

@@ -149,7 +149,7 @@ def _run(_: list[str]) -> None:
         return kept
 
     final = []
-    for activation in ACTIVATIONS:
+    for activation in flags.FLAGS.activations:
 
         def tried(rate: float, epochs: float, activation: str = activation) -> dict:
             return made(activation, rate, flags.FLAGS.tuning_seed, epochs)
@@ -167,6 +167,7 @@ def define_flags() -> None:
     """Declares the command's flags; not at import, for other commands have the same."""
     flags.DEFINE_string("data_dir", "", "TFDS's folder with cifar10 in it")
     flags.DEFINE_string("out", str(HERE / "results" / "figure1.jsonl"), "finished runs")
+    flags.DEFINE_multi_enum("activations", list(ACTIVATIONS), list(ACTIVATIONS), "to train with")
     flags.DEFINE_list("seeds", "0,1,2", "of the runs")
     flags.DEFINE_enum("start", "fan_in", list(STARTS), "what the networks begin with")
     flags.DEFINE_float("most_epochs", 60, "after which a run is given up")
