@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from absl import app, flags
 
 from alexnet_jax import large_pages
+from alexnet_jax.progress import Progress
 from experiments.cifar.nets import ACTIVATIONS, FourLayers
 from experiments.cifar.training import BATCH, REPORTED, Recipe, Results, Split, Training
 
@@ -55,20 +56,21 @@ def run(start: str, activation: str, rate: float, seed: int, epochs: float, trai
     last: collections.deque[float] = collections.deque(maxlen=-(-WINDOW // (BATCH * REPORTED)))
     row = {"start": start, "activation": activation, "rate": rate, "seed": seed, "epochs": epochs}
     row |= {"reached": None, "curve": (curve := [])}
-    try:
-        for epoch, found in Training(recipe, train, seed).run():
-            last.append(found["top1_error"])
-            error = sum(last) / len(last)
-            curve.append((round(epoch, 3), round(error, 4)))
-            if len(last) == last.maxlen and error <= GOAL:
-                row["reached"] = round(epoch, 3)
-                break
-    except FloatingPointError as error:
-        row["diverged"] = str(error)
-    print(
-        f"{start} {activation} rate {rate:g} seed {seed}: reached {row['reached']}, {curve[-1:]}",
-        flush=True,
-    )
+    what, images = f"{start} {activation} rate {rate:g} seed {seed}", len(train.label)
+    with Progress(what, 0, math.ceil(epochs * images), "image") as bar:
+        try:
+            for epoch, found in Training(recipe, train, seed).run():
+                last.append(found["top1_error"])
+                error = sum(last) / len(last)
+                curve.append((round(epoch, 3), round(error, 4)))
+                bar.advance(BATCH * REPORTED)
+                bar.show(f"epoch {epoch:.2f}, error {100 * error:.1f} %")
+                if len(last) == last.maxlen and error <= GOAL:
+                    row["reached"] = round(epoch, 3)
+                    break
+        except FloatingPointError as error:
+            row["diverged"] = str(error)
+    print(f"{what}: reached {row['reached']}, {curve[-1:]}", flush=True)
     return row
 
 
