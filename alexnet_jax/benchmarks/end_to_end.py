@@ -14,7 +14,8 @@ from alexnet_jax.config import Config, MeshConfig
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.writers import read_rows
 
-STEPS = 24  # of each run, but for the first ones, which warm up
+# Of each run; the first quarter warms up.
+LEAST_STEPS, LEAST_SECONDS = 24, 8.0
 
 
 def measure(config: Config, rounds: int, dataset: str, data_dir: str) -> list[Row]:
@@ -33,9 +34,11 @@ def measure(config: Config, rounds: int, dataset: str, data_dir: str) -> list[Ro
     bare = contender(training(config).again, jax.block_until_ready, config.batch_size)
     found: dict[str, list[Any]] = {"step": [], "host": [], "resident": []}
     for _ in range(rounds):
-        found["step"].append((bare(), 0.0))
+        speed = bare()
+        steps = max(LEAST_STEPS, 4 * round(LEAST_SECONDS * speed / config.batch_size / 4))
+        found["step"].append((speed, 0.0))
         for feed in ("host", "resident"):
-            found[feed].append(_run(config, feed))
+            found[feed].append(_run(config, feed, steps))
     rows = []
     for name, values in found.items():
         speeds = [speed for speed, _ in values]
@@ -46,6 +49,8 @@ def measure(config: Config, rounds: int, dataset: str, data_dir: str) -> list[Ro
             "data_wait_fraction": statistics.median(wait for _, wait in values),
         }
         alone = name == "step"
+        if not alone:
+            print(f"training, {name}: waited for data {more['data_wait_fraction']:.2%} of the time")
         rows.append(
             Row(
                 "step" if alone else f"training, {name}",
@@ -60,11 +65,11 @@ def measure(config: Config, rounds: int, dataset: str, data_dir: str) -> list[Ro
     return rows
 
 
-def _run(config: Config, feed: str) -> tuple[float, float]:
-    """Trains for a few updates; returns the median images per second, and the share waited."""
+def _run(config: Config, feed: str, steps: int) -> tuple[float, float]:
+    """Trains for some updates; returns the median images per second, and the share waited."""
     own = Config(**vars(config))
-    own.mesh, own.feed, own.num_steps = MeshConfig(1, 1), feed, STEPS
-    own.log_every_steps = max(1, STEPS // 4)
+    own.mesh, own.feed, own.num_steps = MeshConfig(1, 1), feed, steps
+    own.log_every_steps = steps // 4
     own.eval_every_epochs = own.checkpoint_every_steps = 10**6
     own.eval_split = f"{own.eval_split or open_dataset(own).eval_split()}[:{own.batch_size}]"
     with tempfile.TemporaryDirectory() as folder:
