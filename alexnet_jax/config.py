@@ -188,6 +188,9 @@ class Config:
     # on the devices as uint8, and steps gather from them; auto: resident where it fits.
     feed: str = "auto"
     resident_gib: float = 0.0  # for auto, of a device's memory; 0: a quarter of what it has
+    # Updates that resident images go through before the host is asked again, where no evaluation or
+    # checkpoint is due between them: for steps that are shorter than what the host does for one.
+    steps_per_dispatch: int = 1
 
     batch_size: int = 128
     num_epochs: int = 90

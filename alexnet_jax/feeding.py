@@ -4,6 +4,7 @@ A feeding says how the fed arrays lie on the mesh, and what batch a device takes
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
@@ -18,8 +19,41 @@ Fed = dict[str, jax.Array]
 DeviceBatch = dict[str, jax.Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class Dispatches:
+    """The updates from `first` to `last`, in ranges that are dispatched together.
+
+    Attributes:
+      first: update, from 1.
+      last: update.
+      most: of one dispatch.
+      alone: is the first update dispatched alone?
+      breaks: must a dispatch end with this update, for what is done after it?
+    """
+
+    first: int
+    last: int
+    most: int = 1
+    alone: bool = False
+    breaks: Callable[[int], bool] = lambda update: False
+
+    def __iter__(self) -> Iterator[range]:
+        """Yields the ranges in order; the same ones each time."""
+        start = self.first
+        for update in range(self.first, self.last + 1):
+            full = update - start + 1 == self.most or (self.alone and update == self.first)
+            if full or update == self.last or self.breaks(update):
+                yield range(start, update + 1)
+                start = update + 1
+
+
 class Feeding(Protocol):
     """How a step is fed; its methods that take `fed` work inside `mesh.per_device`."""
+
+    @property
+    def steps(self) -> int:
+        """Updates of one dispatch, at most; where there may be several, fed["steps"] says."""
+        ...
 
     @property
     def specs(self) -> meshes.Specs:
@@ -50,6 +84,11 @@ class HostBatches:
     config: MeshConfig
     batch_size: int
     side: int
+
+    @property
+    def steps(self) -> int:
+        """A batch comes for each update."""
+        return 1
 
     @property
     def specs(self) -> meshes.Specs:
@@ -92,6 +131,7 @@ class ResidentSplit:
       whole: does every data shard hold all of them? Else each holds an equal part, and a batch is
         exchanged over `data` as uint8.
       passes: through the classifier, for the order of rows.
+      steps: updates of one dispatch, at most.
     """
 
     config: MeshConfig
@@ -102,12 +142,13 @@ class ResidentSplit:
     devices: int
     whole: bool = True
     passes: int = 1
+    steps: int = 1
 
     @property
     def specs(self) -> meshes.Specs:
         """Images are whole or cut over `data`; labels and order are everywhere."""
         image = meshes.EVERYWHERE if self.whole else meshes.data_spec()
-        names = ("label", "good", "order", "first_epoch", "number")
+        names = ("label", "good", "order", "first_epoch", "number", "steps")
         return {
             "image": image,
             "stop": meshes.batch_spec(self.config),
@@ -115,8 +156,8 @@ class ResidentSplit:
 
     @property
     def orders(self) -> int:
-        """Epochs that one batch may hold a part of."""
-        return (self.count + self.batch_size - 2) // self.count + 1
+        """Epochs that the batches of one dispatch may hold a part of."""
+        return (self.count + self.steps * self.batch_size - 2) // self.count + 1
 
     @property
     def padded(self) -> int:
@@ -134,6 +175,7 @@ class ResidentSplit:
             "order": ((self.orders, self.count), jnp.int32),  # of epochs from first_epoch on
             "first_epoch": ((), jnp.int32),
             "number": ((), jnp.int32),  # of an evaluation batch
+            "steps": ((), jnp.int32),  # of this dispatch
             "stop": ((self.devices,), jnp.float32),
         }
         arrays = {name: jax.ShapeDtypeStruct(*about) for name, about in shapes.items()}

@@ -21,7 +21,7 @@ from alexnet_jax.data.loader import (
 )
 from alexnet_jax.data.order import permutation
 from alexnet_jax.device_memory import device_memory
-from alexnet_jax.feeding import Fed, HostBatches, ResidentSplit
+from alexnet_jax.feeding import Dispatches, Fed, HostBatches, ResidentSplit
 
 GIB = 2**30
 
@@ -40,12 +40,11 @@ class Feed(Protocol):
         """What could not be decoded so far, one message each."""
         ...
 
-    def training(self, first: int, last: int, stop: Callable[[], bool]) -> Iterator[Fed]:
-        """Yields what updates first .. last are fed with.
+    def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Iterator[Fed]:
+        """Yields what each dispatch is fed with.
 
         Args:
-          first: update, from 1.
-          last: update.
+          dispatches: the updates.
           stop: asked before each: was this process told to end?
         """
         ...
@@ -89,12 +88,12 @@ class HostFeed:
         """What could not be decoded so far, one message each."""
         return self._reader.bad_images
 
-    def training(self, first: int, last: int, stop: Callable[[], bool]) -> Iterator[Fed]:
-        """Yields batches in the data order."""
+    def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Iterator[Fed]:
+        """Yields batches in the data order, one a dispatch."""
         size = self.feeding.batch_size
         order = meshes.row_order(self._mesh, self._config.mesh, size, self._passes)
         positions = training_positions(self._config.seed, order, self.count)
-        return self._put(positions, range(first, last + 1), stop)
+        return self._put(positions, range(dispatches.first, dispatches.last + 1), stop)
 
     def evaluation(self) -> Iterator[Fed]:
         """Yields every image once; the tail is masked."""
@@ -131,13 +130,14 @@ class ResidentFeed:
         whole: bool,
         passes: int = 1,
         progress: Callable[[int], None] = lambda images: None,
+        steps: int = 1,
     ) -> None:
         """Reads the split.
 
         Raises:
           DataError: an image that cannot be read, where such are not to be skipped.
         """
-        self.feeding = resident_split(config, mesh, len(reader), batch_size, whole, passes)
+        self.feeding = resident_split(config, mesh, len(reader), batch_size, whole, passes, steps)
         self.count = len(reader)
         self._config, self._mesh, self._reader = config, mesh, reader
         self._fed = self._place(progress)
@@ -154,12 +154,13 @@ class ResidentFeed:
         rows = self.feeding.padded // (1 if self.feeding.whole else self.feeding.data)
         return rows * self.feeding.side**2 * 3
 
-    def training(self, first: int, last: int, stop: Callable[[], bool]) -> Iterator[Fed]:
+    def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Iterator[Fed]:
         """Yields the same arrays; a new order at each epoch is all that is put on the devices."""
         go, told = (self._flags(value) for value in (0, 1))
-        for step in range(first, last + 1):
-            self._order_from((step - 1) * self.feeding.batch_size // self.count)
-            yield self._fed | {"stop": told if stop() else go}
+        counts = [self._everywhere(np.int32(steps)) for steps in range(self.feeding.steps + 1)]
+        for updates in dispatches:
+            self._order_from((updates.start - 1) * self.feeding.batch_size // self.count)
+            yield self._fed | {"stop": told if stop() else go, "steps": counts[len(updates)]}
 
     def evaluation(self) -> Iterator[Fed]:
         """Yields the same arrays with the number of each batch."""
@@ -205,6 +206,7 @@ class ResidentFeed:
             "order": self._everywhere(np.zeros((feeding.orders, self.count), np.int32)),
             "first_epoch": self._everywhere(np.int32(0)),
             "number": self._everywhere(np.int32(0)),
+            "steps": self._everywhere(np.int32(1)),
             "stop": self._flags(0),
         }
 
@@ -230,12 +232,18 @@ class ResidentFeed:
 
 
 def resident_split(
-    config: Config, mesh: Mesh, count: int, batch_size: int, whole: bool, passes: int = 1
+    config: Config,
+    mesh: Mesh,
+    count: int,
+    batch_size: int,
+    whole: bool,
+    passes: int = 1,
+    steps: int = 1,
 ) -> ResidentSplit:
     """Returns how a split of `count` images lies on a mesh; see `ResidentSplit`."""
     shards, devices = meshes.data_devices(mesh), meshes.image_devices(mesh, config.mesh)
     return ResidentSplit(
-        config.mesh, batch_size, config.resize, count, shards, devices, whole, passes
+        config.mesh, batch_size, config.resize, count, shards, devices, whole, passes, steps
     )
 
 

@@ -12,6 +12,7 @@ import jax
 
 from alexnet_jax import mesh as meshes
 from alexnet_jax import metrics, optimizer, step
+from alexnet_jax.feeding import Dispatches
 from alexnet_jax.progress import Progress
 from alexnet_jax.run import Run
 from alexnet_jax.state import TrainState
@@ -66,7 +67,7 @@ class Loop:
         self.run_, self.update, self.writers = run, update, writers
         self.progress, self.signals = progress, signals
         self.clock = Clock()
-        self._pending: tuple[int, Any, Any] | None = None
+        self._pending: tuple[range, Any, Any] | None = None
         self._stop = False
 
     def run(self, state: TrainState, start: int) -> dict[str, Any]:
@@ -81,25 +82,28 @@ class Loop:
         """
         result: dict[str, Any] = {}
         run, config = self.run_, self.run_.config
-        fed_steps = run.train_feed.training(
-            start + 1, run.last_step, lambda: self.signals.received > 0
+        # The first step is dispatched alone, for it also pays for warming up.
+        dispatches = Dispatches(
+            start + 1, run.last_step, config.steps_per_dispatch, True, self._is_due
         )
+        fed_steps = run.train_feed.training(dispatches, lambda: self.signals.received > 0)
         self.clock.restart()
-        for at in range(start + 1, run.last_step + 1):
+        for updates in dispatches:
             waiting = time.perf_counter()
             fed = next(fed_steps)
             self.clock.waited += time.perf_counter() - waiting
             state, figures = self.update(state, fed)
             self._write_pending(state)
-            self._pending = (at, figures, fed)
+            self._pending = (updates, figures, fed)
+            at = updates[-1]
             if at == start + 1:
-                self._write_pending(state)  # the first step also pays for warming up
+                self._write_pending(state)
                 self.clock.restart()
 
             last = at == run.last_step
             evaluates = last or self._is_epoch_end(at)
             stops = self._stop  # of the step before: every process sees it after the same one
-            if evaluates or stops or at % config.checkpoint_every_steps == 0:
+            if stops or self._is_due(at):
                 self._write_pending(state)
                 evaluation = None
                 if evaluates:
@@ -114,6 +118,11 @@ class Loop:
                 raise Interrupted(128 + (self.signals.received or signal.SIGTERM))
         run.checkpoints.wait()
         return result
+
+    def _is_due(self, at: int) -> bool:
+        """Is there something to do after update `at` but for writing a row?"""
+        saves = at % self.run_.config.checkpoint_every_steps == 0
+        return saves or at == self.run_.last_step or self._is_epoch_end(at)
 
     def _is_epoch_end(self, at: int) -> bool:
         """Does update `at` consume the last example of an epoch that is evaluated?"""
@@ -159,14 +168,21 @@ class Loop:
     def _write_pending(self, state: TrainState) -> None:
         if self._pending is None:
             return
-        (at, figures, fed), self._pending = self._pending, None
+        (updates, figures, fed), self._pending = self._pending, None
         figures = jax.device_get(figures)
-        self._stop = bool(figures["stop"])
-        self.clock.steps += 1
-        self.progress.advance()
+        self._stop = bool(figures["stop"].any())
+        self.clock.steps += len(updates)
+        self.progress.advance(len(updates))
+        each = [figures]
+        if self.run_.config.steps_per_dispatch > 1:
+            each = [jax.tree.map(lambda f, i=i: f[i], figures) for i in range(len(updates))]
+        for at, found in zip(updates, each, strict=True):
+            if not found["finite"]:
+                raise self._nonfinite(at, state, fed)
+            self._write_row(at, found)
+
+    def _write_row(self, at: int, figures: dict[str, Any]) -> None:
         config = self.run_.config
-        if not figures["finite"]:
-            raise self._nonfinite(at, state, fed)
         if at % config.log_every_steps and at != self.run_.last_step:
             return
         means = metrics.compute(figures["sums"])

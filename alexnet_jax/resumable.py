@@ -18,6 +18,7 @@ RESUMABLE = (
     "read_ahead",
     "feed",
     "resident_gib",
+    "steps_per_dispatch",
     "num_epochs",
     "num_steps",
 )

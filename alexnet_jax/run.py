@@ -61,14 +61,23 @@ class Run:
     def train_feed(self) -> HostFeed | ResidentFeed:
         """The training split, opened once."""
         c = self.config
-        return self._feed(c.train_split, c.batch_size, c.optimizer.fc_updates)
+        feed = self._feed(c.train_split, c.batch_size, c.optimizer.fc_updates, c.steps_per_dispatch)
+        if feed.feeding.steps != c.steps_per_dispatch:
+            raise ConfigError(
+                f"steps_per_dispatch: {c.steps_per_dispatch} updates in one dispatch need images "
+                f"that stay on the devices, and {c.train_split} is {feed.describe()}; use 1, or "
+                "feed=resident"
+            )
+        return feed
 
     @functools.cached_property
     def eval_feed(self) -> HostFeed | ResidentFeed:
         """The evaluation split, opened once."""
         return self._feed(self.eval_split, evaluate.eval_batch_size(self.config))
 
-    def _feed(self, split: str, batch_size: int, passes: int = 1) -> HostFeed | ResidentFeed:
+    def _feed(
+        self, split: str, batch_size: int, passes: int = 1, steps: int = 1
+    ) -> HostFeed | ResidentFeed:
         """Opens a split in the way that suits its size.
 
         Raises:
@@ -83,7 +92,7 @@ class Run:
             return HostFeed(c, self.mesh, reader, batch_size, passes)
         with Progress(f"read {split}", 0, len(reader), "image", not processes.is_first()) as bar:
             feed = ResidentFeed(
-                c, self.mesh, reader, batch_size, kind == "whole", passes, bar.advance
+                c, self.mesh, reader, batch_size, kind == "whole", passes, bar.advance, steps
             )
         self._resident_budget -= feed.bytes_per_device
         return feed

@@ -140,6 +140,27 @@ class TrainStep:
         return state, squared_norm
 
 
+class Repeated:
+    """Several updates in one dispatch; the host is not asked between them.
+
+    Figures have one more axis, of `most` updates; those past fed["steps"] are zeros.
+    """
+
+    def __init__(self, one: TrainStep, most: int) -> None:
+        self._one, self._most = one, most
+
+    def __call__(self, state: TrainState, fed: Fed) -> tuple[TrainState, dict[str, Any]]:
+        """Learns from fed["steps"] batches."""
+        _, shapes = jax.eval_shape(self._one, state, fed)
+        room = jax.tree.map(lambda leaf: jnp.zeros((self._most, *leaf.shape), leaf.dtype), shapes)
+
+        def again(update: jax.Array, carried: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
+            state, found = self._one(carried[0], fed)
+            return state, jax.tree.map(lambda all, one: all.at[update].set(one), carried[1], found)
+
+        return jax.lax.fori_loop(0, fed["steps"], again, (state, room))
+
+
 def images_counted(sums: metrics.Sums) -> jax.Array:
     """Returns how many images the sums are of, at least 1."""
     return jnp.maximum(sums["loss"].count, 1)
@@ -153,11 +174,16 @@ def compile_step(
     feeding: Feeding,
     views: augment.Views,
 ) -> jax.stages.Compiled:
-    """Compiles (state, fed) -> (state, metrics) for a mesh; the old state's memory is reused."""
+    """Compiles (state, fed) -> (state, metrics) for a mesh; the old state's memory is reused.
+
+    Where the feeding has several updates in a dispatch, metrics are those of `Repeated`.
+    """
     state = abstract_state(config, model, mesh)
     specs = meshes.specs(state, mesh, config.mesh)
     scheme = schemes.build(config, model, mesh, config.optimizer.fc_updates)
     train_step = TrainStep(config, scheme, num_examples, specs, feeding, views)
+    if feeding.steps > 1:
+        train_step = Repeated(train_step, feeding.steps)
     out = (specs, meshes.EVERYWHERE)
     step = meshes.per_device(train_step, mesh, specs, feeding.specs, out)
     abstract, sure = (state, feeding.abstract(mesh)), config.deterministic

@@ -56,11 +56,13 @@ def compile_train_step(config: Config) -> jax.stages.Compiled:
 
 def _feeding(config: Config, mesh: Mesh, examples: int) -> Feeding:
     """Returns how a run of a config would be fed, where it says so itself; else by the host."""
-    passes = config.optimizer.fc_updates
+    passes, steps = config.optimizer.fc_updates, config.steps_per_dispatch
     if config.feed != "resident":
         return HostBatches(config.mesh, config.batch_size, config.resize)
     kind = feeds.kind_of_feed(config, mesh, examples, feeds.resident_budget(config))
-    return feeds.resident_split(config, mesh, examples, config.batch_size, kind == "whole", passes)
+    return feeds.resident_split(
+        config, mesh, examples, config.batch_size, kind == "whole", passes, steps
+    )
 
 
 def _build_mesh(config: Config) -> Mesh:

@@ -41,6 +41,7 @@ LEAST: dict[str, tuple[float, bool]] = {
     "read_threads": (1, False),
     "read_ahead": (1, False),
     "resident_gib": (0, False),
+    "steps_per_dispatch": (1, False),
     "eval_batch_size": (0, False),
     "eval_every_epochs": (1, False),
     "log_every_steps": (1, False),

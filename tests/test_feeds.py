@@ -13,7 +13,7 @@ from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.types import DataError
-from alexnet_jax.feeding import Feeding
+from alexnet_jax.feeding import Dispatches, Feeding
 from alexnet_jax.feeds import HostFeed, ResidentFeed
 
 
@@ -62,7 +62,7 @@ def test_resident_splits_give_the_batches_of_the_host(folder, shape, scheme, pas
     others = [ResidentFeed(config, devices, reader(), 8, whole, passes) for whole in (True, False)]
     for feed in others:
         assert len(feed.bad_images) == 1
-        own = zip(host.training(2, 6, bool), feed.training(2, 6, bool), strict=True)
+        own = zip(*(f.training(Dispatches(2, 6), bool) for f in (host, feed)), strict=True)
         for step, (one, other) in enumerate(own, 2):  # two epochs of 20, across their end
             wanted = taken(host.feeding, devices, one, step)
             got = taken(feed.feeding, devices, other, step)
@@ -92,7 +92,7 @@ def test_a_batch_may_hold_several_epochs(folder, whole):
 
     host = HostFeed(config, devices, reader(), 64)
     resident = ResidentFeed(config, devices, reader(), 64, whole)
-    own = zip(host.training(1, 3, bool), resident.training(1, 3, bool), strict=True)
+    own = zip(*(f.training(Dispatches(1, 3), bool) for f in (host, resident)), strict=True)
     for step, (one, other) in enumerate(own, 1):
         wanted = taken(host.feeding, devices, one, step)
         got = taken(resident.feeding, devices, other, step)
@@ -120,7 +120,10 @@ def test_a_signal_travels_with_the_next_step(folder):
         reader = ImageReader(split, config.resize, on_bad_image="skip")
         told = iter([False, True])
         feed = kind(config, devices, reader, 8, *more)
-        flags = [float(fed["stop"].max()) for fed in feed.training(1, 2, lambda t=told: next(t))]
+        flags = [
+            float(fed["stop"].max())
+            for fed in feed.training(Dispatches(1, 2), lambda t=told: next(t))
+        ]
         assert flags == [0, 1]
 
 
@@ -161,3 +164,9 @@ def test_parts_add_one_exchange_of_the_batch(shape, scheme):
     assert own[0].payload == rows * 71 * 71 * 3
     wanted = communication.expected(config, 13, shape[0], exchanged=True)
     assert sum(c.moved for c in found) == pytest.approx(sum(c.moved for c in wanted), rel=0.01)
+
+
+def test_dispatches_end_where_something_is_due():
+    together = [list(r) for r in Dispatches(3, 14, 4, alone=True, breaks=lambda n: n % 5 == 0)]
+    assert together == [[3], [4, 5], [6, 7, 8, 9], [10], [11, 12, 13, 14]]
+    assert [list(r) for r in Dispatches(2, 4)] == [[2], [3], [4]]

@@ -23,13 +23,15 @@ from alexnet_jax import (
     state,
     step,
     train,
+    trained,
 )
-from alexnet_jax.config import ConfigError
+from alexnet_jax.config import ConfigError, MeshConfig
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.feeding import HostBatches
+from alexnet_jax.loop import NonFiniteError
 from alexnet_jax.writers import read_rows
 
 
@@ -194,6 +196,45 @@ def test_devices_and_accumulation_do_not_change_the_run(finished, folder, tmp_pa
     one, four = small.final_state(workdir, 5), small.final_state(tmp_path, 5)
     for name in one:
         np.testing.assert_allclose(four[name], one[name], rtol=1e-3, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(("steps", "shape"), [(2, (1, 1)), (3, (2, 2))])
+def test_updates_of_one_dispatch_are_those_of_several(folder, tmp_path, steps, shape):
+    """The same rows, checkpoints, evaluations and parameters, from the same resident images."""
+    ends = []
+    for name, together in (("alone", 1), ("together", steps)):
+        config = small.config(folder)
+        config.feed, config.steps_per_dispatch, config.num_steps = "resident", together, 9
+        config.mesh = MeshConfig(*shape)
+        summary = train.train(config, tmp_path / name)
+        rows = read_rows(tmp_path / name / "metrics.jsonl")
+        ends.append((summary, rows, trained.load(tmp_path / name, which="latest").params))
+    (one, rows, params), (other, other_rows, other_params) = ends
+    assert other["step"] == one["step"] == 9
+    assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert [(r["split"], r["step"]) for r in other_rows] == [(r["split"], r["step"]) for r in rows]
+    for row, again in zip(rows, other_rows, strict=True):
+        assert again["loss"] == pytest.approx(row["loss"], rel=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), params, other_params
+    )
+
+
+def test_several_updates_in_a_dispatch_need_resident_images(folder, tmp_path):
+    config = small.config(folder)
+    config.feed, config.steps_per_dispatch = "host", 4
+    with pytest.raises(ConfigError, match="steps_per_dispatch: 4 .* use 1, or feed=resident"):
+        train.train(config, tmp_path / "w")
+
+
+def test_a_nan_in_a_dispatch_of_several_is_of_its_own_step(folder, tmp_path, monkeypatch):
+    config = small.config(folder)
+    config.feed, config.steps_per_dispatch, config.num_steps = "resident", 5, 9
+    config.checkpoint_every_steps = 100
+    config.optimizer.learning_rate = 1e30
+    config.eval_every_epochs = 100
+    with pytest.raises(NonFiniteError, match=r"^step [2-5]: the loss or gradient is NaN or Inf"):
+        train.train(config, tmp_path / "w")
 
 
 @pytest.mark.parametrize(("batch_size", "views"), [(1, 1), (5, 10), (14, 1), (32, 10)])

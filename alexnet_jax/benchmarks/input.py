@@ -32,6 +32,7 @@ from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.data.store import UNFINISHED, StoredSplit
 from alexnet_jax.data.types import Source
+from alexnet_jax.feeding import Dispatches
 
 BARE, WITH_SUMS, PREPARE = "decode + resize", "decode + resize + sums + hash", "prepare"
 RECORDS, STORE, STREAM = "ArrayRecord reads", "store -> batches", "images -> batches"
@@ -266,7 +267,7 @@ def _resident(store: pathlib.Path, batch_size: int) -> Row:
     feed = feeds.ResidentFeed(config, devices, reader, batch_size, True)
     steps, rates = 1000, []
     for _ in range(3):
-        fed = feed.training(1, steps + 1, bool)
+        fed = feed.training(Dispatches(1, steps + 1), bool)
         next(fed)  # puts the first order
         rates.append(rate(steps * batch_size, lambda own=fed: [None for _ in own]))
     found = {RESIDENT: rates}

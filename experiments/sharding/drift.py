@@ -12,6 +12,7 @@ from alexnet_jax import augment, configs, model, state, step
 from alexnet_jax import mesh as meshes
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.feeding import Dispatches
 from alexnet_jax.feeds import HostFeed
 
 MESHES = ((1, 1), (1, 2), (2, 2), (4, 2), (2, 4), (1, 8))
@@ -33,7 +34,7 @@ def losses(shape: tuple[int, int], seed: int, steps: int, data_dir: str) -> np.n
     views = augment.Views.of(config)
     update = step.compile_step(config, network, mesh, feed.count, feed.feeding, views)
     now, found = state.create_state(config, network, mesh), []
-    for fed in feed.training(1, steps, lambda: False):
+    for fed in feed.training(Dispatches(1, steps), lambda: False):
         now, figures = update(now, fed)
         loss = jax.device_get(figures["sums"]["loss"])
         found.append(float(loss.total) / float(loss.count))
