@@ -46,6 +46,24 @@ def hybrid_alone():
     return run
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("scheme", ["hybrid", "columns"])
+def test_batch_normalisation_is_over_all_images_of_a_mesh(scheme):
+    """Its statistics too, which are parameters: every image counts once, on whichever device."""
+    found = []
+    for shape, how in (((1, 1), "columns"), ((2, 2), scheme)):
+        with jax.enable_x64(True):
+            config = small(
+                shape, precision="float64", mesh__scheme=how, model__normalisation="batch"
+            )
+            found.append(follow(config, 3))
+    (wanted, reference), (losses, leaves) = found
+    assert any("norm1" in path for path in reference)
+    np.testing.assert_allclose(losses, wanted, rtol=1e-10)
+    for path, leaf in leaves.items():
+        assert apart(reference[path], leaf) < 1e-10, path
+
+
 def test_a_variable_batch_is_a_sequence_of_updates():
     """One step with two fully connected updates, written out with nothing but jax.grad."""
     config = small((1, 1), precision="float64", optimizer__fc_updates=2, model__dropout_rate=0.0)

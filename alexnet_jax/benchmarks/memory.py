@@ -10,7 +10,7 @@ from alexnet_jax.benchmarks.steps import compiled_training, peak_bytes, prepared
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.progress import Progress
 
-PARTS = (1, 2, 4, 8)  # that a batch is computed in, `optimizer.accumulate_steps`
+PARTS = (1, 4)  # that a batch is computed in, `optimizer.accumulate_steps`
 MIB = 2**20
 
 
