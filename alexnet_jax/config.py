@@ -190,6 +190,7 @@ class Config:
     resident_gib: float = 0.0  # for auto, of a device's memory; 0: a quarter of what it has
     # Updates that resident images go through before the host is asked again, where no evaluation or
     # checkpoint is due between them: for steps that are shorter than what the host does for one.
+    # A signal is obeyed up to four dispatches after it came.
     steps_per_dispatch: int = 1
 
     batch_size: int = 128

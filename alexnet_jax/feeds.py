@@ -1,5 +1,6 @@
 """Where the arrays come from that feed a step: read ahead on the host, or read once to stay."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -89,7 +90,8 @@ class HostFeed:
         return self._reader.bad_images
 
     def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Iterator[Fed]:
-        """Yields batches in the data order, one a dispatch."""
+        """Yields batches in the data order, one an update."""
+        assert dispatches.most == 1
         size = self.feeding.batch_size
         order = meshes.row_order(self._mesh, self._config.mesh, size, self._passes)
         positions = training_positions(self._config.seed, order, self.count)
@@ -157,10 +159,10 @@ class ResidentFeed:
     def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Iterator[Fed]:
         """Yields the same arrays; a new order at each epoch is all that is put on the devices."""
         go, told = (self._flags(value) for value in (0, 1))
-        counts = [self._everywhere(np.int32(steps)) for steps in range(self.feeding.steps + 1)]
+        counted = functools.cache(lambda steps: self._everywhere(np.int32(steps)))
         for updates in dispatches:
             self._order_from((updates.start - 1) * self.feeding.batch_size // self.count)
-            yield self._fed | {"stop": told if stop() else go, "steps": counts[len(updates)]}
+            yield self._fed | {"stop": told if stop() else go, "steps": counted(len(updates))}
 
     def evaluation(self) -> Iterator[Fed]:
         """Yields the same arrays with the number of each batch."""

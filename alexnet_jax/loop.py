@@ -54,7 +54,7 @@ class Clock:
 
 
 class Loop:
-    """The hot loop. Figures of a step are fetched after the next one is dispatched."""
+    """The hot loop. Figures of a dispatch are fetched after the next one is on its way."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Loop:
 
             last = at == run.last_step
             evaluates = last or self._is_epoch_end(at)
-            stops = self._stop  # of the step before: every process sees it after the same one
+            stops = self._stop  # of the dispatch before: every process sees it after the same one
             if stops or self._is_due(at):
                 self._write_pending(state)
                 evaluation = None
@@ -176,15 +176,22 @@ class Loop:
         each = [figures]
         if self.run_.config.steps_per_dispatch > 1:
             each = [jax.tree.map(lambda f, i=i: f[i], figures) for i in range(len(updates))]
+        rates = (
+            self.clock.rates(self.run_.config.batch_size)
+            if any(map(self._has_row, updates))
+            else {}
+        )
         for at, found in zip(updates, each, strict=True):
             if not found["finite"]:
                 raise self._nonfinite(at, state, fed)
-            self._write_row(at, found)
+            if self._has_row(at):
+                self._write_row(at, found, rates)
 
-    def _write_row(self, at: int, figures: dict[str, Any]) -> None:
+    def _has_row(self, at: int) -> bool:
+        return at % self.run_.config.log_every_steps == 0 or at == self.run_.last_step
+
+    def _write_row(self, at: int, figures: dict[str, Any], rates: dict[str, float]) -> None:
         config = self.run_.config
-        if at % config.log_every_steps and at != self.run_.last_step:
-            return
         means = metrics.compute(figures["sums"])
         if not means["count"]:
             self.progress.say(f"step {at:,}: every image of the batch is unreadable; no figures")
@@ -198,7 +205,7 @@ class Loop:
             "top5_error": means["top5_error"],
             "learning_rate": float(figures["learning_rate"]),
             "gradient_norm": float(figures["gradient_norm"]),
-        } | self.clock.rates(config.batch_size)
+        } | rates
         if means["count"] < config.batch_size:
             row["bad_images"] = config.batch_size - means["count"]
         self.writers.write(row)

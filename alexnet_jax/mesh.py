@@ -186,7 +186,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, config: MeshConfig) -> d
     """Starts copying this process's rows of a batch to its devices; returns the global batch."""
     sharding = split_batch(mesh, config)
     if jax.process_count() == 1:
-        return jax.device_put(batch, sharding)  # all arrays in one call: a third of the time
+        return jax.device_put(batch, sharding)  # all arrays in one call
     # As explicit as device_put, but with several processes jax does not count it so.
     with jax.transfer_guard("allow"):
         return {

@@ -156,7 +156,9 @@ class Repeated:
 
         def again(update: jax.Array, carried: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
             state, found = self._one(carried[0], fed)
-            return state, jax.tree.map(lambda all, one: all.at[update].set(one), carried[1], found)
+            return state, jax.tree.map(
+                lambda kept, new: kept.at[update].set(new), carried[1], found
+            )
 
         return jax.lax.fori_loop(0, fed["steps"], again, (state, room))
 

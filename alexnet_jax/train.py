@@ -38,7 +38,7 @@ def compile_train_step(config: Config) -> jax.stages.Compiled:
     """Compiles (state, batch) -> (state, metrics) for the mesh that the config asks for.
 
     Opens no data set where `num_classes` is set; schedules over epochs then count ImageNet's
-    1,281,167 images.
+    1,281,167 images. The batch is the host's, of one update, unless `feed` = resident.
 
     Raises:
       ConfigError: a field that cannot be used.

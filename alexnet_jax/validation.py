@@ -97,6 +97,11 @@ def validate(config: Config) -> None:
     for name in ("model.dropout_rate", "optimizer.momentum"):
         if not 0 <= leaves[name] < 1:
             raise ConfigError(f"{name}: {leaves[name]} must be in [0, 1)")
+    if config.steps_per_dispatch > 1 and config.feed == "host":
+        raise ConfigError(
+            f"steps_per_dispatch: {config.steps_per_dispatch} updates in one dispatch need images "
+            "that stay on the devices; use 1, or feed=resident"
+        )
     if config.seed >= 2**32:
         raise ConfigError(f"seed: {config.seed} must be less than 2**32 = {2**32}")
     mean = config.augment.mean

@@ -177,3 +177,12 @@ def test_the_fastest_rate_is_looked_for_beyond_the_ends():
     assert figure1.fastest((0.02, 0.01), 60, made) == pytest.approx(0.08)
     assert list(given) == pytest.approx([0.02, 0.01, 0.04, 0.08, 0.16])
     assert list(given.values()) == pytest.approx([60, 24, 24, 14, 4])
+
+    def only_small(rate, epochs):
+        if rate > 0.003:
+            return {"reached": None, "curve": [], "diverged": "update 1"}
+        return {"reached": 9.0, "curve": [(9.0, 0.25)]}
+
+    assert figure1.fastest((0.02, 0.01), 60, only_small) == pytest.approx(0.0025)
+    with pytest.raises(FloatingPointError, match="every rate down to"):
+        figure1.fastest((0.02,), 60, lambda rate, epochs: {"reached": None, "diverged": "all"})

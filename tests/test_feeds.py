@@ -166,6 +166,24 @@ def test_parts_add_one_exchange_of_the_batch(shape, scheme):
     assert sum(c.moved for c in found) == pytest.approx(sum(c.moved for c in wanted), rel=0.01)
 
 
+def test_every_update_of_a_dispatch_has_its_own_batch(folder):
+    """As the host gives them, over three epochs of 20 in dispatches of 5 times 8 images."""
+    config = small.config(folder)
+    devices = mesh.build(config.mesh)
+    reader = ImageReader(open_dataset(config).open("train"), config.resize, on_bad_image="skip")
+    host = HostFeed(config, devices, reader, 8)
+    feed = ResidentFeed(config, devices, reader, 8, True, steps=5)
+    wanted = host.training(Dispatches(1, 10), bool)
+    dispatches = Dispatches(1, 10, 5)
+    for updates, fed in zip(dispatches, feed.training(dispatches, bool), strict=True):
+        assert int(fed["steps"]) == len(updates) == 5
+        for step in updates:
+            one = taken(host.feeding, devices, next(wanted), step)
+            got = taken(feed.feeding, devices, fed, step)
+            np.testing.assert_array_equal(got["index"], one["index"])
+            np.testing.assert_array_equal(got["image"], one["image"])
+
+
 def test_dispatches_end_where_something_is_due():
     together = [list(r) for r in Dispatches(3, 14, 4, alone=True, breaks=lambda n: n % 5 == 0)]
     assert together == [[3], [4, 5], [6, 7, 8, 9], [10], [11, 12, 13, 14]]

@@ -198,43 +198,70 @@ def test_devices_and_accumulation_do_not_change_the_run(finished, folder, tmp_pa
         np.testing.assert_allclose(four[name], one[name], rtol=1e-3, atol=2e-6, err_msg=name)
 
 
-@pytest.mark.parametrize(("steps", "shape"), [(2, (1, 1)), (3, (2, 2))])
-def test_updates_of_one_dispatch_are_those_of_several(folder, tmp_path, steps, shape):
-    """The same rows, checkpoints, evaluations and parameters, from the same resident images."""
+def undisturbed(folder, together: int):
+    """A run of 9 updates over resident images; nothing is due between the first and the last."""
+    config = small.config(folder)
+    config.feed, config.steps_per_dispatch, config.num_steps = "resident", together, 9
+    config.checkpoint_every_steps = config.eval_every_epochs = 100
+    return config
+
+
+@pytest.mark.parametrize("shape", [(1, 1), pytest.param((2, 2), marks=pytest.mark.exhaustive)])
+def test_updates_of_one_dispatch_are_those_of_several(folder, tmp_path, shape):
+    """The same rows and parameters; 4 updates of 8 images go past the end of an epoch of 20."""
     ends = []
-    for name, together in (("alone", 1), ("together", steps)):
-        config = small.config(folder)
-        config.feed, config.steps_per_dispatch, config.num_steps = "resident", together, 9
+    for name, together in (("alone", 1), ("together", 4)):
+        config = undisturbed(folder, together)
         config.mesh = MeshConfig(*shape)
-        summary = train.train(config, tmp_path / name)
+        train.train(config, tmp_path / name)
         rows = read_rows(tmp_path / name / "metrics.jsonl")
-        ends.append((summary, rows, trained.load(tmp_path / name, which="latest").params))
-    (one, rows, params), (other, other_rows, other_params) = ends
-    assert other["step"] == one["step"] == 9
-    assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        ends.append((rows, trained.load(tmp_path / name, which="latest").params))
+    (rows, params), (other_rows, other_params) = ends
     assert [(r["split"], r["step"]) for r in other_rows] == [(r["split"], r["step"]) for r in rows]
     for row, again in zip(rows, other_rows, strict=True):
         assert again["loss"] == pytest.approx(row["loss"], rel=1e-5)
+    spans = [r["step_seconds"] for r in other_rows if r["split"] == "train"]
+    assert len(set(spans[1:5])) == len(set(spans[5:9])) == 1  # updates of one dispatch
+    assert len(set(spans)) == 3
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), params, other_params
     )
 
 
-def test_several_updates_in_a_dispatch_need_resident_images(folder, tmp_path):
+def test_a_stopped_run_of_long_dispatches_goes_on_as_it_would_have(folder, tmp_path):
+    """It ends after update 7, in the middle of what would have been a dispatch."""
+    config = undisturbed(folder, 4)
+    config.optimizer.schedule.kind = "constant"
+    train.train(config, tmp_path / "whole")
+    half = dataclasses.replace(config, num_steps=7)
+    train.train(half, tmp_path / "half")
+    train.train(config, tmp_path / "half")
+    whole, rest = (small.final_state(tmp_path / name, 9) for name in ("whole", "half"))
+    for name in whole:
+        np.testing.assert_array_equal(rest[name], whole[name], err_msg=name)
+
+
+def test_several_updates_in_a_dispatch_need_resident_images(folder, tmp_path, monkeypatch):
     config = small.config(folder)
     config.feed, config.steps_per_dispatch = "host", 4
     with pytest.raises(ConfigError, match="steps_per_dispatch: 4 .* use 1, or feed=resident"):
         train.train(config, tmp_path / "w")
-
-
-def test_a_nan_in_a_dispatch_of_several_is_of_its_own_step(folder, tmp_path, monkeypatch):
-    config = small.config(folder)
-    config.feed, config.steps_per_dispatch, config.num_steps = "resident", 5, 9
-    config.checkpoint_every_steps = 100
-    config.optimizer.learning_rate = 1e30
-    config.eval_every_epochs = 100
-    with pytest.raises(NonFiniteError, match=r"^step [2-5]: the loss or gradient is NaN or Inf"):
+    monkeypatch.setattr(feeds, "resident_budget", lambda config: 0)
+    config.feed = "auto"
+    with pytest.raises(ConfigError, match="train is read ahead by 2 threads; use 1, or feed=res"):
         train.train(config, tmp_path / "w")
+
+
+def test_a_nan_in_a_dispatch_of_several_is_of_its_own_step(folder, tmp_path):
+    said = []
+    for together in (1, 5):
+        config = undisturbed(folder, together)
+        config.optimizer.learning_rate, config.optimizer.schedule.warmup_epochs = 30.0, 0.0
+        with pytest.raises(NonFiniteError) as raised:
+            train.train(config, tmp_path / str(together))
+        said.append(str(raised.value))
+    assert said[1] == said[0]
+    assert 2 < int(said[0].split(":")[0].removeprefix("step ")) <= 6
 
 
 @pytest.mark.parametrize(("batch_size", "views"), [(1, 1), (5, 10), (14, 1), (32, 10)])

@@ -69,6 +69,7 @@ def _run(config: Config, feed: str, steps: int) -> tuple[float, float]:
     """Trains for some updates; returns the median images per second, and the share waited."""
     own = Config(**vars(config))
     own.mesh, own.feed, own.num_steps = MeshConfig(1, 1), feed, steps
+    own.steps_per_dispatch = 1  # as the bare step
     own.log_every_steps = steps // 4
     own.eval_every_epochs = own.checkpoint_every_steps = 10**6
     own.eval_split = f"{own.eval_split or open_dataset(own).eval_split()}[:{own.batch_size}]"

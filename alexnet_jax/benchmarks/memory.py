@@ -1,6 +1,7 @@
 """The largest batch that a memory holds, by what the compiled train step asks for.
 
-Nothing is run, so that a memory can be asked about that is not here.
+Nothing is run, so that a memory can be asked about that is not here; the program is that of the
+devices that are.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,8 @@ def measure(config: Config, memory: int) -> list[Row]:
 
             def needed(batch: int) -> int:
                 config.batch_size = batch
-                return peak_bytes(compiled_training(config))
+                ahead = batch * config.resize**2 * 3  # the next batch comes while the step runs
+                return peak_bytes(compiled_training(config)) + ahead
 
             rows.append(_row(parts, *largest(needed, memory, parts), config.precision, memory))
             bar.advance()

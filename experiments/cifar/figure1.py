@@ -13,7 +13,7 @@ import dataclasses
 import math
 import pathlib
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
@@ -74,13 +74,16 @@ def run(start: str, activation: str, rate: float, seed: int, epochs: float, trai
     return row
 
 
-def fastest(rates: Iterable[float], most: float, made: Callable[[float, float], dict]) -> float:
+def fastest(rates: Sequence[float], most: float, made: Callable[[float, float], dict]) -> float:
     """Returns the rate that reaches the goal first, or comes nearest in `most` epochs.
 
     Args:
       rates: to begin with.
       most: epochs.
       made: (rate, epochs it is given) -> the run's row.
+
+    Raises:
+      FloatingPointError: all rates diverge.
     """
     found: dict[float, tuple[float, float]] = {}
 
@@ -92,7 +95,12 @@ def fastest(rates: Iterable[float], most: float, made: Callable[[float, float], 
     for rate in rates:
         attempt(rate)
     while True:
-        best = min(found, key=lambda rate: found[rate])
+        # Of rates that diverge the least is best; of equal ones the first.
+        best = min(
+            found, key=lambda rate: (*found[rate], rate if math.isinf(found[rate][1]) else 0)
+        )
+        if math.isinf(found[best][1]) and best < min(rates) / 64:
+            raise FloatingPointError(f"every rate down to {best:g} diverges")
         if best == min(found):
             attempt(best / 2)
         elif best == max(found):
