@@ -90,7 +90,9 @@ def draw_distribution(indices: dict[str, list[float]], path: pathlib.Path) -> No
         axis.plot(values, [row] * len(values), "o", alpha=0.6, color=f"C{row}")
         axis.plot([np.mean(values)], [row], "|", ms=24, color=f"C{row}")
     axis.set_yticks(range(len(indices)), [f"{name} ({len(v)})" for name, v in indices.items()])
-    axis.set(xlabel="difference of the halves' mean colour selectivity", ylim=(-0.6, len(indices) - 0.4))
+    axis.set(
+        xlabel="difference of the halves' mean colour selectivity", ylim=(-0.6, len(indices) - 0.4)
+    )
     axis.set_xlim(left=0)
     axis.invert_yaxis()
     axis.grid(axis="x", alpha=0.3)
