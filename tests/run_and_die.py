@@ -27,8 +27,9 @@ def arm(point: str) -> None:
     write = writers.MetricsFile.write
 
     def dying(training):  # noqa: ANN001, ANN202
-        def feed(self, first, last, stop):  # noqa: ANN001, ANN202
-            for step, fed in enumerate(training(self, first, last, stop), first):
+        def feed(self, dispatches, stop):  # noqa: ANN001, ANN202
+            for updates, fed in zip(dispatches, training(self, dispatches, stop), strict=True):
+                step = updates[0]
                 if kind == "step" and step == at:
                     end()  # update `at` is about to start
                 if kind == "signal" and step == at:
