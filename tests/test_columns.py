@@ -42,7 +42,15 @@ def alone():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "zero"),
-    [(name, (2, 4), name == "windows across columns") for name in VARIANTS],
+    [
+        pytest.param(
+            name,
+            (2, 4),
+            name == "windows across columns",
+            marks=[pytest.mark.exhaustive] if name == "one column, in parts" else [],
+        )
+        for name in VARIANTS
+    ],
 )
 def test_a_mesh_does_not_change_the_updates(alone, name, shape, zero):
     """Parameters and velocity after a step are sums of gradients: the gradients are the same."""

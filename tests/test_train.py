@@ -228,6 +228,7 @@ def test_updates_of_one_dispatch_are_those_of_several(folder, tmp_path, shape):
     )
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_run_of_long_dispatches_goes_on_as_it_would_have(folder, tmp_path):
     """It ends after update 7, in the middle of what would have been a dispatch."""
     config = undisturbed(folder, 4)
@@ -252,6 +253,7 @@ def test_several_updates_in_a_dispatch_need_resident_images(folder, tmp_path, mo
         train.train(config, tmp_path / "w")
 
 
+@pytest.mark.exhaustive
 def test_a_nan_in_a_dispatch_of_several_is_of_its_own_step(folder, tmp_path):
     said = []
     for together in (1, 5):
