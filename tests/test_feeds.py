@@ -167,16 +167,16 @@ def test_parts_add_one_exchange_of_the_batch(shape, scheme):
 
 
 def test_every_update_of_a_dispatch_has_its_own_batch(folder):
-    """As the host gives them, over three epochs of 20 in dispatches of 5 times 8 images."""
+    """As the host gives them: 6 times 8 images from the middle of one epoch of 20 into the third."""
     config = small.config(folder)
     devices = mesh.build(config.mesh)
     reader = ImageReader(open_dataset(config).open("train"), config.resize, on_bad_image="skip")
     host = HostFeed(config, devices, reader, 8)
-    feed = ResidentFeed(config, devices, reader, 8, True, steps=5)
-    wanted = host.training(Dispatches(1, 10), bool)
-    dispatches = Dispatches(1, 10, 5)
+    feed = ResidentFeed(config, devices, reader, 8, True, steps=6)
+    wanted = host.training(Dispatches(2, 13), bool)
+    dispatches = Dispatches(2, 13, 6)
     for updates, fed in zip(dispatches, feed.training(dispatches, bool), strict=True):
-        assert int(fed["steps"]) == len(updates) == 5
+        assert int(fed["steps"]) == len(updates) == 6
         for step in updates:
             one = taken(host.feeding, devices, next(wanted), step)
             got = taken(feed.feeding, devices, fed, step)

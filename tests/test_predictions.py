@@ -55,6 +55,17 @@ def test_the_command_agrees_with_the_run_and_with_single_images(run):
     assert (root / "w" / "plots" / "confusions_val.png").stat().st_size > 5_000
 
 
+def test_what_several_networks_say_is_kept_beside_what_one_says(run):
+    """The same network twice: the same errors, in files of their own."""
+    one, two = evaluate(run, "--views=1"), evaluate(run, "--views=1", f"--workdir={run / 'w'}")
+    assert "2 networks averaged" in two.stdout
+    assert one.stdout.split(" over ")[0] == two.stdout.split(" over ")[0]
+    plots = run / "w" / "plots"
+    both = plots / "class_errors_val_by_2_networks.csv"
+    assert both.read_text() == (plots / "class_errors_val.csv").read_text()
+    assert (plots / "confusions_val_by_2_networks.png").is_file()
+
+
 def test_slices_lines_of_json_and_ten_views(run):
     path = run / "part.jsonl"
     done = evaluate(run, "--split=train[5:12]", f"--predictions={path}")

@@ -246,7 +246,7 @@ def test_several_updates_in_a_dispatch_need_resident_images(folder, tmp_path, mo
     config = small.config(folder)
     config.feed, config.steps_per_dispatch = "host", 4
     with pytest.raises(ConfigError, match="steps_per_dispatch: 4 .* use 1, or feed=resident"):
-        train.train(config, tmp_path / "w")
+        train.compile_train_step(config)
     monkeypatch.setattr(feeds, "resident_budget", lambda config: 0)
     config.feed = "auto"
     with pytest.raises(ConfigError, match="train is read ahead by 2 threads; use 1, or feed=res"):

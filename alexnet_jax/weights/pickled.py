@@ -81,6 +81,7 @@ class _Type:
 
     @property
     def dtype(self) -> np.dtype:
+        """The type of numbers, in the byte order that the pickle says."""
         return np.dtype(self.order + self.name)
 
 
@@ -96,6 +97,7 @@ class _Reader:
         self._memo: dict[int, Any] = {}
 
     def run(self, data: bytes) -> Any:
+        """Returns what the pickle's instructions leave on the stack at STOP."""
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
                 return _finished(self._stack.pop())

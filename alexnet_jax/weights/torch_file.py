@@ -60,6 +60,7 @@ class _State:
         self._storages: dict[str, np.ndarray] = {}
 
     def tensors(self, path: pathlib.Path) -> dict[str, np.ndarray]:
+        """Returns the arrays of the file's dictionary, by name."""
         calls: pickled.Calls = {
             "collections.OrderedDict": dict,
             "torch._utils._rebuild_tensor_v2": self._tensor,

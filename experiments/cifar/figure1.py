@@ -1,4 +1,4 @@
-"""Figure 1: python -m experiments.cifar.figure1 --data_dir=D [--start=fan_in|authors] [--seeds=0,1]
+"""Figure 1: python -m experiments.cifar.figure1 --data_dir=D [--start=authors]
 
 Epochs until a four-layer network takes a quarter of CIFAR-10's training images for another class,
 with ReLU and with tanh, without any regularisation, each at the learning rate that is fastest. The
