@@ -167,7 +167,7 @@ def test_parts_add_one_exchange_of_the_batch(shape, scheme):
 
 
 def test_every_update_of_a_dispatch_has_its_own_batch(folder):
-    """As the host gives them: 6 times 8 images from the middle of one epoch of 20 into the third."""
+    """As the host gives them: 6 times 8 images from within one epoch of 20 into the third."""
     config = small.config(folder)
     devices = mesh.build(config.mesh)
     reader = ImageReader(open_dataset(config).open("train"), config.resize, on_bad_image="skip")
