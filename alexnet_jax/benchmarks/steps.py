@@ -57,7 +57,7 @@ def training(config: Config) -> Ours:
     mesh = meshes.build(config.mesh)
     network = model.build(config.model, config.num_classes, config.precision)
     now = [state.create_state(config, network, mesh)]
-    fed = _batch(config, _feeding(config), mesh)
+    fed = random_batch(config)
 
     def again() -> Any:
         now[0], figures = program(now[0], fed)
@@ -75,7 +75,7 @@ def inference(config: Config) -> Ours:
     start = time.perf_counter()
     program = evaluate.compile_step(config, network, mesh, params, 1, feeding, views)
     spent = time.perf_counter() - start
-    fed = _batch(config, feeding, mesh)
+    fed = random_batch(config)
     return Ours(lambda: program(params, fed), program, spent)
 
 
@@ -83,13 +83,14 @@ def _feeding(config: Config) -> HostBatches:
     return HostBatches(config.mesh, config.batch_size, config.resize)
 
 
-def _batch(config: Config, feeding: HostBatches, mesh: Any) -> Any:
-    """Random images, every one counted."""
-    rng, batch = np.random.default_rng(0), feeds.zeros(feeding.abstract(mesh))
+def random_batch(config: Config, seed: int = 0) -> Any:
+    """Returns images of noise with labels drawn at random, every one counted, on the device."""
+    rng = np.random.default_rng(seed)
+    batch = feeds.zeros(_feeding(config).abstract(meshes.build(config.mesh)))
     numbers = np.arange(config.batch_size, dtype=np.int32)
     fill = {
         "image": rng.integers(0, 256, batch["image"].shape, np.uint8),
-        "label": numbers % config.num_classes,
+        "label": rng.integers(0, config.num_classes, config.batch_size),
         "mask": np.ones(config.batch_size, np.float32),
         "index": numbers,
         "position": numbers,
