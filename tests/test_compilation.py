@@ -1,9 +1,12 @@
 """Options that programs are compiled with."""
 
+import re
+
+import jax
 import jax.numpy as jnp
 import pytest
 
-from alexnet_jax import compilation
+from alexnet_jax import compilation, configs, model
 
 
 @pytest.fixture
@@ -32,3 +35,30 @@ def test_only_a_gpu_is_asked_for_the_same_bits(monkeypatch):
     assert compilation.options(deterministic=True) == compilation.DETERMINISTIC_GPU
     monkeypatch.setattr(compilation.jax, "default_backend", lambda: "tpu")
     assert compilation.options(deterministic=True) == {}
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_matrix_units_are_fed_as_they_like(platform):
+    """bfloat16 products of plain convolutions with channels in eights, for a float32 gradient."""
+    config = configs.get("paper")
+    network = model.build(config.model, 1000, "bfloat16")
+    params = model.abstract_parameters(network, config.image_size)
+    images = jax.ShapeDtypeStruct((2, config.image_size, config.image_size, 3), jnp.float32)
+
+    def gradient(params, images):
+        return jax.grad(lambda p: network.apply({"params": p}, images).sum())(params)
+
+    # There is no such device here: the program is made for one, not compiled.
+    lowered = jax.jit(gradient).trace(params, images).lower(lowering_platforms=(platform,))
+    assert {leaf.dtype for leaf in jax.tree.leaves(lowered.out_info)} == {jnp.dtype("float32")}
+    found = re.findall(
+        r"stablehlo.convolution.*?feature_group_count = (\d+)"
+        r".*?\(tensor<([^>]+)>, tensor<([^>]+)>\) -> tensor<([^>]+)>",
+        lowered.as_text(),
+    )
+    assert len(found) == 8 + 7 + 8  # columns count twice; conv1's input has no gradient
+    for groups, *tensors in found:
+        assert groups == "1"
+        for tensor in tensors:
+            *_, channels, kind = tensor.split("x")
+            assert kind == "bf16" and int(channels) % 8 == 0, tensor

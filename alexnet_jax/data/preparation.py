@@ -299,9 +299,15 @@ class Preparation:
 
 
 def _flush(path: pathlib.Path) -> None:
-    """Returns when a file is on the disk."""
+    """Returns when a file is on the disk, and frees its memory for the next one.
+
+    A store is often larger than memory; without this, writing it takes ever new pages, which cost
+    several times those that are used again (experiments/input).
+    """
     with path.open("rb") as opened:
         os.fsync(opened.fileno())
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _features(options: Options, class_names: list[str]) -> tfds.features.FeaturesDict:
