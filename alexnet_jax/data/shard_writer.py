@@ -148,7 +148,7 @@ def _records(shard: Shard, written: Written) -> Iterator[bytes]:
                 raise
             written.bad.append(str(error))
         else:
-            stored = memoryview(np.ascontiguousarray(image)).cast("B")
+            stored = np.ascontiguousarray(image).data.cast("B")
             if options.encoding == "jpeg":
                 stored, image = _as_jpeg(image, written)
             if written.sums:
