@@ -6,7 +6,7 @@ import sys
 
 from absl import app, flags
 
-from alexnet_jax import configs, large_pages, startup
+from alexnet_jax import large_pages, recipe_flags, startup
 from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.config import Config, ConfigError, unknown
 
@@ -15,7 +15,7 @@ MODES = ("step", "eval", "input", "end_to_end", "startup", "layers", "memory")
 
 def define_flags() -> None:
     """Declares the command's flags; not at import, for another command has the same."""
-    flags.DEFINE_string("config", "paper", "the recipe whose network is measured")
+    recipe_flags.define()
     flags.DEFINE_integer("batch_size", 128, "images of a batch", lower_bound=1)
     flags.DEFINE_string("precision", "float32", "float32 or bfloat16")
     flags.DEFINE_integer("rounds", 5, "of each contender, in turns", lower_bound=1)
@@ -28,7 +28,7 @@ def define_flags() -> None:
 
 
 def _config() -> Config:
-    config = configs.get(flags.FLAGS.config)
+    config = flags.FLAGS.config
     config.batch_size, config.precision = flags.FLAGS.batch_size, flags.FLAGS.precision
     return config
 
@@ -70,10 +70,11 @@ def _benchmark(mode: str) -> None:
         raise ConfigError(f"benchmark: {unknown(mode, MODES)}")
     found = _measured(mode)
     print(rows.table(found))
+    asked = {"batch_size": flags.FLAGS.batch_size, "precision": flags.FLAGS.precision}
     if flags.FLAGS.json:
         path = pathlib.Path(flags.FLAGS.json).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps([row.json() for row in found], indent=1) + "\n")
+        path.write_text(json.dumps([asked | row.json() for row in found], indent=1) + "\n")
 
 
 def _run(arguments: list[str]) -> None:
@@ -83,7 +84,16 @@ def _run(arguments: list[str]) -> None:
         _benchmark(arguments[1])
 
 
-if __name__ == "__main__":
-    large_pages.start_again_with_them()
+def main() -> None:
+    """Parses the flags and measures; a wrong flag ends it with one line."""
     define_flags()
+    try:
+        sys.argv = recipe_flags.resolve(sys.argv, "paper")
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    large_pages.start_again_with_them()
     app.run(_run)
+
+
+if __name__ == "__main__":
+    main()

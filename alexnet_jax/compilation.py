@@ -1,7 +1,11 @@
-"""How programs are compiled: what makes a back end fast, and its kernels deterministic."""
+"""How programs are compiled: what makes a back end fast, its kernels deterministic, and where
+compiled ones are kept."""
 
 import functools
 import logging
+import os
+import pathlib
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +38,19 @@ def _known_to_cpu() -> bool:
         logging.warning("convolutions will be slow: this jaxlib has no option %s (%s)", CPU, error)
         return False
     return True
+
+
+def keep_programs() -> None:
+    """Keeps what is compiled for later runs on this machine, in the user's cache folder.
+
+    A folder of one's own in `JAX_COMPILATION_CACHE_DIR` stays as it is.
+    """
+    if jax.config.values["jax_compilation_cache_dir"]:
+        return
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    # One for each machine: a home may be shared by machines whose CPUs differ.
+    folder = pathlib.Path(cache) / "alexnet_jax" / f"compiled-{platform.node()}"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def jit(function: Callable[..., Any], **arguments: Any) -> Any:

@@ -243,5 +243,12 @@ class ResidentSplit:
 
 
 def _rows(images: jax.Array, index: jax.Array) -> jax.Array:
-    """Returns images[index] by copies of whole images: (b, R, R, 3)."""
-    return jax.lax.map(lambda i: jax.lax.dynamic_index_in_dim(images, i, keepdims=False), index)
+    """Returns images[index], (b, R, R, 3); a CPU copies whole images, one after the other."""
+
+    def copied(images: jax.Array, index: jax.Array) -> jax.Array:
+        return jax.lax.map(lambda i: jax.lax.dynamic_index_in_dim(images, i, keepdims=False), index)
+
+    def gathered(images: jax.Array, index: jax.Array) -> jax.Array:
+        return images.at[index].get(mode="promise_in_bounds")
+
+    return jax.lax.platform_dependent(images, index, cpu=copied, default=gathered)

@@ -8,7 +8,6 @@ from ml_collections import config_flags
 from alexnet_jax import configs
 from alexnet_jax.config import Config, ConfigError, flatten, unknown
 
-DEFAULT = f"--config={configs.path('default')}"
 flags.disclaim_key_flags()  # so that a command's --help lists what `define` declares for it
 
 
@@ -18,8 +17,12 @@ def define() -> Any:
     return config_flags.DEFINE_config_file("config", None, f"a recipe ({known}) or a file")
 
 
-def resolve(arguments: list[str]) -> list[str]:
+def resolve(arguments: list[str], default: str = "default") -> list[str]:
     """Replaces a recipe's name after --config by its file; without one it is the default's.
+
+    Args:
+      arguments: of the command, its name first.
+      default: the recipe where none is named.
 
     Raises:
       ConfigError: an unknown recipe or field; says which is nearest.
@@ -38,4 +41,6 @@ def resolve(arguments: list[str]) -> list[str]:
             if field not in fields:
                 raise ConfigError(f"--config.{unknown(field, fields)[:300]}")
     names = [argument.partition("=")[0].lstrip("-") for argument in arguments[1:]]
-    return resolved if "config" in names else [*resolved[:1], DEFAULT, *resolved[1:]]
+    if "config" in names:
+        return resolved
+    return [*resolved[:1], f"--config={configs.path(default)}", *resolved[1:]]

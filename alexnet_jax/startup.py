@@ -60,8 +60,9 @@ class Join:
 def run(config: Config, workdir: str, join: Join = Join()) -> None:
     """Trains, and says how it ended."""
     with errors_as_one_line():
-        from alexnet_jax import processes, train
+        from alexnet_jax import compilation, processes, train
 
+        compilation.keep_programs()
         if not join.coordinator and (join.num_processes > 1 or join.process_id):
             raise ConfigError("--num_processes: needs --coordinator=HOST:PORT of process 0 too")
         if join.distributed or join.coordinator:

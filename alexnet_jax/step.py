@@ -126,8 +126,11 @@ class TrainStep:
             rates=optimizer.rate_tree(rates, params, self._config.fc_rate_factor),
         )
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
-        # First all of v, then w: each then changes in its own memory, and none is copied.
-        kept, finite = jax.lax.optimization_barrier((kept, finite))
+        # First all of v, then w: on a CPU each then changes in its own memory, and none is copied.
+        # A GPU or TPU changes both in one pass.
+        kept, finite = jax.lax.platform_dependent(
+            (kept, finite), cpu=jax.lax.optimization_barrier, default=lambda tree: tree
+        )
         moved = jax.tree.map(
             lambda w, v: jnp.where(finite, w + v, w), params, optimizer.velocity(kept)
         )

@@ -8,8 +8,8 @@ import sys
 import commands
 import pytest
 
-from alexnet_jax import configs, large_pages
-from alexnet_jax.benchmarks import end_to_end, layers, memory, steps, work
+from alexnet_jax import configs, large_pages, recipe_flags
+from alexnet_jax.benchmarks import end_to_end, layers, memory, rows, startup, steps, work
 from alexnet_jax.config import ConfigError
 
 
@@ -39,10 +39,10 @@ def test_pytorchs_ways_are_compared_with(monkeypatch):
     torch = pytest.importorskip("torch")
     # The compiler is PyTorch's own affair, and takes a minute.
     monkeypatch.setattr(torch, "compile", lambda network: network)
-    rows = steps.measure("step", narrow(), 1, True)
-    names = [row.against for row in rows]
+    found = steps.measure("step", narrow(), 1, True)
+    names = [row.against for row in found]
     assert names == [None, "torch-eager", "torch-channels_last", "torch-compile"]
-    for row in rows[1:]:
+    for row in found[1:]:
         theirs = row.more["their_images_per_second"]
         assert row.ratio == pytest.approx(row.images_per_second / theirs)
 
@@ -116,10 +116,35 @@ def test_parts_of_a_batch_need_less_memory():
 
 
 def test_mistakes_are_one_line(tmp_path):
-    said = commands.endings("benchmark", tmp_path, ["stpe"], [], ["step", "--config=papre"])
+    said = commands.endings("benchmark", tmp_path, ["stpe"], [])
     assert said[0].startswith("error: benchmark: stpe is not known; did you mean step?")
     assert said[1].startswith("error: name one mode: step, eval")
-    assert said[2].startswith("error: config: papre is not known; did you mean paper?")
+
+
+def test_the_recipe_is_the_papers_where_none_is_named():
+    named = recipe_flags.resolve(["benchmark", "step"], "paper")
+    assert named == ["benchmark", f"--config={configs.path('paper')}", "step"]
+    with pytest.raises(ConfigError, match="papre is not known; did you mean paper"):
+        recipe_flags.resolve(["benchmark", "step", "--config=papre"], "paper")
+
+
+def test_rows_say_with_what_they_are_compared():
+    found = {"step": [30.0, 10.0, 20.0], "torch-compile": [10.0, 10.0, 10.0], "bare": [40.0] * 3}
+    torch = rows.row("step", found, "torch-compile", batch_size=8).json()
+    assert (torch["against"], torch["beside"], torch["ratio"]) == ("torch-compile", None, 2.0)
+    assert torch["ratios"] == (1.0, 3.0)
+    bare = rows.row("step", found, "bare").json()
+    assert (bare["against"], bare["beside"], bare["ratio"]) == (None, "bare", 0.5)
+    assert "| step | 8 | 20 | 10 to 30 | torch-compile | 2.00 | 1.00 to 3.00 |" in rows.table(
+        [rows.row("step", found, "torch-compile", batch_size=8)]
+    )
+
+
+def test_starts_are_told_in_seconds():
+    started = [startup._row("cold", [22.0, 20.0, 24.5]), startup._row("warm", [10.0, 10.2, 9.0])]
+    told = rows.table(started).splitlines()
+    assert told[-2:] == ["| cold | 22.00 | 20.00 to 24.50 |", "| warm | 10.00 | 9.00 to 10.20 |"]
+    assert {row.json()["images_per_second"] for row in started} == {None}
 
 
 def test_a_command_starts_again_with_large_pages_once():

@@ -1,5 +1,6 @@
 """Options that programs are compiled with."""
 
+import pathlib
 import re
 
 import jax
@@ -35,6 +36,20 @@ def test_only_a_gpu_is_asked_for_the_same_bits(monkeypatch):
     assert compilation.options(deterministic=True) == compilation.DETERMINISTIC_GPU
     monkeypatch.setattr(compilation.jax, "default_backend", lambda: "tpu")
     assert compilation.options(deterministic=True) == {}
+
+
+def test_programs_are_kept_for_later_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", "own")
+        compilation.keep_programs()
+        assert jax.config.jax_compilation_cache_dir == "own"
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation.keep_programs()
+        assert pathlib.Path(jax.config.jax_compilation_cache_dir).parent == tmp_path / "alexnet_jax"
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

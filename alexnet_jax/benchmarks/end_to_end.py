@@ -51,17 +51,11 @@ def measure(config: Config, rounds: int, dataset: str, data_dir: str) -> list[Ro
         alone = name == "step"
         if not alone:
             print(f"training, {name}: waited for data {more['data_wait_fraction']:.2%} of the time")
-        rows.append(
-            Row(
-                "step" if alone else f"training, {name}",
-                statistics.median(speeds),
-                min(speeds),
-                max(speeds),
-                None if alone else "step",
-                None if alone else statistics.median(ratios),
-                more,
-            )
-        )
+        made = Row("step", statistics.median(speeds), min(speeds), max(speeds), more=more)
+        if not alone:
+            made.what, made.beside = f"training, {name}", "step"
+            made.ratio, made.ratios = statistics.median(ratios), (min(ratios), max(ratios))
+        rows.append(made)
     return rows
 
 

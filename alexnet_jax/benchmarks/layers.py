@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -150,9 +151,10 @@ def measure(config: Config, rounds: int, picture: pathlib.Path | None = None) ->
     rows, points = [], []
     for part in parts(config):
         program = compilation.compiled(part.function, *part.arguments)
-        spent = work.seconds(program, *part.arguments, repeats=rounds)
+        times = work.times(program, *part.arguments, repeats=rounds)
+        spent = statistics.median(times)
         floor = max(part.flops / best.flops, part.numbers * width / best.bandwidth)
-        speed = config.batch_size / spent
+        speed, slowest, fastest = (config.batch_size / t for t in (spent, max(times), min(times)))
         more = {
             "batch_size": config.batch_size,
             "precision": config.precision,
@@ -160,7 +162,9 @@ def measure(config: Config, rounds: int, picture: pathlib.Path | None = None) ->
             "floor_milliseconds": 1e3 * floor,
             "tflops": part.flops / spent / 1e12,
         }
-        rows.append(Row(part.name, speed, speed, speed, "floor", floor / spent, more))
+        row = Row(part.name, speed, slowest, fastest, beside="floor", more=more)
+        row.ratio, row.ratios = floor / spent, (floor / max(times), floor / min(times))
+        rows.append(row)
         points.append((part.name, part.flops / (part.numbers * width), part.flops / spent))
         print(f"{part.name}: {1e3 * spent:.2f} ms, floor {1e3 * floor:.2f}", flush=True)
     if picture:

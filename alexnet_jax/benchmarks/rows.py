@@ -18,8 +18,10 @@ class Row:
       images_per_second: median over rounds; None where nothing was timed.
       slowest: of the rounds, images per second.
       fastest: of the rounds.
-      against: what it is compared with, or None.
-      ratio: its images per second over those of `against`: the median of the rounds' ratios.
+      against: PyTorch's way that it is compared with, or None.
+      ratio: its images per second over the other's: the median of the rounds' ratios.
+      ratios: the least and the largest of them.
+      beside: what else it is compared with, of the same run.
       more: further fields of the JSON row.
     """
 
@@ -29,6 +31,8 @@ class Row:
     fastest: float | None
     against: str | None = None
     ratio: float | None = None
+    ratios: tuple[float, float] | None = None
+    beside: str | None = None
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
@@ -53,19 +57,18 @@ def alternated(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[
     return found
 
 
-def row(what: str, found: dict[str, list[float]], against: str | None = None, **more: Any) -> Row:
+TORCH = ("torch-eager", "torch-channels_last", "torch-compile")
+
+
+def row(what: str, found: dict[str, list[float]], other: str | None = None, **more: Any) -> Row:
     """Returns the row of one contender of `alternated`, compared with another."""
     own = found[what]
-    ratios = [a / b for a, b in zip(own, found[against], strict=True)] if against else []
-    return Row(
-        what,
-        statistics.median(own),
-        min(own),
-        max(own),
-        against,
-        statistics.median(ratios) if ratios else None,
-        more,
-    )
+    made = Row(what, statistics.median(own), min(own), max(own), more=more)
+    if other:
+        ratios = [a / b for a, b in zip(own, found[other], strict=True)]
+        made.ratio, made.ratios = statistics.median(ratios), (min(ratios), max(ratios))
+        made.against, made.beside = (other, None) if other in TORCH else (None, other)
+    return made
 
 
 def rate(images: int, action: Callable[[], Any]) -> float:
@@ -77,9 +80,11 @@ def rate(images: int, action: Callable[[], Any]) -> float:
 
 def table(rows: list[Row]) -> str:
     """Returns rows as a Markdown table."""
+    if all("seconds" in r.more for r in rows):
+        return _table_of_seconds(rows)
     lines = [
-        "| what | batch | images/s | slowest to fastest round | against | ratio |",
-        "|---|---|---|---|---|---|",
+        "| what | batch | images/s | slowest to fastest round | against | ratio | its rounds |",
+        "|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         speed, slowest, fastest, ratio = (
@@ -92,6 +97,15 @@ def table(rows: list[Row]) -> str:
             )
         )
         spread = f"{slowest} to {fastest}" if slowest else ""
-        batch = r.more.get("batch_size", "")
-        lines.append(f"| {r.what} | {batch} | {speed} | {spread} | {r.against or ''} | {ratio} |")
+        batch, other = r.more.get("batch_size", ""), r.against or r.beside or ""
+        rounds = f"{r.ratios[0]:.2f} to {r.ratios[1]:.2f}" if r.ratios else ""
+        lines.append(f"| {r.what} | {batch} | {speed} | {spread} | {other} | {ratio} | {rounds} |")
+    return "\n".join(lines)
+
+
+def _table_of_seconds(rows: list[Row]) -> str:
+    lines = ["| what | seconds | quickest to slowest round |", "|---|---|---|"]
+    for r in rows:
+        seconds, (least, most) = r.more["seconds"], r.more["rounds"]
+        lines.append(f"| {r.what} | {seconds:.2f} | {least:.2f} to {most:.2f} |")
     return "\n".join(lines)

@@ -3,6 +3,7 @@ earlier run compiled."""
 
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,10 +38,8 @@ def measure(rounds: int, data_dir: str) -> list[Row]:
 
 
 def _row(what: str, seconds: list[float]) -> Row:
-    rates = sorted(1 / s for s in seconds)
-    middle = rates[len(rates) // 2]
-    more = {"seconds": 1 / middle, "batch_size": 32, "precision": "float32"}
-    return Row(what, middle, rates[0], rates[-1], more=more)
+    more = {"seconds": statistics.median(seconds), "rounds": (min(seconds), max(seconds))}
+    return Row(what, None, None, None, more=more | {"batch_size": 32, "precision": "float32"})
 
 
 def _first_step(folder: str, name: str, data_dir: str) -> list[str]:

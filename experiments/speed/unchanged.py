@@ -1,18 +1,21 @@
 """Does what makes the step fast change what is learned?
 
     python -m experiments.speed.unchanged [--config=paper] [--batch_size=16] [--steps=100]
+        [--precision=float32] [--width=1]
 
-Trains on batches of random images and labels, once as it is compiled for speed and once as XLA
-compiles by itself, and prints the largest relative difference of a step's loss.
+Trains on batches of random images and labels, once as every run does and once with the network's
+pieces written plainly (plain.py) and compiled by XLA as it likes, and prints the largest relative
+difference of a step's loss.
 """
 
 import jax
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import compilation, configs, large_pages, mesh, model, state
+from alexnet_jax import configs, large_pages, mesh, model, state
 from alexnet_jax.benchmarks import steps
 from alexnet_jax.config import Config
+from experiments.speed import plain
 
 
 def losses(config: Config, count: int) -> np.ndarray:
@@ -30,14 +33,15 @@ def losses(config: Config, count: int) -> np.ndarray:
 def _run(_: list[str]) -> None:
     config = configs.get(flags.FLAGS.config)
     config.batch_size, config.precision = flags.FLAGS.batch_size, flags.FLAGS.precision
+    config.model.width *= flags.FLAGS.width
     jax.config.update("jax_enable_x64", config.precision == "float64")
     config = steps.prepared(config)
     fast = losses(config, flags.FLAGS.steps)
-    setattr(compilation, "options", lambda *_: {})  # noqa: B010
-    plain = losses(config, flags.FLAGS.steps)
+    with plain.instead():
+        slow = losses(config, flags.FLAGS.steps)
     what = f"{flags.FLAGS.config}, batch {config.batch_size}, {config.precision}"
-    apart = np.abs(fast / plain - 1).max()
-    print(f"{what}: loss {plain[0]:.4f} to {plain[-1]:.4f} in {len(plain)} updates")
+    apart = np.abs(fast / slow - 1).max()
+    print(f"{what}: loss {slow[0]:.4f} to {slow[-1]:.4f} in {len(slow)} updates")
     print(f"apart by {apart:.1e}")
 
 
@@ -46,6 +50,7 @@ def define_flags() -> None:
     flags.DEFINE_string("config", "paper", "the recipe")
     flags.DEFINE_integer("batch_size", 16, "images")
     flags.DEFINE_integer("steps", 100, "updates")
+    flags.DEFINE_float("width", 1, "times the recipe's", lower_bound=0)
     flags.DEFINE_string("precision", "float32", "float32 or float64")
 
 

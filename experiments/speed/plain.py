@@ -1,0 +1,56 @@
+"""The network's pieces as a textbook has them, for XLA to differentiate and compile by itself."""
+
+import contextlib
+from collections.abc import Iterator
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from alexnet_jax import compilation, layers, model
+from alexnet_jax.layers import Padding
+from alexnet_jax.lrn import Lrn
+
+
+def conv(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | Padding = 0, groups: int = 1
+) -> jax.Array:
+    """Is `layers.conv` by one grouped and strided convolution: (B, H, W, C) to (B, H', W', O)."""
+    if isinstance(padding, int):
+        padding = ((padding, padding), (padding, padding))
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Is `layers.overlapping_max_pool` by Flax; of equal maxima the first gets the gradient."""
+    return nn.max_pool(x, (3, 3), (2, 2))
+
+
+def lrn(x: jax.Array, constants: Lrn, groups: int = 1, edges: None = None) -> jax.Array:
+    """Is `lrn.lrn` by its formula and the gradient that JAX finds: (..., C)."""
+    assert edges is None
+    squares = (x * x).reshape(*x.shape[:-1], groups, -1)
+    window = (1,) * x.ndim + (constants.size,)
+    sums = lax.reduce_window(squares, 0.0, lax.add, window, (1,) * squares.ndim, "SAME")
+    return x * (constants.k + constants.scale * sums.reshape(x.shape)) ** -constants.beta
+
+
+@contextlib.contextmanager
+def instead() -> Iterator[None]:
+    """Puts them in the place of what is fast, and takes XLA's options away."""
+    with (
+        mock.patch.object(layers, "conv", conv),
+        mock.patch.dict(layers.MAX_POOLS, {3: max_pool}),
+        mock.patch.object(model, "lrn", lrn),
+        mock.patch.object(compilation, "options", lambda *_: {}),
+    ):
+        yield
