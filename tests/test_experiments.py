@@ -34,6 +34,15 @@ def test_unknown_arms_are_refused():
         run.recipe(configs.get("paper"), "no_nrom", 0)
 
 
+def test_arms_that_are_the_same_network_are_refused():
+    recipes = {arm: run.recipe(configs.get("imagenette"), arm, 0) for arm in ("base", "no_norm2")}
+    with pytest.raises(ConfigError, match="--arms: no_norm2 and base are the same"):
+        run.refuse_twins(recipes)
+    run.refuse_twins(
+        {arm: run.recipe(configs.get("paper"), arm, 0) for arm in ("base", "no_norm2")}
+    )
+
+
 def test_no_overlap_has_the_notebooks_sizes():
     """Run #147 keeps 6x6 before fc6, so that its parameters are as many as the paper's."""
     config = run.recipe(configs.get("paper"), "no_overlap", 0)

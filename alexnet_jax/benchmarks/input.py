@@ -213,9 +213,7 @@ def _torch_loader(source: Source, batch_size: int, workers: int, count: int) -> 
     try:
         import torch.utils.data  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ConfigError(
-            "--against=torch: PyTorch is not installed; pip install 'alexnet_jax[torch]'"
-        ) from error
+        raise ConfigError("--against=torch: PyTorch is not installed; pip install torch") from error
     images: Any = _TorchImages(source)
     order = np.random.default_rng(0).permutation(len(source))[: count * batch_size].tolist()
 

@@ -24,9 +24,7 @@ def contenders(what: str, config: Config) -> Iterator[Contender]:
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ConfigError(
-            "--against=torch: PyTorch is not installed; pip install 'alexnet_jax[torch]'"
-        ) from error
+        raise ConfigError("--against=torch: PyTorch is not installed; pip install torch") from error
     if config.model.without or config.model.pool_size != 3 or not config.model.columns_meet:
         raise ConfigError("--against=torch: only networks of eight layers whose columns meet")
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -24,7 +24,8 @@ class TfdsDataset(Dataset):
         except ImportError as error:
             raise DataError(
                 f"dataset: TFDS prepares {name} with a package that is not installed ({error}); "
-                "pip install 'alexnet_jax[tf]' once, or prepare it elsewhere: reading needs none"
+                "pip install tensorflow-cpu tensorboard once, or prepare it elsewhere: to read it "
+                "neither is needed"
             ) from error
         except (AssertionError, OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]

@@ -71,7 +71,7 @@ def read_dictionary(path: pathlib.Path) -> dict[str, np.ndarray]:
             outer = pickled.read(file.read())
     except (ValueError, KeyError) as error:
         raise WeightsError(
-            f"{path}: is not a dictionary of layers ({error}); see the README for its form"
+            f"{path}: is not a dictionary of layers, {{'conv1': [weights, biases], ...}} ({error})"
         ) from error
     return _named(path, outer)
 

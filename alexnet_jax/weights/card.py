@@ -48,6 +48,8 @@ def _input(weights: Weights) -> str:
     c = weights.config
     mean = weights.statistics.channel_mean.tolist() if weights.statistics else c.augment.mean
     less = "/".join(f"{value:.3f}" for value in mean)
+    if weights.statistics and c.augment.mean_image != "none":
+        less = "the mean image of its data"
     spread = "/".join(f"{value:g}" for value in c.augment.pixel_std)
     return (
         f"RGB on 0..255, short side {c.resize}, crops of {c.image_size}, less {less}, divided by "

@@ -43,17 +43,23 @@ def read_caffe(path: pathlib.Path, recipe: str) -> Weights:
         tensors, kinds, of = caffe.read_dictionary(path), [], layout.LAYOUTS["caffe dictionary"]
     else:
         (tensors, kinds), of = caffe.read_caffemodel(path), layout.LAYOUTS["caffe"]
-    order = [kind for kind in kinds if kind in ("LRN", "Pooling")]
-    config = _recipe(recipe or ("caffenet" if order[:1] == ["Pooling"] else "bvlc_alexnet"))
+    config = _recipe(recipe or _caffes(kinds))
     config.augment.mean = CAFFE_MEAN
     return _imported(tensors, of, config, path)
 
 
+def _caffes(kinds: list[str]) -> str:
+    """Returns which of Caffe's two a network is: CaffeNet pools before it normalises."""
+    order = [kind for kind in kinds if kind in ("LRN", "Pooling", "MaxPool")]
+    return "bvlc_alexnet" if order[:1] in ([], ["LRN"]) else "caffenet"
+
+
 def read_onnx(path: pathlib.Path, recipe: str) -> Weights:
     """Reads an ONNX network with Caffe's weights, such as bvlcalexnet-12."""
-    config = _recipe(recipe or "bvlc_alexnet")
+    tensors, kinds = onnx_file.read(path)
+    config = _recipe(recipe or _caffes(kinds))
     config.augment.mean = CAFFE_MEAN
-    return _imported(onnx_file.read(path), layout.LAYOUTS["onnx"], config, path)
+    return _imported(tensors, layout.LAYOUTS["onnx"], config, path)
 
 
 def read_torchvision(path: pathlib.Path, recipe: str) -> Weights:
@@ -106,7 +112,7 @@ def write_torchvision(weights: Weights, out: pathlib.Path) -> None:
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise WeightsError(f"{out}: needs PyTorch; install alexnet_jax[torch]") from error
+        raise WeightsError(f"{out}: needs PyTorch; pip install torch") from error
     tensors = layout.from_standard(weights.params, layout.LAYOUTS["torchvision"])
     state = {name: torch.from_numpy(values.copy()) for name, values in tensors.items()}
     _with_card(lambda path: torch.save(state, path), weights, out)

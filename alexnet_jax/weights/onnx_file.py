@@ -1,4 +1,4 @@
-"""ONNX networks, such as the model zoo's bvlcalexnet, by the onnx package (extra `onnx`)."""
+"""ONNX networks, such as the model zoo's bvlcalexnet, by the onnx package."""
 
 import pathlib
 
@@ -9,8 +9,9 @@ from alexnet_jax.weights.types import WeightsError
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 
-def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the weights as "layer.weight" and "layer.bias", channels first.
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns the weights as "layer.weight" and "layer.bias", channels first, and the kinds of all
+    layers in the order of the graph.
 
     Exporters name tensors as they like; the graph's order says which layer is which.
 
@@ -23,7 +24,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         from google.protobuf.message import DecodeError
         from onnx import numpy_helper  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise WeightsError(f"{path}: needs the onnx package; install alexnet_jax[onnx]") from error
+        raise WeightsError(f"{path}: needs the onnx package; pip install onnx") from error
     try:
         graph = onnx.load(str(path), load_external_data=False).graph
     except (DecodeError, ValueError) as error:
@@ -55,4 +56,4 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     }
     if others:
         raise WeightsError(f"{path}: {min(others)} belongs to no layer of AlexNet")
-    return tensors
+    return tensors, [node.op_type for node in graph.node]

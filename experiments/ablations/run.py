@@ -9,6 +9,7 @@ ten, and its difference from the first arm over the same seeds with its 95 % int
 """
 
 import copy
+import itertools
 import json
 import pathlib
 import sys
@@ -33,6 +34,20 @@ def recipe(base: Config, arm: str, seed: int) -> Config:
     ARMS[arm].change(config)
     config.seed, config.eval_views = seed, 10
     return config
+
+
+def refuse_twins(recipes: dict[str, Config]) -> None:
+    """Refuses arms that are one network under two names.
+
+    Raises:
+      ConfigError: names them.
+    """
+    for arm, other in itertools.combinations(recipes, 2):
+        if recipes[arm] == recipes[other]:
+            raise ConfigError(
+                f"--arms: {other} and {arm} are the same in this recipe; leave one out, or change "
+                "the recipe (--config.model.layer2='relu norm pool' gives imagenette a second norm)"
+            )
 
 
 def errors(workdir: pathlib.Path) -> dict[int, float]:
@@ -75,6 +90,7 @@ def _run(_: list[str]) -> None:
         recipes = {
             arm: [recipe(flags.FLAGS.config, arm, s) for s in seeds] for arm in flags.FLAGS.arms
         }
+        refuse_twins({arm: configs[0] for arm, configs in recipes.items()})
         for at, seed in enumerate(seeds):  # all arms of a seed first: a table early
             for arm, configs in recipes.items():
                 print(f"{arm}, seed {seed}", flush=True)

@@ -49,6 +49,19 @@ def _rate(c: Config) -> str:
     return f"{o.learning_rate:g}, then " + ", ".join(f"{r:g} at {e:.0f}" for e, r in s.steps)
 
 
+def _bias_schedule(c: Config) -> str:
+    """Says how biases' rates fall where it is not as the kernels' do."""
+    s = c.optimizer.schedule
+    if s.kind == "dexp":
+        return f", by {s.bias_dexp_factor:g} in {s.bias_dexp_count} stages"
+    if s.kind != "step" or not s.bias_steps:
+        return ""
+    first, *later = (
+        f"{rate:g}" + (f" at {epoch:.0f}" if epoch else "") for epoch, rate in s.bias_steps
+    )
+    return f", then {first}, " + ", ".join(later) if later else f", {first} throughout"
+
+
 def _lighting(c: Config) -> str:
     names = {"none": "none", "stddev": "standard deviations"}
     return names.get(c.augment.lighting, "eigenvalues on [0, 1]")
@@ -110,7 +123,7 @@ ROWS: dict[str, Callable[[Config], str]] = {
     "biases that are not 0": lambda c: _deviation(c)(c.model.bias_value),
     "dropout after": lambda c: ", ".join(c.model.dropout_after),
     "scaled when": lambda c: "testing" if c.model.dropout_scaling == "test" else "training",
-    "5: rate of biases": lambda c: f"x {c.optimizer.bias_rate_factor:g}",
+    "5: rate of biases": lambda c: f"x {c.optimizer.bias_rate_factor:g}{_bias_schedule(c)}",
     "6: decay of biases": lambda c: "yes" if c.optimizer.decay_biases else "no",
     "decay": lambda c: f"{c.optimizer.weight_decay:g}",
     "7: lighting": _lighting,

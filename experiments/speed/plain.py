@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
