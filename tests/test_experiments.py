@@ -15,6 +15,7 @@ from alexnet_jax.validation import validate
 from experiments import statistics
 from experiments.ablations import arms, colour, run
 from experiments.cifar import figure1, lrn, nets, training
+from experiments.speed import plain
 
 
 @pytest.mark.parametrize("arm", arms.ARMS)
@@ -195,3 +196,20 @@ def test_the_fastest_rate_is_looked_for_beyond_the_ends():
     assert figure1.fastest((0.02, 0.01), 60, only_small) == pytest.approx(0.0025)
     with pytest.raises(FloatingPointError, match="every rate down to"):
         figure1.fastest((0.02,), 60, lambda rate, epochs: {"reached": None, "diverged": "all"})
+
+
+@pytest.mark.parametrize("recipe", ["paper", "original_code", "caffenet"])
+def test_textbook_pieces_are_the_networks_own(recipe, rng):
+    config = configs.get(recipe)
+    config.model.width = 1 / 16
+    network = model.build(config.model, 10, "float32")
+    image = jnp.asarray(rng.normal(scale=50, size=(1, 227, 227, 3)), jnp.float32)
+    params = network.init(jax.random.key(0), image)["params"]
+    fast = network.apply({"params": params}, image)
+    with plain.instead():
+        textbook = network.apply({"params": params}, image)
+        text = jax.jit(network.apply).lower({"params": params}, image).as_text()
+    np.testing.assert_allclose(fast, textbook, rtol=1e-5)
+    assert "feature_group_count = 2" in text  # they are in their place
+    text = jax.jit(network.apply).lower({"params": params}, image).as_text()
+    assert "feature_group_count = 2" not in text  # and the network's own are again

@@ -181,6 +181,7 @@ def draw(points: list[tuple[str, float, float]], best: work.Ceiling, path: pathl
       path: of the picture.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -197,6 +198,10 @@ def draw(points: list[tuple[str, float, float]], best: work.Ceiling, path: pathl
         axes.plot(intensity, flops / 1e9, marks[kind], color=colour, ms=7, label=label)
     axes.set(xlabel="FLOP for each byte that must move", ylabel="GFLOP/s")
     axes.set_title("circles: forward; squares: gradient of the input; triangles: of the kernel")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.grid(which="both", alpha=0.2)
     axes.legend(frameon=False, ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
