@@ -198,6 +198,8 @@ def draw(points: list[tuple[str, float, float]], best: work.Ceiling, path: pathl
         axes.plot(intensity, flops / 1e9, marks[kind], color=colour, ms=7, label=label)
     axes.set(xlabel="FLOP for each byte that must move", ylabel="GFLOP/s")
     axes.set_title("circles: forward; squares: gradient of the input; triangles: of the kernel")
+    lowest = min(best.flops / 10, *(p[2] for p in shown))
+    axes.set_ylim(lowest / 1.2e9, best.flops * 1.2 / 1e9)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
