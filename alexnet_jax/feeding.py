@@ -244,11 +244,12 @@ class ResidentSplit:
 
 def _rows(images: jax.Array, index: jax.Array) -> jax.Array:
     """Returns images[index], (b, R, R, 3); a CPU copies whole images, one after the other."""
+    return jax.lax.platform_dependent(images, index, cpu=_copied, default=_gathered)
 
-    def copied(images: jax.Array, index: jax.Array) -> jax.Array:
-        return jax.lax.map(lambda i: jax.lax.dynamic_index_in_dim(images, i, keepdims=False), index)
 
-    def gathered(images: jax.Array, index: jax.Array) -> jax.Array:
-        return images.at[index].get(mode="promise_in_bounds")
+def _copied(images: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.lax.map(lambda i: jax.lax.dynamic_index_in_dim(images, i, keepdims=False), index)
 
-    return jax.lax.platform_dependent(images, index, cpu=copied, default=gathered)
+
+def _gathered(images: jax.Array, index: jax.Array) -> jax.Array:
+    return images.at[index].get(mode="promise_in_bounds")

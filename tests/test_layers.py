@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from alexnet_jax import layers
+from alexnet_jax import feeding, layers
 
 
 def plain_conv(x, kernel, stride, padding, groups):
@@ -81,3 +81,19 @@ def test_dropout_belongs_to_the_example(rng):
     np.testing.assert_array_equal(
         layers.dropout(x[10:20], layers.keep_mask(keys[10:20], x.shape[1], 0.5)), all_rows[10:20]
     )
+
+
+def test_each_platforms_way_is_the_other_s(rng):
+    """Here the CPU's are used in all that follows; those of GPUs and TPUs must give the same."""
+    x, kernel = rng.normal(size=(2, 9, 8, 6)), rng.normal(size=(3, 2, 6, 4))
+    dy = jnp.asarray(rng.normal(size=(2, 7, 7, 4)), jnp.float32)
+    x, kernel = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
+    here, there = layers._cpu_conv_gradients(x, kernel, dy), layers._conv_gradients(x, kernel, dy)
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    matrix = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
+    np.testing.assert_allclose(layers._cpu_product(x[0, 0], x[0, 0].T), x[0, 0] @ x[0, 0].T, 1e-5)
+    np.testing.assert_allclose(layers._cpu_product(matrix.T, matrix), matrix.T @ matrix, 1e-5)
+    images, index = jnp.arange(5 * 12).reshape(5, 2, 2, 3), jnp.array([4, 0, 0, 2])
+    np.testing.assert_array_equal(feeding._copied(images, index), images[index])
+    np.testing.assert_array_equal(feeding._gathered(images, index), images[index])
