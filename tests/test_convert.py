@@ -293,12 +293,11 @@ def test_onnx(narrow, tmp_path):
     path = tmp_path / "net.onnx"
     onnx.save(onnx.helper.make_model(graph), str(path))
     assert_same(params, formats.READERS["onnx"](path, "").params)
-    for kind, first in (("LRN", "relu, norm, pool"), ("MaxPool", "relu, pool, norm")):
+    for kind, first in (("LRN", "relu norm pool"), ("MaxPool", "relu pool norm")):
         more = [onnx.helper.make_node(kind, ["conv1"], ["after"])]
         graph = onnx.helper.make_graph([*nodes[:1], *more, *nodes[1:]], "net", [], [], stored)
         onnx.save(onnx.helper.make_model(graph), str(path))
-        found = formats.READERS["onnx"](path, "").config.model.layer1
-        assert found == first.replace(",", "")
+        assert formats.READERS["onnx"](path, "").config.model.layer1 == first
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(WeightsError, match=r"net.onnx"):
         formats.READERS["onnx"](path, "")

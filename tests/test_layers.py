@@ -5,19 +5,7 @@ import pytest
 from jax import lax
 
 from alexnet_jax import feeding, layers
-
-
-def plain_conv(x, kernel, stride, padding, groups):
-    """XLA's own grouped convolution, which the code never uses."""
-    pad = padding if isinstance(padding, tuple) else ((padding, padding),) * 2
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        pad,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+from experiments.speed import plain
 
 
 @pytest.mark.parametrize(
@@ -35,7 +23,7 @@ def test_conv_and_its_gradients(rng, side, channels, out, size, stride, padding,
     with jax.enable_x64(True):
         x = jnp.asarray(rng.normal(size=(2, side, side, channels)))
         kernel = jnp.asarray(rng.normal(size=(size, size, channels // groups, out)))
-        want, want_vjp = jax.vjp(lambda a, b: plain_conv(a, b, stride, padding, groups), x, kernel)
+        want, want_vjp = jax.vjp(lambda a, b: plain.conv(a, b, stride, padding, groups), x, kernel)
         got, got_vjp = jax.vjp(lambda a, b: layers.conv(a, b, stride, padding, groups), x, kernel)
         np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10)
         dy = jnp.asarray(rng.normal(size=want.shape))
