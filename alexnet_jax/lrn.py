@@ -112,9 +112,19 @@ def _window_sum(x: jax.Array, size: int, axis: int, groups: int = 1) -> jax.Arra
         part = lax.slice_in_dim(padded, i, i + length, axis=axis)
         seen = place + i - half
         inside = (seen >= 0) & (seen < length // groups)
-        return jnp.where(inside, part, 0) if groups > 1 else part
+        return _kept(part, inside) if groups > 1 else part
 
     return functools.reduce(jnp.add, map(shifted, range(size)))
+
+
+def _kept(x: jax.Array, where: np.ndarray) -> jax.Array:
+    """x where it is said along its last axis, else 0: a `where` on the bits.
+
+    A CPU reads a mask of whole words with the `and` itself; one of bools it widens for each value.
+    """
+    word = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    mask = np.where(where, np.iinfo(word).max, 0).astype(word)
+    return lax.bitcast_convert_type(lax.bitcast_convert_type(x, word) & mask, x.dtype)
 
 
 def _window_sums(x: jax.Array, size: int, axes: tuple[int, ...], groups: int) -> jax.Array:

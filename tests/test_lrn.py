@@ -37,6 +37,18 @@ def test_equals_the_naive_loop(size, groups, width, beta, k):
     np.testing.assert_allclose(got, naive_lrn(x, size, 1e-3, beta, k, groups), rtol=2e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_a_column_sees_nothing_of_another(rng, dtype, lost):
+    """Not even what is no number, in the values and in the gradients, in any precision."""
+    with jax.enable_x64(dtype == "float64"):
+        own, other = jnp.asarray(rng.normal(0, 20, (3, 6)), dtype), jnp.full((3, 6), lost, dtype)
+        x = jnp.concatenate([own, other], axis=-1)
+        for function in (lrn, lambda x, c, g: jax.grad(lambda x: lrn(x, c, g)[..., :6].sum())(x)):
+            alone, beside = function(own, Lrn(5, 1e-3), 1), function(x, Lrn(5, 1e-3), 2)
+            np.testing.assert_array_equal(beside[..., :6].view("uint8"), alone.view("uint8"))
+
+
 @pytest.mark.parametrize("beta", [0.75, 0.6])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_gradient_equals_finite_differences(rng, beta, groups):
