@@ -5,8 +5,10 @@
 
 Trains on batches of random images and labels, once as every run does and once with the network's
 pieces written plainly (plain.py) and compiled by XLA as it likes, and prints the largest relative
-difference of a step's loss.
+difference of an update's loss, every ten updates.
 """
+
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -15,19 +17,21 @@ from absl import app, flags
 from alexnet_jax import configs, large_pages, mesh, model, state
 from alexnet_jax.benchmarks import steps
 from alexnet_jax.config import Config
+from alexnet_jax.progress import Progress
 from experiments.speed import plain
 
+SHOWN = 10  # updates between two lines
 
-def losses(config: Config, count: int) -> np.ndarray:
-    """Returns the loss of each update, (count,)."""
+
+def losses(config: Config, count: int) -> Iterator[float]:
+    """Yields the loss of each update."""
     program = steps.compiled_training(config)
     network = model.build(config.model, config.num_classes, config.precision)
-    now, found = state.create_state(config, network, mesh.build(config.mesh)), []
+    now = state.create_state(config, network, mesh.build(config.mesh))
     for n in range(count):
         now, figures = program(now, steps.random_batch(config, seed=n))
         loss = jax.device_get(figures["sums"]["loss"])
-        found.append(float(loss.total) / float(loss.count))
-    return np.array(found)
+        yield float(loss.total) / float(loss.count)
 
 
 def _run(_: list[str]) -> None:
@@ -36,14 +40,21 @@ def _run(_: list[str]) -> None:
     config.model.width *= flags.FLAGS.width
     jax.config.update("jax_enable_x64", config.precision == "float64")
     config = steps.prepared(config)
-    fast = losses(config, flags.FLAGS.steps)
-    with plain.instead():
-        slow = losses(config, flags.FLAGS.steps)
-    what = f"{flags.FLAGS.config}, batch {config.batch_size}, {config.precision}"
-    apart = np.abs(fast / slow - 1)
-    print(f"{what}: loss {slow[0]:.4f} to {slow[-1]:.4f} in {len(slow)} updates")
-    for count in sorted({min(n, len(slow)) for n in (10, 30, 100, len(slow))}):
-        print(f"apart by {apart[:count].max():.1e} in the first {count}")
+    what, count = f"{flags.FLAGS.config}, batch {config.batch_size}", flags.FLAGS.steps
+    with Progress(f"{what}, as it runs", 0, count, "update") as bar:
+        fast = []
+        for loss in losses(config, count):
+            fast.append(loss)
+            bar.advance()
+    with plain.instead(), Progress(f"{what}, plainly", 0, count, "update") as bar:
+        slow = []
+        for loss in losses(config, count):
+            slow.append(loss)
+            bar.advance()
+            if len(slow) % SHOWN == 0 or len(slow) == count:
+                apart = np.abs(np.array(fast[: len(slow)]) / np.array(slow) - 1).max()
+                bar.say(f"apart by {apart:.1e} in the first {len(slow)} (loss {loss:.4f})")
+    print(f"{what}, {config.precision}: loss {slow[0]:.4f} to {slow[-1]:.4f}")
 
 
 def define_flags() -> None:
