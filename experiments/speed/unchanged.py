@@ -3,14 +3,17 @@
     python -m experiments.speed.unchanged [--config=paper] [--batch_size=16] [--steps=100]
         [--precision=float32] [--width=1]
 
-Trains on batches of random images and labels, once as every run does and once with the network's
-pieces written plainly (plain.py) and compiled by XLA as it likes, and prints the largest relative
-difference of an update's loss, every ten updates.
+Trains on batches of random images and labels as every run does, once from its start and once from
+one whose parameters are each the next number of their precision; and with the network's pieces
+written plainly (plain.py) and compiled by XLA as it likes. It prints the largest relative
+differences of an update's loss from the first run's, every ten updates: what one rounding of the
+start does, and what the pieces do.
 """
 
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
@@ -23,15 +26,29 @@ from experiments.speed import plain
 SHOWN = 10  # updates between two lines
 
 
-def losses(config: Config, count: int) -> Iterator[float]:
-    """Yields the loss of each update."""
+def losses(config: Config, count: int, nudged: bool = False) -> Iterator[float]:
+    """Yields the loss of each update, from a start whose parameters may be the next numbers."""
     program = steps.compiled_training(config)
     network = model.build(config.model, config.num_classes, config.precision)
     now = state.create_state(config, network, mesh.build(config.mesh))
+    if nudged:
+        now = now.replace(params=jax.tree.map(lambda w: jnp.nextafter(w, jnp.inf), now.params))
     for n in range(count):
         now, figures = program(now, steps.random_batch(config, seed=n))
         loss = jax.device_get(figures["sums"]["loss"])
         yield float(loss.total) / float(loss.count)
+
+
+def compared(what: str, others: Iterator[float], first: list[float]) -> None:
+    """Prints how far apart the losses of another run are from the first one's."""
+    found = []
+    with Progress(what, 0, len(first), "update") as bar:
+        for loss in others:
+            found.append(loss)
+            bar.advance()
+            if len(found) % SHOWN == 0 or len(found) == len(first):
+                apart = np.abs(np.array(found) / np.array(first[: len(found)]) - 1).max()
+                bar.say(f"{what}: apart by {apart:.1e} in the first {len(found)}")
 
 
 def _run(_: list[str]) -> None:
@@ -39,22 +56,16 @@ def _run(_: list[str]) -> None:
     config.batch_size, config.precision = flags.FLAGS.batch_size, flags.FLAGS.precision
     config.model.width *= flags.FLAGS.width
     jax.config.update("jax_enable_x64", config.precision == "float64")
-    config = steps.prepared(config)
-    what, count = f"{flags.FLAGS.config}, batch {config.batch_size}", flags.FLAGS.steps
-    with Progress(f"{what}, as it runs", 0, count, "update") as bar:
-        fast = []
+    config, count, first = steps.prepared(config), flags.FLAGS.steps, []
+    with Progress("as it runs", 0, count, "update") as bar:
         for loss in losses(config, count):
-            fast.append(loss)
+            first.append(loss)
             bar.advance()
-    with plain.instead(), Progress(f"{what}, plainly", 0, count, "update") as bar:
-        slow = []
-        for loss in losses(config, count):
-            slow.append(loss)
-            bar.advance()
-            if len(slow) % SHOWN == 0 or len(slow) == count:
-                apart = np.abs(np.array(fast[: len(slow)]) / np.array(slow) - 1).max()
-                bar.say(f"apart by {apart:.1e} in the first {len(slow)} (loss {loss:.4f})")
-    print(f"{what}, {config.precision}: loss {slow[0]:.4f} to {slow[-1]:.4f}")
+    what = f"{flags.FLAGS.config}, batch {config.batch_size}, {config.precision}"
+    print(f"{what}: loss {first[0]:.4f} to {first[-1]:.4f}", flush=True)
+    compared("from the next numbers", losses(config, count, nudged=True), first)
+    with plain.instead():
+        compared("with textbook pieces", losses(config, count), first)
 
 
 def define_flags() -> None:
