@@ -30,16 +30,18 @@ def options(deterministic: bool = False) -> Options:
     """Returns XLA's options for the back end in use; CPU kernels are deterministic as they are."""
     backend = jax.default_backend()
     if backend == "cpu":
-        return dict(CPU) if _known_to_cpu() else {}
+        return {name: value for name, value in CPU.items() if _known(name, value)}
     return dict(DETERMINISTIC_GPU) if deterministic and backend == "gpu" else {}
 
 
 @functools.cache
-def _known_to_cpu() -> bool:
+def _known(name: str, value: str | bool) -> bool:
     try:
-        jax.jit(lambda: 0, compiler_options=CPU).lower().compile()
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        logging.warning("convolutions will be slow: this jaxlib has no option %s (%s)", CPU, error)
+        logging.warning(
+            "steps will be slow: this jaxlib has no option %s=%s (%s)", name, value, error
+        )
         return False
     return True
 

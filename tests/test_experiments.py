@@ -7,15 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from scipy import stats
 
 from alexnet_jax import configs, model
+from alexnet_jax.benchmarks import steps
 from alexnet_jax.config import ConfigError
 from alexnet_jax.validation import validate
 from experiments import statistics
 from experiments.ablations import arms, colour, run
 from experiments.cifar import figure1, lrn, nets, training
-from experiments.speed import plain
+from experiments.speed import plain, unchanged
 
 
 @pytest.mark.parametrize("arm", arms.ARMS)
@@ -213,3 +215,13 @@ def test_textbook_pieces_are_the_networks_own(recipe, rng):
     assert "feature_group_count = 2" in text  # they are in their place
     text = jax.jit(network.apply).lower({"params": params}, image).as_text()
     assert "feature_group_count = 2" not in text  # and the network's own are again
+
+
+def test_a_run_is_unchanged_from_itself_and_moved_by_a_rounding(tmp_path, capsys):
+    config = steps.prepared(small.config(tmp_path))
+    first = list(unchanged.losses(config, 3))
+    unchanged.compared("again", unchanged.losses(config, 3), first)
+    unchanged.compared("nudged", unchanged.losses(config, 3, nudged=True), first)
+    again, nudged = capsys.readouterr().out.splitlines()
+    assert again == "again: apart by 0.0e+00 in the first 3"
+    assert 0 < float(nudged.split("by ")[1].split()[0]) < 1e-4
