@@ -98,9 +98,9 @@ class Views:
         c, size = self.config, self.size
         border = batch["image"].shape[1] - size
 
-        def one(
-            image: jax.Array, index: jax.Array, epoch: jax.Array, position: jax.Array
-        ) -> jax.Array:
+        def draw(
+            index: jax.Array, epoch: jax.Array, position: jax.Array
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
             # The authors' code draws crop and flip once for `chunk` consecutive images.
             owner = (epoch, index) if c.chunk == 1 else (position // c.chunk,)
             if c.random_crop:
@@ -111,15 +111,24 @@ class Views:
             mirrored = jnp.bool_(False)
             if c.flip:
                 mirrored = jax.random.bernoulli(purpose_key(seed_key, FLIP, *owner))
-            pixels = self._centred(image, corner, mirrored)
+            colour = jnp.zeros(3)
             if c.lighting != "none":
                 colour = self.lighting(purpose_key(seed_key, LIGHT, epoch, index))
                 if c.lighting_off_epoch:
                     colour = jnp.where(epoch < c.lighting_off_epoch, colour, 0)
+            return corner, mirrored, colour
+
+        def one(
+            image: jax.Array, corner: jax.Array, mirrored: jax.Array, colour: jax.Array
+        ) -> jax.Array:
+            pixels = self._centred(image, corner, mirrored)
+            if c.lighting != "none":
                 pixels = pixels + colour
             return pixels / (c.lighting_rescale * self._spread)
 
-        return jax.vmap(one)(batch["image"], batch["index"], batch["epoch"], batch["position"])
+        drawn = jax.vmap(draw)(batch["index"], batch["epoch"], batch["position"])
+        # Drawn once for an image; fused with what follows it would be drawn for each pixel.
+        return jax.vmap(one)(batch["image"], *lax.optimization_barrier(drawn))
 
     def lighting(self, key: jax.Array) -> jax.Array:
         """Draws the paper's colour noise: one RGB offset, (3,) float32 on 0..255."""

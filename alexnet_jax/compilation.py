@@ -20,7 +20,9 @@ CPU: Options = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
     "xla_cpu_prefer_vector_width": "512",
 }
-DETERMINISTIC_GPU: Options = {
+# What is less than 1e-38 is zero: a GPU's roots need twice the instructions otherwise.
+GPU: Options = {"xla_gpu_ftz": True}
+DETERMINISTIC_GPU: Options = GPU | {
     "xla_gpu_deterministic_ops": True,
     "xla_gpu_exclude_nondeterministic_ops": True,
 }
@@ -31,7 +33,28 @@ def options(deterministic: bool = False) -> Options:
     backend = jax.default_backend()
     if backend == "cpu":
         return {name: value for name, value in CPU.items() if _known(name, value)}
-    return dict(DETERMINISTIC_GPU) if deterministic and backend == "gpu" else {}
+    if backend == "gpu":
+        return dict(DETERMINISTIC_GPU if deterministic else GPU)
+    return {}
+
+
+def columns_apart() -> bool:
+    """Says whether the columns of one device are arrays of their own.
+
+    A GPU's convolutions read and write them so, and what lies between costs a copy else. A CPU and
+    a TPU are slow with few channels.
+    """
+    return jax.default_backend() == "gpu"
+
+
+def in_memory(tree: Any) -> Any:
+    """Keeps a GPU's compiler from computing the arrays of a tree again where they are used.
+
+    They are written once, and what makes them is not changed by who reads them.
+    """
+    return jax.lax.platform_dependent(
+        tree, cuda=jax.lax.optimization_barrier, default=lambda tree: tree
+    )
 
 
 @functools.cache

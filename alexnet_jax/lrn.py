@@ -7,11 +7,15 @@ same formula, because some divide alpha by the window size; `Lrn.named` converts
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from alexnet_jax import compilation
 
 # name -> (is alpha divided by the window size?, k). Sources: paper section 3.3; layer.py of the
 # authors' 2012 code (`scale /= size`, minDiv 2); Caffe lrn_layer.cpp and caffe.proto (k = 1);
@@ -134,39 +138,97 @@ def _window_sums(x: jax.Array, size: int, axes: tuple[int, ...], groups: int) ->
 
 
 def _inverse_power(base: jax.Array, beta: float) -> jax.Array:
-    """base ** -beta; the usual 0.75 by two square roots, several times faster than a power.
+    """base ** -beta; the usual 0.75 by two roots, several times faster than a power.
 
-    Square root and division are rounded correctly everywhere; `rsqrt` is not, and gives other last
-    bits at other places of an array, so that meshes would drift apart.
+    On a CPU square root and division are rounded correctly; `rsqrt` is not, and gives other last
+    bits at other places of an array, so that meshes would drift apart. An NVIDIA GPU has one
+    instruction for it, the same everywhere, and needs ten for each of the others.
     """
     if beta == 0.75:
-        root = jnp.sqrt(base)
-        return 1 / (root * jnp.sqrt(root))
+        return lax.platform_dependent(base, cuda=_by_reciprocal_roots, default=_by_roots)
     return base**-beta
+
+
+def _by_roots(base: jax.Array) -> jax.Array:
+    root = jnp.sqrt(base)
+    return 1 / (root * jnp.sqrt(root))
+
+
+def _by_reciprocal_roots(base: jax.Array) -> jax.Array:
+    root = lax.rsqrt(base)
+    return root * root * lax.rsqrt(root)
+
+
+WindowSum = Callable[[jax.Array], jax.Array]
+
+
+def _by_formula(x: jax.Array, c: Lrn, window_sum: WindowSum) -> jax.Array:
+    wide = _wide(x)
+    base = c.k + c.scale * window_sum(wide * wide)
+    return (wide * _inverse_power(base, c.beta)).astype(x.dtype)
+
+
+def _gradient_by_formula(
+    x: jax.Array,
+    dy: jax.Array,
+    c: Lrn,
+    window_sum: WindowSum,
+    between: Callable[[Any], Any] = lambda v: v,
+) -> jax.Array:
+    # With d = k + s * W(x^2) and a symmetric window sum W:
+    # dx = dy * d^-beta - 2 s beta x W(dy * x * d^(-beta - 1)). Recomputing d costs less than
+    # keeping it.
+    wide = _wide(x)
+    base = c.k + c.scale * window_sum(wide * wide)
+    own = _wide(dy) * _inverse_power(base, c.beta)
+    own, of_others = map(_wide, between((own, own * wide / base)))
+    return (own - (2 * c.scale * c.beta) * wide * window_sum(of_others)).astype(x.dtype)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """At least float32: 2 plus a small sum of squares is 2 in bfloat16."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _normalise(x: jax.Array, c: Lrn, axes: tuple[int, ...], groups: int) -> jax.Array:
-    base = c.k + c.scale * _window_sums(x * x, c.size, axes, groups)
-    return x * _inverse_power(base, c.beta)
+    def default(x: jax.Array) -> jax.Array:
+        return _by_formula(x, c, lambda v: _window_sums(v, c.size, axes, groups))
+
+    def cuda(x: jax.Array) -> jax.Array:
+        rows = x.reshape(-1, x.shape[-1] // groups)
+        return _by_formula(rows, c, lambda v: _window_sum(v, c.size, -1)).reshape(x.shape)
+
+    if axes != (-1,):
+        return default(x)
+    return lax.platform_dependent(x, cuda=cuda, default=default)
 
 
 def _normalise_forward(
     x: jax.Array, c: Lrn, axes: tuple[int, ...], groups: int
 ) -> tuple[jax.Array, jax.Array]:
+    # Else a GPU's compiler keeps, in float32, what both passes compute of x.
+    x = compilation.in_memory(x)
     return _normalise(x, c, axes, groups), x
 
 
 def _normalise_backward(
     c: Lrn, axes: tuple[int, ...], groups: int, x: jax.Array, dy: jax.Array
 ) -> tuple[jax.Array]:
-    # With d = k + s * W(x^2) and a symmetric window sum W:
-    # dx = dy * d^-beta - 2 s beta x W(dy * x * d^(-beta - 1)). Recomputing d costs less than
-    # keeping it.
-    base = c.k + c.scale * _window_sums(x * x, c.size, axes, groups)
-    power = _inverse_power(base, c.beta)
-    crossed = _window_sums(dy * x * power / base, c.size, axes, groups)
-    return (dy * power - (2 * c.scale * c.beta) * x * crossed,)
+    def default(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return _gradient_by_formula(x, dy, c, lambda v: _window_sums(v, c.size, axes, groups))
+
+    def cuda(x: jax.Array, dy: jax.Array) -> jax.Array:
+        def kept(values: Any) -> Any:
+            return compilation.in_memory([v.astype(x.dtype) for v in values])
+
+        rows, of_rows = (a.reshape(-1, a.shape[-1] // groups) for a in (x, dy))
+        dx = _gradient_by_formula(rows, of_rows, c, lambda v: _window_sum(v, c.size, -1), kept)
+        return dx.reshape(x.shape)
+
+    if axes != (-1,):
+        return (default(x, dy),)
+    return (lax.platform_dependent(*compilation.in_memory((x, dy)), cuda=cuda, default=default),)
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
@@ -182,6 +244,10 @@ def _window_sum_between(x: jax.Array, edges: Edges, size: int) -> jax.Array:
     return functools.reduce(jnp.add, shifted)
 
 
+def _wide_edges(edges: Edges) -> Edges:
+    return _wide(edges[0]), _wide(edges[1])
+
+
 def _base_between(x: jax.Array, edges: Edges, c: Lrn) -> jax.Array:
     squares = (edges[0] * edges[0], edges[1] * edges[1])
     return c.k + c.scale * _window_sum_between(x * x, squares, c.size)
@@ -189,7 +255,10 @@ def _base_between(x: jax.Array, edges: Edges, c: Lrn) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _normalise_between(x: jax.Array, edges: Edges, c: Lrn) -> jax.Array:
-    return x * _inverse_power(_base_between(x, edges, c), c.beta)
+    wide = _wide(x)
+    return (wide * _inverse_power(_base_between(wide, _wide_edges(edges), c), c.beta)).astype(
+        x.dtype
+    )
 
 
 def _between_forward(x: jax.Array, edges: Edges, c: Lrn) -> tuple[jax.Array, tuple]:
@@ -197,7 +266,7 @@ def _between_forward(x: jax.Array, edges: Edges, c: Lrn) -> tuple[jax.Array, tup
 
 
 def _between_backward(c: Lrn, residual: tuple, dy: jax.Array) -> tuple[jax.Array, Edges]:
-    x, edges = residual
+    dtype, x, edges, dy = dy.dtype, _wide(residual[0]), _wide_edges(residual[1]), _wide(dy)
     half = c.size // 2
     base = _base_between(x, edges, c)
     power = _inverse_power(base, c.beta)
@@ -206,7 +275,9 @@ def _between_backward(c: Lrn, residual: tuple, dy: jax.Array) -> tuple[jax.Array
     crossed = _window_sum(jnp.pad(dy * x * power / base, pad), c.size, -1)
     before, own, after = jnp.split(crossed, [half, half + x.shape[-1]], axis=-1)
     factor = -2 * c.scale * c.beta
-    return dy * power + factor * x * own, (factor * edges[0] * before, factor * edges[1] * after)
+    dx = dy * power + factor * x * own
+    of_edges = (factor * edges[0] * before, factor * edges[1] * after)
+    return dx.astype(dtype), (of_edges[0].astype(dtype), of_edges[1].astype(dtype))
 
 
 _normalise_between.defvjp(_between_forward, _between_backward)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import initializers
 
-from alexnet_jax import layers
+from alexnet_jax import compilation, convolution, layers, pooling
 from alexnet_jax.batch_norm import BatchNorm, Mean, alone
 from alexnet_jax.columns import Columns
 from alexnet_jax.config import ModelConfig
@@ -60,7 +60,7 @@ class Conv(nn.Module):
     kernel_init: initializers.Initializer
     bias_init: BiasInit
     stride: int = 1
-    padding: int | layers.Padding = 0
+    padding: int | convolution.Padding = 0
     groups: int = 1
     dtype: jnp.dtype = jnp.dtype("float32")
 
@@ -72,7 +72,8 @@ class Conv(nn.Module):
         bias_init = self.bias_init(math.prod(shape[:-1]))
         kernel = self.param("kernel", self.kernel_init, shape, dtype).astype(self.dtype)
         bias = self.param("bias", bias_init, (self.features,), dtype).astype(self.dtype)
-        return layers.conv(x, kernel, self.stride, self.padding, self.groups) + bias
+        y = convolution.conv(x, kernel, self.stride, self.padding, self.groups)
+        return convolution.add_bias(y, bias, self.groups)
 
 
 class FullyConnected(nn.Module):
@@ -157,8 +158,8 @@ class AlexNet(nn.Module):
     def classify(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Maps what `features` returns to logits, (B, num_classes)."""
         x = self._dropout(x, dropout_keys, "pool5")
-        x = self._dropout(nn.relu(self._apply("fc6", x)), dropout_keys, "fc6")
-        x = self._dropout(nn.relu(self._apply("fc7", x, self._meet)), dropout_keys, "fc7")
+        x = self._dropout(layers.relu(self._apply("fc6", x)), dropout_keys, "fc6")
+        x = self._dropout(layers.relu(self._apply("fc7", x, self._meet)), dropout_keys, "fc7")
         x = self._apply("fc8", x, self.columns.meet)
         with jax.named_scope("logits"):
             x = self.columns.meet(x)
@@ -178,7 +179,7 @@ class AlexNet(nn.Module):
         channels: int,
         size: int,
         stride: int = 1,
-        padding: int | layers.Padding = 0,
+        padding: int | convolution.Padding = 0,
         groups: int = 1,
     ) -> Conv:
         return Conv(
@@ -215,28 +216,37 @@ class AlexNet(nn.Module):
     def _after(self, layer: int, x: jax.Array, training: bool) -> jax.Array:
         """Applies ReLU, normalisation and pooling in the order that the variant has them.
 
-        In layer 2 the spatial norm, where there is one, follows the other at once (layers-145.cfg:
-        rnorm2, cnorm2, pool2).
+        What a GPU convolves apart stays apart, so that nothing is copied. In layer 2 the spatial
+        norm, where there is one, follows the other at once (layers-145.cfg: rnorm2, cnorm2, pool2).
         """
         spatial = layer == 2 and self.config.spatial_norm2
+        apart = self._apart(layer)
         steps: dict[str, Callable[[jax.Array], jax.Array]] = {
-            "relu": nn.relu,
-            "norm": lambda v: self._spatial(self._norm(layer, v, training), spatial),
-            "pool": layers.MAX_POOLS[self.config.pool_size],
+            "relu": layers.relu,
+            "norm": lambda v: self._spatial(self._norm(layer, v, training, apart), spatial),
+            "pool": pooling.MAX_POOLS[self.config.pool_size],
         }
+        parts = jnp.split(x, apart, axis=-1)
         for step in getattr(self.config, f"layer{layer}").split():
             with jax.named_scope(f"{step}{layer}"):
-                x = steps[step](x)
-        return x
+                parts = [steps[step](part) for part in parts]
+        return parts[0] if apart == 1 else jnp.concatenate(parts, axis=-1)
 
-    def _norm(self, layer: int, x: jax.Array, training: bool) -> jax.Array:
+    def _apart(self, layer: int) -> int:
+        """In how many arrays a layer's columns go on after its convolution."""
+        c = self.config
+        if c.normalisation != "local" or c.lrn.across_columns or f"conv{layer}" in c.without:
+            return 1
+        return getattr(self, f"conv{layer}").groups if compilation.columns_apart() else 1
+
+    def _norm(self, layer: int, x: jax.Array, training: bool, apart: int) -> jax.Array:
         if self.config.normalisation == "local":
-            return self._lrn(x)
+            return self._lrn(x, apart)
         return getattr(self, f"norm{layer}")(x, self.over_devices if training else None)
 
-    def _lrn(self, x: jax.Array) -> jax.Array:
+    def _lrn(self, x: jax.Array, apart: int) -> jax.Array:
         c = self.config.lrn
-        groups = 1 if c.across_columns else self.columns.here
+        groups = 1 if c.across_columns else self.columns.here // apart
         edges = self.columns.edges(x, c.size // 2, c.across_columns)
         return lrn(x, Lrn.named(c.convention, c.size, c.alpha, c.beta), groups, edges)
 

@@ -1,8 +1,11 @@
 """Stricter than production, and eight simulated devices for every test."""
 
+import contextlib
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable, Iterator
+from unittest import mock
 
 # XLA's own passes as ever, LLVM's left out: programs compile in half the time. Tests about last
 # bits ask for them again (`as_in_production`).
@@ -61,3 +64,29 @@ def as_in_production(monkeypatch) -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@contextlib.contextmanager
+def ways_of(platform: str) -> Iterator[None]:
+    """Takes what the code has for a platform, wherever it has several ways; it still runs here."""
+    from alexnet_jax import compilation
+
+    def chosen(*arguments, default=None, **ways):
+        return ways.get(platform, default)(*arguments)
+
+    with (
+        mock.patch.object(jax.lax, "platform_dependent", chosen),
+        mock.patch.object(compilation, "columns_apart", lambda: platform == "cuda"),
+    ):
+        yield
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def platform(request) -> Iterator[str]:
+    with ways_of(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def a_gpu_s_ways() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    return lambda: ways_of("cuda")

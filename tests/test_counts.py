@@ -53,7 +53,7 @@ def test_the_train_step_does_no_more_than_before(recipe):
 def test_products_in_loops_are_as_fast_as_others(loop):
     """Every convolution has the order of dimensions that XLA's CPU compiler multiplies fast.
 
-    It brings them there by itself, but not in loops (see `layers._cpu_conv_gradients`).
+    It brings them there by itself, but not in loops (see `convolution._cpu_conv_backward`).
     """
     config = small.config(pathlib.Path())
     config.batch_size, config.num_classes = 4, 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from alexnet_jax import feeding, layers
+from alexnet_jax import convolution, feeding, layers, pooling
 from experiments.speed import plain
 
 
@@ -19,41 +19,54 @@ from experiments.speed import plain
         (7, 140, 6, 3, 1, 1, 2),
     ],
 )
-def test_conv_and_its_gradients(rng, side, channels, out, size, stride, padding, groups):
+def test_conv_and_its_gradients(rng, platform, side, channels, out, size, stride, padding, groups):
     with jax.enable_x64(True):
         x = jnp.asarray(rng.normal(size=(2, side, side, channels)))
         kernel = jnp.asarray(rng.normal(size=(size, size, channels // groups, out)))
         want, want_vjp = jax.vjp(lambda a, b: plain.conv(a, b, stride, padding, groups), x, kernel)
-        got, got_vjp = jax.vjp(lambda a, b: layers.conv(a, b, stride, padding, groups), x, kernel)
+        got, got_vjp = jax.vjp(
+            lambda a, b: convolution.conv(a, b, stride, padding, groups), x, kernel
+        )
         np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10)
         dy = jnp.asarray(rng.normal(size=want.shape))
         for g, w in zip(got_vjp(dy), want_vjp(dy), strict=True):
             np.testing.assert_allclose(g, w, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_bias_and_relu(rng, platform, groups):
+    x, bias = jnp.asarray(rng.normal(size=(2, 3, 5, 8))), jnp.asarray(rng.normal(size=8))
+    dy = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    want, want_vjp = jax.vjp(lambda x, b: jax.nn.relu(x + b), x, bias)
+    got, got_vjp = jax.vjp(lambda x, b: layers.relu(convolution.add_bias(x, b, groups)), x, bias)
+    np.testing.assert_array_equal(got, want)
+    for g, w in zip(got_vjp(dy), want_vjp(dy), strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(7, 7), (8, 8), (3, 3), (4, 9), (13, 27)])
-def test_max_pool_and_its_gradient(rng, shape):
+def test_max_pool_and_its_gradient(rng, platform, shape):
     x = jnp.asarray(rng.normal(size=(2, *shape, 3)), jnp.float32)
 
     def plain(v):
         return lax.reduce_window(v, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
 
     want, want_vjp = jax.vjp(plain, x)
-    got, got_vjp = jax.vjp(layers.overlapping_max_pool, x)
+    got, got_vjp = jax.vjp(pooling.overlapping_max_pool, x)
     np.testing.assert_array_equal(got, want)
     dy = jnp.asarray(rng.normal(size=want.shape), jnp.float32)
     np.testing.assert_allclose(got_vjp(dy)[0], want_vjp(dy)[0], atol=1e-6)
 
 
-def test_max_pool_gives_ties_the_whole_gradient():
+def test_max_pool_gives_ties_the_whole_gradient(platform):
     x = jnp.ones((1, 3, 3, 1))
-    gradient = jax.grad(lambda v: layers.overlapping_max_pool(v).sum())(x)
+    gradient = jax.grad(lambda v: pooling.overlapping_max_pool(v).sum())(x)
     np.testing.assert_array_equal(gradient, jnp.ones_like(x))
 
 
 def test_no_grouped_convolution_in_the_program():
     x, kernel = jnp.ones((2, 9, 9, 8)), jnp.ones((5, 5, 4, 6))
-    f = jax.grad(lambda a, b: layers.conv(a, b, 1, 2, 2).sum(), argnums=(0, 1))
+    f = jax.grad(lambda a, b: convolution.conv(a, b, 1, 2, 2).sum(), argnums=(0, 1))
     text = jax.jit(f).lower(x, kernel).as_text()
     assert "convolution" in text
     assert "feature_group_count = 1 " in text
@@ -73,10 +86,13 @@ def test_dropout_belongs_to_the_example(rng):
 
 def test_each_platforms_way_is_the_other_s(rng):
     """Here the CPU's are used in all that follows; those of GPUs and TPUs must give the same."""
-    x, kernel = rng.normal(size=(2, 9, 8, 6)), rng.normal(size=(3, 2, 6, 4))
-    dy = jnp.asarray(rng.normal(size=(2, 7, 7, 4)), jnp.float32)
+    x, kernel = rng.normal(size=(2, 9, 8, 6)), rng.normal(size=(3, 2, 3, 4))
     x, kernel = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
-    here, there = layers._cpu_conv_gradients(x, kernel, dy), layers._conv_gradients(x, kernel, dy)
+    dy = jnp.asarray(rng.normal(size=(2, 9, 9, 4)), jnp.float32)
+    here, there = (
+        jax.vjp(lambda x, k, of=of: of(x, k, ((1, 1), (1, 1)), 2), x, kernel)[1](dy)
+        for of in (convolution._cpu_conv, convolution._default_conv)
+    )
     for one, other in zip(here, there, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
     # Positive: a sum that cancels keeps the rounding of its terms, which CPUs order as they like.

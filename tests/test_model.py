@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from on_mesh import some
 
-from alexnet_jax import configs, layers
+from alexnet_jax import configs, convolution, pooling
 from alexnet_jax import model as models
 from alexnet_jax.lrn import Lrn, lrn, spatial_response_norm
 
@@ -69,9 +69,9 @@ def test_the_spatial_norm_comes_between_norm_and_pool():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 9, 8)) * 40, jnp.float32)
     got = network.apply({}, x, method=lambda m, v: m._after(2, v, False))
     normed = lrn(jax.nn.relu(x), Lrn.named("original_code", 5, 1e-4, 0.75), 2)
-    want = layers.overlapping_max_pool(spatial_response_norm(normed, models.SPATIAL_NORM2))
+    want = pooling.overlapping_max_pool(spatial_response_norm(normed, models.SPATIAL_NORM2))
     np.testing.assert_allclose(got, want, rtol=1e-6)
-    late = spatial_response_norm(layers.overlapping_max_pool(normed), models.SPATIAL_NORM2)
+    late = spatial_response_norm(pooling.overlapping_max_pool(normed), models.SPATIAL_NORM2)
     assert float(jnp.abs(late - want).max()) > 0.1
 
 
@@ -91,6 +91,32 @@ def test_bfloat16_computes_near_float32_with_float32_parameters():
     assert float(jnp.abs(half - exact).max()) > 0
 
 
+@pytest.mark.parametrize("recipe", ["paper", "original_code", "caffenet", "alexnet_bn"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_s_ways_give_the_same_network(recipe, precision, a_gpu_s_ways):
+    """Its own normalisation, pooling, biases and arrays of columns, logits and gradients."""
+    config = configs.get(recipe).model
+    config.init, config.width = "he", 1 / 16
+    network = models.build(config, 7, precision)
+    x = 30 * jax.random.normal(jax.random.key(0), (2, 99, 99, 3))
+    params = jax.jit(network.init)(jax.random.key(1), x)["params"]
+
+    def logits_and_gradient():
+        def loss(params):
+            logits = models.logits(network, params, x)
+            return (logits * jnp.arange(7)).sum(), logits
+
+        (_, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+        return jax.tree.leaves((logits, gradient))
+
+    here = logits_and_gradient()
+    with a_gpu_s_ways():
+        there = logits_and_gradient()
+    near = 1e-5 if precision == "float32" else 0.1  # ties of rounded maxima go other ways
+    for one, other in zip(here, there, strict=True):
+        assert relative_error(one, np.asarray(other) + 1e-30) < near
+
+
 def test_caffe_layer_vectors(shared_data):
     """LRN, pooling, conv1 and conv2 against Caffe's own activations."""
     oracle = np.load(shared_data / "oracles" / "caffenet_layer_vectors.npz")
@@ -102,16 +128,16 @@ def test_caffe_layer_vectors(shared_data):
         return jnp.asarray(oracle[name].transpose(2, 3, 1, 0))
 
     norm = Lrn.named("caffe", 5, 1e-4, 0.75)
-    conv1 = layers.conv(maps("image"), kernel("conv1_w"), 4) + oracle["conv1_b"]
-    conv2 = layers.conv(maps("norm1"), kernel("conv2_w"), 1, 2, 2) + oracle["conv2_b"]
+    conv1 = convolution.conv(maps("image"), kernel("conv1_w"), 4) + oracle["conv1_b"]
+    conv2 = convolution.conv(maps("norm1"), kernel("conv2_w"), 1, 2, 2) + oracle["conv2_b"]
     computed = {
         "conv1": jax.nn.relu(conv1),
-        "pool1": layers.overlapping_max_pool(maps("conv1")),
+        "pool1": pooling.overlapping_max_pool(maps("conv1")),
         "norm1": lrn(maps("pool1"), norm),
         "conv2": jax.nn.relu(conv2),
-        "pool2": layers.overlapping_max_pool(maps("conv2")),
+        "pool2": pooling.overlapping_max_pool(maps("conv2")),
         "norm2": lrn(maps("pool2"), norm),
-        "pool5": layers.overlapping_max_pool(maps("conv5")),
+        "pool5": pooling.overlapping_max_pool(maps("conv5")),
     }
     for name, got in computed.items():
         want = maps(name)

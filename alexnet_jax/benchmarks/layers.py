@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import augment, compilation, layers, model, optimizer
+from alexnet_jax import augment, compilation, convolution, layers, model, optimizer
 from alexnet_jax.benchmarks import work
 from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.benchmarks.steps import prepared
@@ -86,7 +86,7 @@ def parts(config: Config) -> list[Part]:
         kernel = _random(n + 9, *shapes[layer]["kernel"].shape, dtype=dtype)
 
         def conv(x: jax.Array, kernel: jax.Array, n: int = n) -> jax.Array:
-            return layers.conv(x, kernel, 4 if n == 0 else 1, paddings[n], groups[n])
+            return convolution.conv(x, kernel, 4 if n == 0 else 1, paddings[n], groups[n])
 
         found += _passes(layer, conv, (x, kernel), flops[layer] * size)
         after = jax.eval_shape(conv, x, kernel)

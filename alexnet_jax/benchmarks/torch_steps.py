@@ -28,6 +28,7 @@ def contenders(what: str, config: Config) -> Iterator[Contender]:
     if config.model.without or config.model.pool_size != 3 or not config.model.columns_meet:
         raise ConfigError("--against=torch: only networks of eight layers whose columns meet")
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = True  # its fastest convolutions, found by trying
     for name in ("torch-eager", "torch-channels_last", "torch-compile"):
         torch.manual_seed(0)
         again = _step(torch, name, what, config, device)

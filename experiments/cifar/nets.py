@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import initializers
 
-from alexnet_jax import layers
+from alexnet_jax import convolution, layers, pooling
 from alexnet_jax.lrn import Lrn, lrn
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh}
@@ -23,7 +23,7 @@ def pool(x: jax.Array) -> jax.Array:
     """
     missing = [(side - 3) % 2 for side in x.shape[1:3]]
     border = ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0))
-    return layers.overlapping_max_pool(jnp.pad(x, border, constant_values=-jnp.inf))
+    return pooling.overlapping_max_pool(jnp.pad(x, border, constant_values=-jnp.inf))
 
 
 class Conv(nn.Module):
@@ -39,7 +39,7 @@ class Conv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", initializers.zeros, (self.features,))
-        return layers.conv(x, kernel, padding=self.size // 2) + bias
+        return convolution.conv(x, kernel, padding=self.size // 2) + bias
 
 
 class Local(nn.Module):

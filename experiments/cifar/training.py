@@ -20,7 +20,7 @@ from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.sources import open_dataset
 
 BATCH, MOMENTUM, SIDE = 128, 0.9, 32
-REPORTED = 50  # updates between two fetches of what was counted
+REPORTED = 50  # updates of one dispatch; what they counted is then reported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +87,20 @@ class Training:
         example = jnp.zeros((1, recipe.image_size, recipe.image_size, 3))
         self.params: Any = recipe.net.init(jax.random.key(seed), example)["params"]
         self._velocity = jax.tree.map(jnp.zeros_like, self.params)
-        self._update = compilation.jit(self._step, donate_argnums=(0, 1))
+        self._updates = compilation.jit(self._steps, donate_argnums=(0, 1))
         self._evaluate = compilation.jit(self._sums, static_argnums=3)
+
+    def _steps(
+        self, params: Any, velocity: Any, split: dict[str, jax.Array], where: Any, rates: jax.Array
+    ) -> tuple[Any, Any, metrics.Sums]:
+        """As many updates as there are rates; the host is not asked between them."""
+
+        def one(carried: tuple[Any, Any], now: tuple[Any, jax.Array]) -> tuple[Any, metrics.Sums]:
+            params, velocity, sums = self._step(*carried, split, *now)
+            return (params, velocity), sums
+
+        (params, velocity), sums = jax.lax.scan(one, (params, velocity), (where, rates))
+        return params, velocity, jax.tree.map(lambda leaf: leaf.sum(axis=0), sums)
 
     def _step(
         self, params: Any, velocity: Any, split: dict[str, jax.Array], where: Any, rate: jax.Array
@@ -118,22 +130,31 @@ class Training:
         """Trains; yields epochs done and the means over the updates since the last report."""
         split = {"image": self._train.image, "label": self._train.label}
         count = len(self._train.label)
-        total, sums = math.ceil(self._recipe.epochs * count / BATCH), None
-        for n in range(1, total + 1):
-            at = batch_positions(self._seed, n, BATCH, count)
-            where = {"index": at.index, "epoch": at.epoch, "position": at.position}
+        total, last = math.ceil(self._recipe.epochs * count / BATCH), None
+        for first in range(0, total, REPORTED):
+            numbers = range(first + 1, min(first + REPORTED, total) + 1)
+            places = [batch_positions(self._seed, n, BATCH, count) for n in numbers]
+            where = {
+                "index": np.stack([at.index for at in places]),
+                "epoch": np.stack([at.epoch for at in places]),
+                "position": np.stack([at.position for at in places]),
+            }
             where = {name: jnp.asarray(values, jnp.int32) for name, values in where.items()}
-            rate = jnp.float32(self._recipe.rate_at(n * BATCH / count))
-            self.params, self._velocity, new = self._update(
-                self.params, self._velocity, split, where, rate
+            rates = jnp.asarray([self._recipe.rate_at(n * BATCH / count) for n in numbers])
+            self.params, self._velocity, sums = self._updates(
+                self.params, self._velocity, split, where, rates
             )
-            sums = metrics.merge(sums, new) if sums else new
-            if n % REPORTED == 0 or n == total:
-                found = metrics.compute(jax.device_get(sums))
-                if not math.isfinite(found["loss"]):
-                    raise FloatingPointError(f"update {n}: the loss is {found['loss']}")
-                yield n * BATCH / count, found
-                sums = None
+            if last:  # what came before is fetched while this is computed
+                yield self._report(*last)
+            last = numbers[-1], sums
+        if last:
+            yield self._report(*last)
+
+    def _report(self, done: int, sums: metrics.Sums) -> tuple[float, dict[str, float]]:
+        found = metrics.compute(jax.device_get(sums))
+        if not math.isfinite(found["loss"]):
+            raise FloatingPointError(f"update {done}: the loss is {found['loss']}")
+        return done * BATCH / len(self._train.label), found
 
     def _sums(self, params: Any, image: jax.Array, label: jax.Array, views: int) -> metrics.Sums:
         each = self._views.evaluation(image, views)

@@ -8,15 +8,15 @@ import jax
 from flax import linen as nn
 from jax import lax
 
-from alexnet_jax import compilation, layers, model
-from alexnet_jax.layers import Padding
+from alexnet_jax import compilation, convolution, layers, model, pooling
+from alexnet_jax.convolution import Padding
 from alexnet_jax.lrn import Lrn
 
 
 def conv(
     x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | Padding = 0, groups: int = 1
 ) -> jax.Array:
-    """Is `layers.conv` by one grouped and strided convolution: (B, H, W, C) to (B, H', W', O)."""
+    """Is `convolution.conv` by one grouped, strided convolution: (B, H, W, C) to (B, H', W', O)."""
     if isinstance(padding, int):
         padding = ((padding, padding), (padding, padding))
     return lax.conv_general_dilated(
@@ -30,7 +30,7 @@ def conv(
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Is `layers.overlapping_max_pool` by Flax; of equal maxima the first gets the gradient."""
+    """Is `pooling.overlapping_max_pool` by Flax; of equal maxima the first gets the gradient."""
     return nn.max_pool(x, (3, 3), (2, 2))
 
 
@@ -47,8 +47,11 @@ def lrn(x: jax.Array, constants: Lrn, groups: int = 1, edges: None = None) -> ja
 def instead() -> Iterator[None]:
     """Puts them in the place of what is fast, and takes XLA's options away."""
     with (
-        mock.patch.object(layers, "conv", conv),
-        mock.patch.dict(layers.MAX_POOLS, {3: max_pool}),
+        mock.patch.object(convolution, "conv", conv),
+        mock.patch.object(convolution, "add_bias", lambda x, bias, groups: x + bias),
+        mock.patch.object(layers, "relu", nn.relu),
+        mock.patch.object(compilation, "columns_apart", lambda: False),
+        mock.patch.dict(pooling.MAX_POOLS, {3: max_pool}),
         mock.patch.object(model, "lrn", lrn),
         mock.patch.object(compilation, "options", lambda *_: {}),
     ):

@@ -1,0 +1,184 @@
+"""Convolutions with their biases, whose columns are plain convolutions, on every back end."""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alexnet_jax import compilation
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def conv(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | Padding = 0, groups: int = 1
+) -> jax.Array:
+    """Convolves channels-last images; groups are written as one plain convolution each.
+
+    XLA gathers the whole batch for a grouped convolution under a mesh and differentiates it several
+    times slower on a CPU, and nearly twice on a GPU, so `feature_group_count` is never used.
+
+    Args:
+      x: (B, H, W, C).
+      kernel: (h, w, C / groups, O), group 0's outputs first.
+      stride: in pixels, both ways.
+      padding: zeros on each side, or ((top, bottom), (left, right)).
+      groups: number of channel groups that do not see each other.
+
+    Returns:
+      (B, H', W', O).
+    """
+    if isinstance(padding, int):
+        padding = ((padding, padding), (padding, padding))
+    if stride > 1:
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        x, kernel = _space_to_depth(x, kernel, stride)
+        padding = ((0, 0), (0, 0))
+    return _conv(x, kernel, padding, groups)
+
+
+def _space_to_depth(x: jax.Array, kernel: jax.Array, s: int) -> tuple[jax.Array, jax.Array]:
+    """Rewrites a stride-s convolution as a stride-1 one over s x s blocks of pixels.
+
+    conv1 has three input channels, too few for any matrix unit; as 3x3 over 48 it is the same sum.
+    """
+    h, w, channels, out = kernel.shape
+    taps_h, taps_w = -(-h // s), -(-w // s)
+    rows = (x.shape[1] - h) // s + taps_h
+    columns = (x.shape[2] - w) // s + taps_w
+    kernel = jnp.pad(kernel, ((0, taps_h * s - h), (0, taps_w * s - w), (0, 0), (0, 0)))
+    kernel = kernel.reshape(taps_h, s, taps_w, s, channels, out).transpose(0, 2, 1, 3, 4, 5)
+    x = x[:, : rows * s, : columns * s]
+    x = jnp.pad(x, ((0, 0), (0, rows * s - x.shape[1]), (0, columns * s - x.shape[2]), (0, 0)))
+    x = x.reshape(-1, rows, s, columns, s, channels).transpose(0, 1, 3, 2, 4, 5)
+    return (
+        x.reshape(-1, rows, columns, s * s * channels),
+        kernel.reshape(taps_h, taps_w, s * s * channels, out),
+    )
+
+
+def _plain_conv(x: jax.Array, kernel: jax.Array, padding: Padding = ((0, 0), (0, 0))) -> jax.Array:
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=dimensions)
+
+
+def _of_groups(
+    x: jax.Array, kernel: jax.Array, groups: int
+) -> Iterator[tuple[jax.Array, jax.Array]]:
+    inputs, kernels = jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1)
+    return zip(inputs, kernels, strict=True)
+
+
+def _beside(outputs: list[jax.Array]) -> jax.Array:
+    return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
+
+
+def _default_conv(x: jax.Array, kernel: jax.Array, padding: Padding, groups: int) -> jax.Array:
+    parts = _of_groups(x, kernel, groups)
+    return _beside([_plain_conv(i, k, padding) for i, k in parts])
+
+
+# On a CPU zeros are added once for all groups.
+
+
+def _cpu_conv(x: jax.Array, kernel: jax.Array, padding: Padding, groups: int) -> jax.Array:
+    if any(side for pair in padding for side in pair):
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    return _beside([_cpu_valid_conv(i, k) for i, k in _of_groups(x, kernel, groups)])
+
+
+@jax.custom_vjp
+def _cpu_valid_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _plain_conv(x, kernel)
+
+
+def _cpu_conv_forward(
+    x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _plain_conv(x, kernel), (x, kernel)
+
+
+def _cpu_conv_backward(
+    residual: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients as convolutions of channels-last images.
+
+    XLA's CPU compiler makes matrix products of those alone. It turns others into them by itself,
+    but not in loops, where they take ten times longer (jaxlib 0.10.2, ConvCanonicalization).
+    """
+    x, kernel = residual
+    height, width = kernel.shape[0] - 1, kernel.shape[1] - 1
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    dx = _plain_conv(dy, turned, ((height, height), (width, width)))
+    dkernel = _plain_conv(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3))
+    return dx, dkernel.transpose(1, 2, 0, 3)
+
+
+_cpu_valid_conv.defvjp(_cpu_conv_forward, _cpu_conv_backward)
+
+
+_WAYS = (_cpu_conv, _default_conv)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x: jax.Array, kernel: jax.Array, padding: Padding, groups: int) -> jax.Array:
+    cpu, default = (functools.partial(of, padding=padding, groups=groups) for of in _WAYS)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+
+
+def _conv_forward(
+    x: jax.Array, kernel: jax.Array, padding: Padding, groups: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _conv(x, kernel, padding, groups), (x, kernel)
+
+
+def _conv_backward(
+    padding: Padding, groups: int, residual: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    def gradient(of: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        conv = functools.partial(of, padding=padding, groups=groups)
+        return lambda x, kernel, dy: jax.vjp(conv, x, kernel)[1](dy)
+
+    cpu, default = map(gradient, _WAYS)
+    return lax.platform_dependent(*residual, dy, cpu=cpu, default=default)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def add_bias(x: jax.Array, bias: jax.Array, groups: int = 1) -> jax.Array:
+    """Adds a number to each channel of what `conv` returns.
+
+    Args:
+      x: (B, H, W, C).
+      bias: (C,).
+      groups: of the convolution. A GPU adds to each group's array by itself: both are one kernel.
+    """
+
+    def cuda(x: jax.Array, bias: jax.Array) -> jax.Array:
+        return _beside([part + own for part, own in _of_groups(x, bias, groups)])
+
+    return lax.platform_dependent(x, bias, cuda=cuda, default=jnp.add)
+
+
+def _bias_forward(x: jax.Array, bias: jax.Array, groups: int) -> tuple[jax.Array, None]:
+    return add_bias(x, bias, groups), None
+
+
+def _bias_backward(groups: int, _: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def default(dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return dy, dy.sum(axis=(0, 1, 2))
+
+    def cuda(dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # A GPU sums what lies in memory, as the convolutions' gradients read it; fused with what
+        # makes it, both are slow.
+        parts = compilation.in_memory(jnp.split(dy, groups, axis=-1))
+        return _beside(parts), jnp.concatenate([part.sum(axis=(0, 1, 2)) for part in parts])
+
+    return lax.platform_dependent(dy, cuda=cuda, default=default)
+
+
+add_bias.defvjp(_bias_forward, _bias_backward)
