@@ -127,6 +127,27 @@ def test_a_small_net_learns_and_is_tested(drawn):
     assert fit.test_error(drawn, 1) < 0.7
 
 
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "REPORTED", 2)
+    monkeypatch.setattr(lrn, "REPORTED", 2)
+    monkeypatch.setattr(lrn, "SAVED", 2)
+    monkeypatch.setitem(lrn.ARMS, "small", (nets.FourLayers("relu"), (("fc4", 0.01),)))
+    whole = lrn.run("small", 3, 8, drawn, drawn, tmp_path / "whole.npz")
+    assert len(whole["curve"]) == 8
+    report, seen = training.metrics.compute, []
+
+    def stopped(sums):
+        seen.append(sums)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        return report(sums)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.metrics, "compute", stopped)
+        lrn.run("small", 3, 8, drawn, drawn, tmp_path / "new" / "part.npz")
+    assert lrn.run("small", 3, 8, drawn, drawn, tmp_path / "new" / "part.npz") == whole
+
+
 def test_an_update_is_the_authors(drawn):
     """v <- 0.9 v - rate (decay w + g), biases twice as fast and not decayed, by hand."""
     recipe = training.Recipe(

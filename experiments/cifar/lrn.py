@@ -6,22 +6,26 @@ Arms: `11pct`, the authors' net with normalisation (layers-cifar10-11pct.cfg); `
 same net without; `13pct`, their net without (layers-conv-local-13pct.cfg), which is narrower. The
 schedule is that of the 13 % net, stretched to --epochs: rate 0.001 for seven eighths, then a tenth
 and a hundredth of it for a sixteenth each (140, 10 and 10 of 160 epochs). Crops of 24 and flips;
-tested on ten views and on the centre. Finished runs are kept in `--out` and not made again.
+tested on ten views and on the centre. Finished runs are kept in `--out` and not made again; one
+that was stopped goes on from the last ten epochs that are kept beside it.
 """
 
 import math
 import pathlib
 import statistics
 
+import numpy as np
 from absl import app, flags
 
 from alexnet_jax import large_pages
+from alexnet_jax.files import read_arrays
 from alexnet_jax.progress import Progress
 from experiments.cifar.nets import LocalNet
 from experiments.cifar.training import BATCH, REPORTED, Recipe, Results, Split, Training
 from experiments.statistics import shown
 
 HERE = pathlib.Path(__file__).parent
+SAVED = 80  # reports between two times that an unfinished run is kept, ten epochs
 STAGES = ((140 / 160, 0.1), (150 / 160, 0.01))
 # Weight costs of the two layer-params files.
 WIDE = (("local3", 0.004), ("local4", 0.004), ("fc10", 0.01))
@@ -33,21 +37,46 @@ ARMS = {
 }
 
 
-def run(arm: str, seed: int, epochs: float, train: Split, test: Split) -> dict:
-    """Trains one network and tests it; returns the run's row."""
+def run(
+    arm: str, seed: int, epochs: float, train: Split, test: Split, unfinished: pathlib.Path
+) -> dict:
+    """Trains one network and tests it; returns the run's row.
+
+    Args:
+      arm: of `ARMS`.
+      seed: of the run.
+      epochs: in all.
+      train: to learn from.
+      test: to count errors on.
+      unfinished: a file .npz for the run while it goes on; it goes on from there, if it is there.
+    """
     net, decay = ARMS[arm]
     recipe = Recipe(net, 0.001, epochs, STAGES, decay, moving=True)
     training, curve = Training(recipe, train, seed), []
-    images = math.ceil(epochs * len(train.label))
-    with Progress(f"{arm} seed {seed}", 0, images, "image") as bar:
+    if unfinished.exists():
+        state = read_arrays(unfinished)
+        curve = [tuple(point) for point in state.pop("curve").tolist()]
+        training.go_on(state)
+    done, images = round(len(curve) * BATCH * REPORTED), math.ceil(epochs * len(train.label))
+    with Progress(f"{arm} seed {seed}", done, images, "image") as bar:
         for epoch, found in training.run():
             bar.advance(BATCH * REPORTED)
             curve.append((round(epoch, 3), round(found["top1_error"], 4)))
+            if len(curve) % SAVED == 0:
+                _keep(unfinished, training.state() | {"curve": np.array(curve)})
+                bar.show(f"epoch {epoch:.0f}, training error {100 * found['top1_error']:.1f} %")
     row = {"arm": arm, "seed": seed, "epochs": epochs, "curve": curve}
     row |= {f"test_error_{views}": training.test_error(test, views) for views in (1, 10)}
     said = ", ".join(f"{views} views {100 * row[f'test_error_{views}']:.2f} %" for views in (1, 10))
     print(f"{arm} seed {seed}, {epochs:g} epochs: {said}", flush=True)
     return row
+
+
+def _keep(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
+    temporary.replace(path)
 
 
 def table(rows: list[dict], epochs: float, arms: list[str], seeds: list[int]) -> str:
@@ -68,13 +97,16 @@ def table(rows: list[dict], epochs: float, arms: list[str], seeds: list[int]) ->
 
 
 def _run(_: list[str]) -> None:
-    results = Results(pathlib.Path(flags.FLAGS.out))
+    out = pathlib.Path(flags.FLAGS.out)
+    results = Results(out)
     train, test = (Split.read(split, flags.FLAGS.data_dir) for split in ("train", "test"))
     seeds, epochs = [int(seed) for seed in flags.FLAGS.seeds], flags.FLAGS.epochs
     for seed in seeds:
         for arm in flags.FLAGS.arms:
             if not results.find(arm=arm, seed=seed, epochs=epochs):
-                results.add(run(arm, seed, epochs, train, test))
+                unfinished = out.with_name(f"{arm}_{seed}_{epochs:g}.npz")
+                results.add(run(arm, seed, epochs, train, test, unfinished))
+                unfinished.unlink(missing_ok=True)
     print(table(results.rows, epochs, flags.FLAGS.arms, seeds))
 
 

@@ -87,6 +87,7 @@ class Training:
         example = jnp.zeros((1, recipe.image_size, recipe.image_size, 3))
         self.params: Any = recipe.net.init(jax.random.key(seed), example)["params"]
         self._velocity = jax.tree.map(jnp.zeros_like, self.params)
+        self._done = 0
         self._updates = compilation.jit(self._steps, donate_argnums=(0, 1))
         self._evaluate = compilation.jit(self._sums, static_argnums=3)
 
@@ -127,11 +128,11 @@ class Training:
         return jax.tree.map(jnp.add, params, velocity), velocity, sums
 
     def run(self) -> Iterator[tuple[float, dict[str, float]]]:
-        """Trains; yields epochs done and the means over the updates since the last report."""
+        """Trains on from where it is; yields epochs done and the means over the last updates."""
         split = {"image": self._train.image, "label": self._train.label}
         count = len(self._train.label)
-        total, last = math.ceil(self._recipe.epochs * count / BATCH), None
-        for first in range(0, total, REPORTED):
+        total = math.ceil(self._recipe.epochs * count / BATCH)
+        for first in range(self._done, total, REPORTED):
             numbers = range(first + 1, min(first + REPORTED, total) + 1)
             places = [batch_positions(self._seed, n, BATCH, count) for n in numbers]
             where = {
@@ -144,17 +145,30 @@ class Training:
             self.params, self._velocity, sums = self._updates(
                 self.params, self._velocity, split, where, rates
             )
-            if last:  # what came before is fetched while this is computed
-                yield self._report(*last)
-            last = numbers[-1], sums
-        if last:
-            yield self._report(*last)
+            self._done = numbers[-1]
+            found = metrics.compute(jax.device_get(sums))
+            if not math.isfinite(found["loss"]):
+                raise FloatingPointError(f"update {self._done}: the loss is {found['loss']}")
+            yield self._done * BATCH / count, found
 
-    def _report(self, done: int, sums: metrics.Sums) -> tuple[float, dict[str, float]]:
-        found = metrics.compute(jax.device_get(sums))
-        if not math.isfinite(found["loss"]):
-            raise FloatingPointError(f"update {done}: the loss is {found['loss']}")
-        return done * BATCH / len(self._train.label), found
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns what `go_on` needs, by name: parameters, velocity and the updates done."""
+        return {name: np.asarray(leaf) for name, leaf in self._leaves().items()}
+
+    def go_on(self, state: dict[str, np.ndarray]) -> None:
+        """Takes the place of a run that stood at `state`, with the same recipe, data and seed."""
+        order = list(self._leaves())
+        trees = jax.tree.structure(self._trees())
+        found = jax.tree.unflatten(trees, [jnp.asarray(state[name]) for name in order])
+        self.params, self._velocity = found["params"], found["velocity"]
+        self._done = int(found["done"])
+
+    def _trees(self) -> dict[str, Any]:
+        return {"params": self.params, "velocity": self._velocity, "done": self._done}
+
+    def _leaves(self) -> dict[str, Any]:
+        leaves = jax.tree_util.tree_leaves_with_path(self._trees())
+        return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
     def _sums(self, params: Any, image: jax.Array, label: jax.Array, views: int) -> metrics.Sums:
         each = self._views.evaluation(image, views)
