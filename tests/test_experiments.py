@@ -246,3 +246,12 @@ def test_a_run_is_unchanged_from_itself_and_moved_by_a_rounding(tmp_path, capsys
     again, nudged = capsys.readouterr().out.splitlines()
     assert again == "again: apart by 0.0e+00 in the first 3"
     assert 0 < float(nudged.split("by ")[1].split()[0]) < 1e-4
+
+
+def test_batches_of_a_data_set_are_its_images(tmp_path):
+    small.write_folder(tmp_path / "set")
+    config = steps.prepared(small.config(tmp_path / "set"))
+    batches = unchanged.of_dataset(config)
+    first, second = batches(0), batches(1)
+    np.testing.assert_array_equal(first["label"], np.mean(first["image"], axis=(1, 2, 3)) > 125)
+    assert not np.array_equal(first["image"], second["image"])

@@ -1,16 +1,17 @@
 """Does what makes the step fast change what is learned?
 
     python -m experiments.speed.unchanged [--config=paper] [--batch_size=16] [--steps=100]
-        [--precision=float32] [--width=1]
+        [--precision=float32] [--width=1] [--dataset=FOLDER|NAME --data_dir=D]
 
-Trains on batches of random images and labels as every run does, once from its start and once from
+Trains on batches of random images and labels, or on those of a data set, as every run does, once from its start and once from
 one whose parameters are each the next number of their precision; and with the network's pieces
 written plainly (plain.py) and compiled by XLA as it likes. It prints the largest relative
 differences of an update's loss from the first run's, every ten updates: what one rounding of the
 start does, and what the pieces do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +21,50 @@ from absl import app, flags
 from alexnet_jax import configs, large_pages, mesh, model, state
 from alexnet_jax.benchmarks import steps
 from alexnet_jax.config import Config
+from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.order import batch_positions
+from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.progress import Progress
 from experiments.speed import plain
 
 SHOWN = 10  # updates between two lines
 
 
-def losses(config: Config, count: int, nudged: bool = False) -> Iterator[float]:
+Batches = Callable[[int], Any]  # of an update's number, from 0
+
+
+def of_noise(config: Config) -> Batches:
+    """Returns batches of random images and labels."""
+    return lambda n: steps.random_batch(config, seed=n)
+
+
+def of_dataset(config: Config) -> Batches:
+    """Returns the batches that a run on `config.dataset` begins with."""
+    reader = ImageReader(open_dataset(config).open(config.train_split), config.resize)
+
+    def batch(n: int) -> Any:
+        made = steps.random_batch(config, seed=n)
+        places = batch_positions(config.seed, n + 1, config.batch_size, len(reader))
+        image = np.empty(made["image"].shape, np.uint8)
+        label = [reader.read(int(i), image[row])[0] for row, i in enumerate(places.index)]
+        found = {"image": image, "label": np.array(label, made["label"].dtype)}
+        return made | {name: jax.device_put(found[name], made[name].sharding) for name in found}
+
+    return batch
+
+
+def losses(
+    config: Config, count: int, batches: Batches | None = None, nudged: bool = False
+) -> Iterator[float]:
     """Yields the loss of each update, from a start whose parameters may be the next numbers."""
+    batches = batches or of_noise(config)
     program = steps.compiled_training(config)
     network = model.build(config.model, config.num_classes, config.precision)
     now = state.create_state(config, network, mesh.build(config.mesh))
     if nudged:
         now = now.replace(params=jax.tree.map(lambda w: jnp.nextafter(w, jnp.inf), now.params))
     for n in range(count):
-        now, figures = program(now, steps.random_batch(config, seed=n))
+        now, figures = program(now, batches(n))
         loss = jax.device_get(figures["sums"]["loss"])
         yield float(loss.total) / float(loss.count)
 
@@ -56,16 +86,18 @@ def _run(_: list[str]) -> None:
     config.batch_size, config.precision = flags.FLAGS.batch_size, flags.FLAGS.precision
     config.model.width *= flags.FLAGS.width
     jax.config.update("jax_enable_x64", config.precision == "float64")
+    config.dataset, config.data_dir = flags.FLAGS.dataset, flags.FLAGS.data_dir
     config, count, first = steps.prepared(config), flags.FLAGS.steps, []
+    batches = of_dataset(config) if config.dataset else of_noise(config)
     with Progress("as it runs", 0, count, "update") as bar:
-        for loss in losses(config, count):
+        for loss in losses(config, count, batches):
             first.append(loss)
             bar.advance()
     what = f"{flags.FLAGS.config}, batch {config.batch_size}, {config.precision}"
     print(f"{what}: loss {first[0]:.4f} to {first[-1]:.4f}", flush=True)
-    compared("from the next numbers", losses(config, count, nudged=True), first)
+    compared("from the next numbers", losses(config, count, batches, nudged=True), first)
     with plain.instead():
-        compared("with textbook pieces", losses(config, count), first)
+        compared("with textbook pieces", losses(config, count, batches), first)
 
 
 def define_flags() -> None:
@@ -75,6 +107,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("steps", 100, "updates")
     flags.DEFINE_float("width", 1, "times the recipe's", lower_bound=0)
     flags.DEFINE_string("precision", "float32", "float32 or float64")
+    flags.DEFINE_string("dataset", "", "a folder, a store or TFDS's name; none: images of noise")
+    flags.DEFINE_string("data_dir", "", "TFDS's")
 
 
 if __name__ == "__main__":
