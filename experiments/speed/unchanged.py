@@ -3,11 +3,11 @@
     python -m experiments.speed.unchanged [--config=paper] [--batch_size=16] [--steps=100]
         [--precision=float32] [--width=1] [--dataset=FOLDER|NAME --data_dir=D]
 
-Trains on batches of random images and labels, or on those of a data set, as every run does, once from its start and once from
-one whose parameters are each the next number of their precision; and with the network's pieces
-written plainly (plain.py) and compiled by XLA as it likes. It prints the largest relative
-differences of an update's loss from the first run's, every ten updates: what one rounding of the
-start does, and what the pieces do.
+Trains on batches of random images and labels, or on those of a data set, as every run does, once
+from its start and once from one whose parameters are each the next number of their precision; and
+with the network's pieces written plainly (plain.py) and compiled by XLA as it likes. It prints the
+largest relative differences of an update's loss from the first run's, every ten updates: what one
+rounding of the start does, and what the pieces do.
 """
 
 from collections.abc import Callable, Iterator
