@@ -1,5 +1,6 @@
 """The experiments' own arithmetic, and that their arms can be trained."""
 
+import importlib.util
 import json
 import math
 
@@ -17,7 +18,7 @@ from alexnet_jax.validation import validate
 from experiments import statistics
 from experiments.ablations import arms, colour, run
 from experiments.cifar import figure1, lrn, nets, training
-from experiments.speed import plain, unchanged
+from experiments.speed import described, plain, unchanged
 
 
 @pytest.mark.parametrize("arm", arms.ARMS)
@@ -246,6 +247,27 @@ def test_a_run_is_unchanged_from_itself_and_moved_by_a_rounding(tmp_path, capsys
     again, nudged = capsys.readouterr().out.splitlines()
     assert again == "again: apart by 0.0e+00 in the first 3"
     assert 0 < float(nudged.split("by ")[1].split()[0]) < 1e-4
+
+
+def test_kernels_of_a_described_card_are_counted(tmp_path):
+    launches = "001: kCustomKernel add_fusion.1 grid: [4000, 2, 1] threads: [128, 1, 1] shared\n"
+    tiny = "002: kCustomKernel tiny_fusion grid: [1, 1, 1] threads: [32, 1, 1] shared\n"
+    (tmp_path / "module_0002.f.thunk_sequence.txt").write_text(launches + tiny)
+    (tmp_path / "module_0001.g.thunk_sequence.txt").write_text("")
+    body = "{\n\t.reg .b32 %r<3>;\n\tld.global.b32 %r1, [%rd1];\n\t@%p1 bra $L;\n$L:\n\tret;\n}"
+    for number, name in enumerate(("add_fusion_1", "tiny_fusion")):
+        text = f".version 9.0\n.visible .entry {name}(\n.param .u64 a\n)\n{body}\n"
+        (tmp_path / f"module_0002.f.{number}.ptx").write_text(text)
+    (found,) = described.kernels(tmp_path)
+    assert found == described.Kernel("add_fusion_1", 2, 1_024_000)
+    assert found.milliseconds == pytest.approx(2 * 1.024e9 / described.ISSUED)
+
+
+def test_a_card_is_described_only_where_there_is_a_compiler_for_it():
+    if importlib.util.find_spec("jax_plugins"):
+        pytest.skip("a compiler for GPUs is installed here")
+    with pytest.raises(RuntimeError, match="pip install 'jax"):
+        described.compiled("paper", 8, "bfloat16")
 
 
 def test_batches_of_a_data_set_are_its_images(tmp_path):
