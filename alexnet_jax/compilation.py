@@ -42,13 +42,13 @@ def columns_apart() -> bool:
     """Says whether the columns of one device are arrays of their own.
 
     A GPU's convolutions read and write them so, and what lies between costs a copy else. A CPU and
-    a TPU are slow with few channels.
+    a TPU are slow with few channels. Asked when a network is traced, for the back end in use.
     """
     return jax.default_backend() == "gpu"
 
 
 def in_memory(tree: Any) -> Any:
-    """Keeps a GPU's compiler from computing the arrays of a tree again where they are used.
+    """Keeps XLA for NVIDIA's from computing the arrays of a tree again where they are used.
 
     They are written once, and what makes them is not changed by who reads them.
     """

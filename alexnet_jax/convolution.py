@@ -80,10 +80,8 @@ def _default_conv(x: jax.Array, kernel: jax.Array, padding: Padding, groups: int
     return _beside([_plain_conv(i, k, padding) for i, k in parts])
 
 
-# On a CPU zeros are added once for all groups.
-
-
 def _cpu_conv(x: jax.Array, kernel: jax.Array, padding: Padding, groups: int) -> jax.Array:
+    """Adds zeros once for all groups; they cost a CPU's convolution more."""
     if any(side for pair in padding for side in pair):
         x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     return _beside([_cpu_valid_conv(i, k) for i, k in _of_groups(x, kernel, groups)])

@@ -178,10 +178,11 @@ def _gradient_by_formula(
     # With d = k + s * W(x^2) and a symmetric window sum W:
     # dx = dy * d^-beta - 2 s beta x W(dy * x * d^(-beta - 1)). Recomputing d costs less than
     # keeping it.
-    wide = _wide(x)
+    # In the order of `_between_backward`, so that meshes agree to the last bit.
+    wide, dy = _wide(x), _wide(dy)
     base = c.k + c.scale * window_sum(wide * wide)
-    own = _wide(dy) * _inverse_power(base, c.beta)
-    own, of_others = map(_wide, between((own, own * wide / base)))
+    power = _inverse_power(base, c.beta)
+    own, of_others = map(_wide, between((dy * power, dy * wide * power / base)))
     return (own - (2 * c.scale * c.beta) * wide * window_sum(of_others)).astype(x.dtype)
 
 

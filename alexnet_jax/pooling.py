@@ -69,8 +69,8 @@ def _pool_gradient_by_place(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Ar
     return total.astype(x.dtype)
 
 
-def _at(map: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
-    return jnp.take(jnp.take(map, rows, axis=1, mode="clip"), columns, axis=2, mode="clip")
+def _at(maps: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
+    return jnp.take(jnp.take(maps, rows, axis=1, mode="clip"), columns, axis=2, mode="clip")
 
 
 def _windows_of_places(x: jax.Array, y: jax.Array, axis: int) -> list[tuple[np.ndarray, jax.Array]]:

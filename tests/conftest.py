@@ -5,6 +5,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 # XLA's own passes as ever, LLVM's left out: programs compile in half the time. Tests about last
@@ -71,7 +72,7 @@ def ways_of(platform: str) -> Iterator[None]:
     """Takes what the code has for a platform, wherever it has several ways; it still runs here."""
     from alexnet_jax import compilation
 
-    def chosen(*arguments, default=None, **ways):
+    def chosen(*arguments: Any, default: Any = None, **ways: Any) -> Any:
         return ways.get(platform, default)(*arguments)
 
     with (

@@ -93,6 +93,20 @@ def test_training_is_compared_with_its_bare_step(trained_run):
     assert all(0 <= row.more["data_wait_fraction"] <= 1 for row in found)
 
 
+def test_fast_calls_are_timed_together(monkeypatch):
+    """A clock that goes on by 20 ms a call: three calls fill 50 ms, and each mean is 20."""
+    clock, calls = [0.0], []
+
+    def called():
+        clock[0] += 0.02
+        calls.append(clock[0])
+        return 0
+
+    monkeypatch.setattr(work.time, "perf_counter", lambda: clock[0])
+    assert work.times(called, repeats=4) == pytest.approx([0.02] * 4)
+    assert len(calls) == 2 + 4 * 3
+
+
 def test_the_largest_batch_is_the_largest():
     """Memory grows by 3 an image beside 100, and by 50 more from 300 images on."""
 

@@ -1,5 +1,6 @@
 """The experiments' own arithmetic, and that their arms can be trained."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -146,7 +147,20 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(drawn, tmp_path, monkeypatc
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training.metrics, "compute", stopped)
         lrn.run("small", 3, 8, drawn, drawn, tmp_path / "new" / "part.npz")
+    assert (tmp_path / "new" / "part.npz").exists()
+    shown, made = training.Training.run, []
+
+    def counted(self):
+        for report in shown(self):
+            made.append(report)
+            yield report
+
+    monkeypatch.setattr(training.Training, "run", counted)
     assert lrn.run("small", 3, 8, drawn, drawn, tmp_path / "new" / "part.npz") == whole
+    assert len(made) == 4  # four of eight were there
+    other = dataclasses.replace(drawn, label=drawn.label[:200], image=drawn.image[:200])
+    with pytest.raises(ValueError, match=r"part\.npz: is of another recipe or data set"):
+        lrn.run("small", 3, 8, other, drawn, tmp_path / "new" / "part.npz")
 
 
 def test_an_update_is_the_authors(drawn):
@@ -277,3 +291,5 @@ def test_batches_of_a_data_set_are_its_images(tmp_path):
     first, second = batches(0), batches(1)
     np.testing.assert_array_equal(first["label"], np.mean(first["image"], axis=(1, 2, 3)) > 125)
     assert not np.array_equal(first["image"], second["image"])
+    np.testing.assert_array_equal(second["position"], np.arange(8, 16))
+    assert first["epoch"].tolist() == [0] * 8 and second["epoch"].tolist() == [0] * 8

@@ -58,6 +58,23 @@ def test_max_pool_and_its_gradient(rng, platform, shape):
     np.testing.assert_allclose(got_vjp(dy)[0], want_vjp(dy)[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(7, 8), (8, 9), (3, 4)])
+def test_max_pool_of_ties_is_a_loop_s(rng, platform, shape, dtype):
+    """Small whole numbers: in most windows several share the maximum, and sums are exact."""
+    x = rng.integers(0, 3, (2, *shape, 3)).astype(np.float64)
+    rows, columns = ((side - 3) // 2 + 1 for side in shape)
+    dy = rng.integers(1, 5, (2, rows, columns, 3)).astype(np.float64)
+    want = np.zeros_like(x)
+    for b, r, q, c in np.ndindex(*dy.shape):
+        window = x[b, 2 * r : 2 * r + 3, 2 * q : 2 * q + 3, c]
+        share = (window == window.max()) * dy[b, r, q, c]
+        want[b, 2 * r : 2 * r + 3, 2 * q : 2 * q + 3, c] += share
+    _, gradient = jax.vjp(pooling.overlapping_max_pool, jnp.asarray(x, dtype))
+    got = np.asarray(gradient(jnp.asarray(dy, dtype))[0]).astype(np.float64)
+    np.testing.assert_array_equal(got, want)
+
+
 def test_max_pool_gives_ties_the_whole_gradient(platform):
     x = jnp.ones((1, 3, 3, 1))
     gradient = jax.grad(lambda v: pooling.overlapping_max_pool(v).sum())(x)
@@ -85,7 +102,7 @@ def test_dropout_belongs_to_the_example(rng):
 
 
 def test_each_platforms_way_is_the_other_s(rng):
-    """Here the CPU's are used in all that follows; those of GPUs and TPUs must give the same."""
+    """What has no other test of both: CPUs' convolutions and products, and copies of images."""
     x, kernel = rng.normal(size=(2, 9, 8, 6)), rng.normal(size=(3, 2, 3, 4))
     x, kernel = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
     dy = jnp.asarray(rng.normal(size=(2, 9, 9, 4)), jnp.float32)

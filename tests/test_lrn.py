@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from alexnet_jax import compilation
 from alexnet_jax.lrn import Lrn, lrn, spatial_response_norm
 
 
@@ -111,6 +112,22 @@ def test_equals_torch(rng, platform):
     want = torch.nn.LocalResponseNorm(5, alpha=1e-3, beta=0.75, k=1.5)(torch.from_numpy(x))
     got = lrn(jnp.asarray(x.transpose(0, 2, 3, 1)), Lrn.named("torch", 5, 1e-3, k=1.5))
     np.testing.assert_allclose(got.transpose(0, 3, 1, 2), want, rtol=1e-5)
+
+
+def test_a_part_without_neighbours_is_the_whole_to_the_last_bit(rng, as_in_production):
+    """What one device computes of a column must be what several do."""
+    x = jnp.asarray(rng.normal(0, 30, (4, 5, 5, 48)), jnp.float32)
+    dy = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    none = jnp.zeros((*x.shape[:-1], 2))
+
+    def both(edges):
+        def norm(x):
+            return lrn(x, Lrn(), 1, edges)
+
+        return compilation.jit(lambda x, dy: (norm(x), *jax.vjp(norm, x)[1](dy)))(x, dy)
+
+    for whole, part in zip(both(None), both((none, none)), strict=True):
+        np.testing.assert_array_equal(whole, part)
 
 
 @pytest.mark.parametrize("size", [3, 5])

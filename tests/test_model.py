@@ -91,11 +91,21 @@ def test_bfloat16_computes_near_float32_with_float32_parameters():
     assert float(jnp.abs(half - exact).max()) > 0
 
 
-@pytest.mark.parametrize("recipe", ["paper", "original_code", "caffenet", "alexnet_bn"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_gpu_s_ways_give_the_same_network(recipe, precision, a_gpu_s_ways):
+@pytest.mark.parametrize(
+    ("recipe", "precision", "other"),
+    [
+        ("paper", "float32", {}),
+        ("paper", "bfloat16", {}),
+        ("paper", "float32", {"columns_meet": False}),
+        ("paper", "float32", {"without": ("conv2", "conv4")}),
+        ("original_code", "float32", {}),
+        ("caffenet", "float32", {}),
+        ("alexnet_bn", "float32", {}),
+    ],
+)
+def test_a_gpu_s_ways_give_the_same_network(recipe, precision, other, a_gpu_s_ways):
     """Its own normalisation, pooling, biases and arrays of columns, logits and gradients."""
-    config = configs.get(recipe).model
+    config = dataclasses.replace(configs.get(recipe).model, **other)
     config.init, config.width = "he", 1 / 16
     network = models.build(config, 7, precision)
     x = 30 * jax.random.normal(jax.random.key(0), (2, 99, 99, 3))

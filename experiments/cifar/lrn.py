@@ -49,12 +49,18 @@ def run(
       train: to learn from.
       test: to count errors on.
       unfinished: a file .npz for the run while it goes on; it goes on from there, if it is there.
+
+    Raises:
+      ValueError: that file is of another recipe or data set.
     """
     net, decay = ARMS[arm]
     recipe = Recipe(net, 0.001, epochs, STAGES, decay, moving=True)
     training, curve = Training(recipe, train, seed), []
+    what = f"{recipe} on {len(train.label)} images"
     if unfinished.exists():
         state = read_arrays(unfinished)
+        if (kept := str(state.pop("what"))) != what:
+            raise ValueError(f"{unfinished}: is of another recipe or data set ({kept}); remove it")
         curve = [tuple(point) for point in state.pop("curve").tolist()]
         training.go_on(state)
     done, images = round(len(curve) * BATCH * REPORTED), math.ceil(epochs * len(train.label))
@@ -63,7 +69,8 @@ def run(
             bar.advance(BATCH * REPORTED)
             curve.append((round(epoch, 3), round(found["top1_error"], 4)))
             if len(curve) % SAVED == 0:
-                _keep(unfinished, training.state() | {"curve": np.array(curve)})
+                state = {"curve": np.array(curve), "what": np.array(what)}
+                _keep(unfinished, training.state() | state)
                 bar.show(f"epoch {epoch:.0f}, training error {100 * found['top1_error']:.1f} %")
     row = {"arm": arm, "seed": seed, "epochs": epochs, "curve": curve}
     row |= {f"test_error_{views}": training.test_error(test, views) for views in (1, 10)}
@@ -104,7 +111,7 @@ def _run(_: list[str]) -> None:
     for seed in seeds:
         for arm in flags.FLAGS.arms:
             if not results.find(arm=arm, seed=seed, epochs=epochs):
-                unfinished = out.with_name(f"{arm}_{seed}_{epochs:g}.npz")
+                unfinished = out.with_name(f"{out.stem}_{arm}_{seed}_{epochs:g}.npz")
                 results.add(run(arm, seed, epochs, train, test, unfinished))
                 unfinished.unlink(missing_ok=True)
     print(table(results.rows, epochs, flags.FLAGS.arms, seeds))

@@ -5,9 +5,9 @@
 
 XLA compiles for a card by its description (an NVIDIA H200's, below), which needs `jax[cuda13]` and
 no card. It prints the kernels that XLA wrote itself, those with the most instructions first: PTX
-instructions of one thread, threads, and how long the card takes to issue them all if nothing else
-holds it up; then how cuDNN is called, and the memory of the step. Convolutions and most matrix
-products are cuDNN's and cuBLAS's and are not counted.
+instructions as they are written, those of loops and branches once, threads, and how long the card
+takes to issue them all if nothing else holds it up; then how cuDNN is called, and the memory of the
+step. Convolutions and most matrix products are cuDNN's and cuBLAS's and are not counted.
 """
 
 import collections
@@ -102,10 +102,10 @@ def kernels(dump: pathlib.Path) -> list[Kernel]:
         threads[re.sub(r"\W", "_", name)] += count
     found = []
     for path in dump.glob(f"{program}.*.ptx"):
-        text = path.read_text()
-        for name in re.findall(r"\.entry (\w+)", text):
-            if threads.get(name, 0) >= FEWEST:
-                found.append(Kernel(name, _instructions(text), threads[name]))
+        for entry in path.read_text().split(".entry ")[1:]:
+            name = re.match(r"\w+", entry)
+            if name and threads.get(name[0], 0) >= FEWEST:
+                found.append(Kernel(name[0], _instructions(entry), threads[name[0]]))
     return sorted(found, key=lambda kernel: -kernel.milliseconds)
 
 

@@ -48,6 +48,8 @@ def of_dataset(config: Config) -> Batches:
         image = np.empty(made["image"].shape, np.uint8)
         label = [reader.read(int(i), image[row])[0] for row, i in enumerate(places.index)]
         found = {"image": image, "label": np.array(label, made["label"].dtype)}
+        for name in ("index", "epoch", "position"):  # what crops, flips and colours are drawn from
+            found[name] = np.asarray(getattr(places, name), made[name].dtype)
         return made | {name: jax.device_put(found[name], made[name].sharding) for name in found}
 
     return batch
@@ -87,6 +89,8 @@ def _run(_: list[str]) -> None:
     config.model.width *= flags.FLAGS.width
     jax.config.update("jax_enable_x64", config.precision == "float64")
     config.dataset, config.data_dir = flags.FLAGS.dataset, flags.FLAGS.data_dir
+    if config.dataset and not config.num_classes:
+        config.num_classes = len(open_dataset(config).class_names)
     config, count, first = steps.prepared(config), flags.FLAGS.steps, []
     batches = of_dataset(config) if config.dataset else of_noise(config)
     with Progress("as it runs", 0, count, "update") as bar:
