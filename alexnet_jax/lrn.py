@@ -102,8 +102,8 @@ def spatial_response_norm(x: jax.Array, constants: Lrn) -> jax.Array:
 def _window_sum(x: jax.Array, size: int, axis: int, groups: int = 1) -> jax.Array:
     """Sums a centred window of odd `size` along one axis, zero past the border of a group.
 
-    What a window would see of another group is masked. An axis of groups instead, such as
-    (..., 2, 48), has rows too short for a CPU: four times slower (experiments/speed).
+    What a window would see of another group is masked. Rows of a group instead, such as (..., 48),
+    are too short for a CPU: four times slower; a GPU is faster with them (experiments/speed).
     """
     axis %= x.ndim
     half, length = size // 2, x.shape[axis]
