@@ -81,7 +81,7 @@ def _default_conv(x: jax.Array, kernel: jax.Array, padding: Padding, groups: int
 
 
 def _cpu_conv(x: jax.Array, kernel: jax.Array, padding: Padding, groups: int) -> jax.Array:
-    """Adds zeros once for all groups; they cost a CPU's convolution more."""
+    """Adds zeros once for all groups: the gradients below are of convolutions without any."""
     if any(side for pair in padding for side in pair):
         x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     return _beside([_cpu_valid_conv(i, k) for i, k in _of_groups(x, kernel, groups)])

@@ -59,8 +59,8 @@ def run(
     what = f"{recipe} on {len(train.label)} images"
     if unfinished.exists():
         state = read_arrays(unfinished)
-        if (kept := str(state.pop("what"))) != what:
-            raise ValueError(f"{unfinished}: is of another recipe or data set ({kept}); remove it")
+        if str(state.pop("what")) != what:
+            raise ValueError(f"{unfinished}: is of another recipe or data set; remove it")
         curve = [tuple(point) for point in state.pop("curve").tolist()]
         training.go_on(state)
     done, images = round(len(curve) * BATCH * REPORTED), math.ceil(epochs * len(train.label))
