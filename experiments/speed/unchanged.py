@@ -88,11 +88,11 @@ def _run(_: list[str]) -> None:
     config.batch_size, config.precision = flags.FLAGS.batch_size, flags.FLAGS.precision
     config.model.width *= flags.FLAGS.width
     jax.config.update("jax_enable_x64", config.precision == "float64")
-    config.dataset, config.data_dir = flags.FLAGS.dataset, flags.FLAGS.data_dir
-    if config.dataset and not config.num_classes:
-        config.num_classes = len(open_dataset(config).class_names)
+    if flags.FLAGS.dataset:
+        config.dataset, config.data_dir = flags.FLAGS.dataset, flags.FLAGS.data_dir
+        config.num_classes = config.num_classes or len(open_dataset(config).class_names)
     config, count, first = steps.prepared(config), flags.FLAGS.steps, []
-    batches = of_dataset(config) if config.dataset else of_noise(config)
+    batches = of_dataset(config) if flags.FLAGS.dataset else of_noise(config)
     with Progress("as it runs", 0, count, "update") as bar:
         for loss in losses(config, count, batches):
             first.append(loss)
