@@ -1,5 +1,6 @@
 """The experiments' own arithmetic, and that their arms can be trained."""
 
+import argparse
 import dataclasses
 import importlib.util
 import json
@@ -293,3 +294,17 @@ def test_batches_of_a_data_set_are_its_images(tmp_path):
     assert not np.array_equal(first["image"], second["image"])
     np.testing.assert_array_equal(second["position"], np.arange(8, 16))
     assert first["epoch"].tolist() == [0] * 8 and second["epoch"].tolist() == [0] * 8
+
+
+@pytest.mark.parametrize("dataset", ["", "set"])
+def test_the_command_compares_on_noise_and_on_a_data_set(tmp_path, monkeypatch, capsys, dataset):
+    small.write_folder(tmp_path / "set")
+    config = small.config(tmp_path / "own")
+    monkeypatch.setattr(unchanged.configs, "get", lambda _: config)
+    path = str(tmp_path / dataset) if dataset else ""
+    given = {"config": "default", "batch_size": 8, "steps": 2, "precision": "float32", "width": 1}
+    given |= {"dataset": path, "data_dir": ""}
+    monkeypatch.setattr(unchanged.flags, "FLAGS", argparse.Namespace(**given))
+    unchanged._run([])
+    said = capsys.readouterr().out
+    assert "with textbook pieces: apart by" in said and "in the first 2" in said
