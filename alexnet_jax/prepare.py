@@ -13,6 +13,7 @@ import sys
 from absl import app, flags
 from absl import logging as absl_logging
 
+from alexnet_jax import large_pages
 from alexnet_jax.config import Config, ConfigError
 
 
@@ -155,4 +156,5 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
+    large_pages.start_again_with_them()
     app.run(_run)

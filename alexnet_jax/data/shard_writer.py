@@ -148,7 +148,8 @@ def _records(shard: Shard, written: Written) -> Iterator[bytes]:
                 raise
             written.bad.append(str(error))
         else:
-            stored = np.ascontiguousarray(image).data.cast("B")
+            image = np.ascontiguousarray(image)  # what follows is slower on rows that lie apart
+            stored = image.data.cast("B")
             if options.encoding == "jpeg":
                 stored, image = _as_jpeg(image, written)
             if written.sums:
