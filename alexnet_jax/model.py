@@ -8,92 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen import initializers
 
 from alexnet_jax import compilation, convolution, layers, pooling
 from alexnet_jax.batch_norm import BatchNorm, Mean, alone
 from alexnet_jax.columns import Columns
 from alexnet_jax.config import ModelConfig
+from alexnet_jax.initialisation import bias_init, kernel_init
 from alexnet_jax.lrn import Lrn, lrn, spatial_response_norm
+from alexnet_jax.modules import Conv, FullyConnected, parameter_dtype
 
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 FULLY_CONNECTED = ("fc6", "fc7", "fc8")
 LAYERS = CONVOLUTIONS + FULLY_CONNECTED
 SPATIAL_NORM2 = Lrn(size=5, scale=0.001 / 25, beta=0.75, k=1.0)  # layer-params-145.cfg, cnorm2
-
-
-def _kernel_init(model: ModelConfig, layer: str) -> initializers.Initializer:
-    inputs = (0, 1, 2) if layer.startswith("conv") else 0
-    if model.init == "torch":  # torch.nn.Conv2d and Linear: within 1 / sqrt(fan in)
-        return initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=inputs)
-    if model.init == "he" and layer != "fc8":
-        return initializers.he_normal(in_axis=inputs)
-    stds = {"conv1": model.conv_std, "conv2": model.conv_std, "fc8": model.fc8_std}
-    rest = model.conv345_std if layer.startswith("conv") else model.fc_std
-    return initializers.normal(stds.get(layer, rest))
-
-
-BiasInit = Callable[[int], initializers.Initializer]  # from the layer's fan in
-
-
-def _bias_init(model: ModelConfig, layer: str) -> BiasInit:
-    if model.init == "torch":
-        return lambda fan_in: _uniform(fan_in**-0.5)
-    positive = layer in ("conv2", "conv4", "conv5", "fc6", "fc7")  # paper section 5
-    return lambda _: initializers.constant(model.bias_value if positive else 0.0)
-
-
-def _uniform(bound: float) -> initializers.Initializer:
-    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-def parameter_dtype(compute: jnp.dtype) -> jnp.dtype:
-    """Returns the type of parameters: float32, but float64 where that is computed in."""
-    return jnp.promote_types(compute, jnp.float32)
-
-
-class Conv(nn.Module):
-    """A convolution with bias; kernel (size, size, in / groups, features)."""
-
-    features: int
-    size: int
-    kernel_init: initializers.Initializer
-    bias_init: BiasInit
-    stride: int = 1
-    padding: int | convolution.Padding = 0
-    groups: int = 1
-    dtype: jnp.dtype = jnp.dtype("float32")
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (B, H, W, C) to (B, H', W', features)."""
-        shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
-        dtype = parameter_dtype(self.dtype)
-        bias_init = self.bias_init(math.prod(shape[:-1]))
-        kernel = self.param("kernel", self.kernel_init, shape, dtype).astype(self.dtype)
-        bias = self.param("bias", bias_init, (self.features,), dtype).astype(self.dtype)
-        y = convolution.conv(x, kernel, self.stride, self.padding, self.groups)
-        return convolution.add_bias(y, bias, self.groups)
-
-
-class FullyConnected(nn.Module):
-    """A matrix with bias; kernel (values of an image / groups, features)."""
-
-    features: int
-    kernel_init: initializers.Initializer
-    bias_init: BiasInit
-    groups: int = 1
-    dtype: jnp.dtype = jnp.dtype("float32")
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (B, ..., C) to (B, features)."""
-        shape = (math.prod(x.shape[1:]) // self.groups, self.features)
-        dtype = parameter_dtype(self.dtype)
-        bias_init = self.bias_init(math.prod(shape[:-1]))
-        kernel = self.param("kernel", self.kernel_init, shape, dtype).astype(self.dtype)
-        bias = self.param("bias", bias_init, (self.features,), dtype).astype(self.dtype)
-        return layers.fully_connected(x, kernel, self.groups) + bias
 
 
 class AlexNet(nn.Module):
@@ -185,8 +112,8 @@ class AlexNet(nn.Module):
         return Conv(
             self.columns.share(self._wide(channels)),
             size,
-            _kernel_init(self.config, name),
-            _bias_init(self.config, name),
+            kernel_init(self.config, name),
+            bias_init(self.config, name),
             stride,
             padding,
             groups,
@@ -196,8 +123,8 @@ class AlexNet(nn.Module):
     def _fc(self, name: str, units: int, groups: int = 1) -> FullyConnected:
         return FullyConnected(
             self.columns.share(units),
-            _kernel_init(self.config, name),
-            _bias_init(self.config, name),
+            kernel_init(self.config, name),
+            bias_init(self.config, name),
             groups,
             self.dtype,
         )
