@@ -1,7 +1,7 @@
 """Convolutions with their biases, whose columns are plain convolutions, on every back end."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +32,7 @@ def conv(
     """
     if isinstance(padding, int):
         padding = ((padding, padding), (padding, padding))
-    if stride > 1:
-        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        x, kernel = _space_to_depth(x, kernel, stride)
-        padding = ((0, 0), (0, 0))
-    return _conv(x, kernel, padding, groups)
+    return _conv(x, kernel, stride, padding, groups)
 
 
 def _space_to_depth(x: jax.Array, kernel: jax.Array, s: int) -> tuple[jax.Array, jax.Array]:
@@ -59,9 +55,23 @@ def _space_to_depth(x: jax.Array, kernel: jax.Array, s: int) -> tuple[jax.Array,
     )
 
 
-def _plain_conv(x: jax.Array, kernel: jax.Array, padding: Padding = ((0, 0), (0, 0))) -> jax.Array:
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=dimensions)
+def _plain_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    padding: Padding,
+    stride: int = 1,
+    x_dilation: int = 1,
+    kernel_dilation: int = 1,
+) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        (x_dilation, x_dilation),
+        (kernel_dilation, kernel_dilation),
+        ("NHWC", "HWIO", "NHWC"),
+    )
 
 
 def _of_groups(
@@ -75,72 +85,85 @@ def _beside(outputs: list[jax.Array]) -> jax.Array:
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
 
 
-def _default_conv(x: jax.Array, kernel: jax.Array, padding: Padding, groups: int) -> jax.Array:
-    parts = _of_groups(x, kernel, groups)
-    return _beside([_plain_conv(i, k, padding) for i, k in parts])
+def _as_written(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int
+) -> jax.Array:
+    return _beside([_plain_conv(i, k, padding, stride) for i, k in _of_groups(x, kernel, groups)])
 
 
-def _cpu_conv(x: jax.Array, kernel: jax.Array, padding: Padding, groups: int) -> jax.Array:
-    """Adds zeros once for all groups: the gradients below are of convolutions without any."""
-    if any(side for pair in padding for side in pair):
+def _over_blocks(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int
+) -> jax.Array:
+    if stride > 1:
         x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    return _beside([_cpu_valid_conv(i, k) for i, k in _of_groups(x, kernel, groups)])
+        x, kernel = _space_to_depth(x, kernel, stride)
+        padding = ((0, 0), (0, 0))
+    return _as_written(x, kernel, 1, padding, groups)
 
 
-@jax.custom_vjp
-def _cpu_valid_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _plain_conv(x, kernel)
-
-
-def _cpu_conv_forward(
-    x: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _plain_conv(x, kernel), (x, kernel)
-
-
-def _cpu_conv_backward(
-    residual: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The gradients as convolutions of channels-last images.
-
-    XLA's CPU compiler makes matrix products of those alone. It turns others into them by itself,
-    but not in loops, where they take ten times longer (jaxlib 0.10.2, ConvCanonicalization).
-    """
-    x, kernel = residual
-    height, width = kernel.shape[0] - 1, kernel.shape[1] - 1
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    dx = _plain_conv(dy, turned, ((height, height), (width, width)))
-    dkernel = _plain_conv(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3))
-    return dx, dkernel.transpose(1, 2, 0, 3)
-
-
-_cpu_valid_conv.defvjp(_cpu_conv_forward, _cpu_conv_backward)
-
-
-_WAYS = (_cpu_conv, _default_conv)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x: jax.Array, kernel: jax.Array, padding: Padding, groups: int) -> jax.Array:
-    cpu, default = (functools.partial(of, padding=padding, groups=groups) for of in _WAYS)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int) -> jax.Array:
+    cpu, default = (
+        functools.partial(way, stride=stride, padding=padding, groups=groups)
+        for way in (_as_written, _over_blocks)
+    )
     return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
 def _conv_forward(
-    x: jax.Array, kernel: jax.Array, padding: Padding, groups: int
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv(x, kernel, padding, groups), (x, kernel)
+    return _conv(x, kernel, stride, padding, groups), (x, kernel)
 
 
 def _conv_backward(
-    padding: Padding, groups: int, residual: tuple[jax.Array, jax.Array], dy: jax.Array
+    stride: int,
+    padding: Padding,
+    groups: int,
+    residual: tuple[jax.Array, jax.Array],
+    dy: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    def gradient(of: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
-        conv = functools.partial(of, padding=padding, groups=groups)
-        return lambda x, kernel, dy: jax.vjp(conv, x, kernel)[1](dy)
-
-    cpu, default = map(gradient, _WAYS)
+    cpu, default = (
+        functools.partial(way, stride=stride, padding=padding, groups=groups)
+        for way in (_cpu_gradients, _default_gradients)
+    )
     return lax.platform_dependent(*residual, dy, cpu=cpu, default=default)
+
+
+def _default_gradients(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int, padding: Padding, groups: int
+) -> tuple[jax.Array, jax.Array]:
+    conv = functools.partial(_over_blocks, stride=stride, padding=padding, groups=groups)
+    return jax.vjp(conv, x, kernel)[1](dy)
+
+
+def _cpu_gradients(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int, padding: Padding, groups: int
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients as convolutions of channels-last images, none of them over zeros around x.
+
+    XLA's CPU compiler makes matrix products of those alone. It turns others into them by itself,
+    but not in loops, where they take ten times longer (jaxlib 0.10.2, ConvCanonicalization).
+    """
+    # Zeros around x keep XLA from computing what makes it (pooling) again while it is turned.
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width = kernel.shape[:2]
+    (top, bottom), (left, right) = padding
+    # What x has after the last place that a kernel reaches: nothing with a stride of 1.
+    below = (x.shape[1] - height) % stride
+    beside = (x.shape[2] - width) % stride
+    around = (
+        (height - 1 - top, height - 1 - bottom + below),
+        (width - 1 - left, width - 1 - right + beside),
+    )
+    reached = ((0, -below), (0, -beside))
+    dx, dkernel = [], []
+    for (i, k), d in zip(_of_groups(x, kernel, groups), jnp.split(dy, groups, -1), strict=True):
+        turned = k[::-1, ::-1].swapaxes(2, 3)
+        dx.append(_plain_conv(d, turned, around, x_dilation=stride))
+        i, d = i.transpose(3, 1, 2, 0), d.transpose(1, 2, 0, 3)
+        dkernel.append(_plain_conv(i, d, reached, kernel_dilation=stride).transpose(1, 2, 0, 3))
+    return _beside(dx), _beside(dkernel)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)

@@ -102,16 +102,8 @@ def test_dropout_belongs_to_the_example(rng):
 
 
 def test_each_platforms_way_is_the_other_s(rng):
-    """What has no other test of both: CPUs' convolutions and products, and copies of images."""
-    x, kernel = rng.normal(size=(2, 9, 8, 6)), rng.normal(size=(3, 2, 3, 4))
-    x, kernel = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
-    dy = jnp.asarray(rng.normal(size=(2, 9, 9, 4)), jnp.float32)
-    here, there = (
-        jax.vjp(lambda x, k, of=of: of(x, k, ((1, 1), (1, 1)), 2), x, kernel)[1](dy)
-        for of in (convolution._cpu_conv, convolution._default_conv)
-    )
-    for one, other in zip(here, there, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    """What has no other test of both: CPUs' products, and copies of images."""
+    x = jnp.asarray(rng.normal(size=(2, 9, 8, 6)), jnp.float32)
     # Positive: a sum that cancels keeps the rounding of its terms, which CPUs order as they like.
     rows = jnp.abs(x[0, 0])
     matrix = jnp.asarray(rng.uniform(0.1, 1, size=(8, 5)), jnp.float32)
