@@ -38,7 +38,8 @@ def conv(
 def _space_to_depth(x: jax.Array, kernel: jax.Array, s: int) -> tuple[jax.Array, jax.Array]:
     """Rewrites a stride-s convolution as a stride-1 one over s x s blocks of pixels.
 
-    conv1 has three input channels, too few for any matrix unit; as 3x3 over 48 it is the same sum.
+    conv1 has three input channels, too few for a matrix unit; as 3x3 over 48 it is the same sum. A
+    CPU multiplies 363 numbers a place as they are written faster than those 432.
     """
     h, w, channels, out = kernel.shape
     taps_h, taps_w = -(-h // s), -(-w // s)
