@@ -20,9 +20,7 @@ CPU: Options = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
     "xla_cpu_prefer_vector_width": "512",
 }
-# What is less than 1e-38 is zero: a GPU's roots need twice the instructions otherwise.
-GPU: Options = {"xla_gpu_ftz": True}
-DETERMINISTIC_GPU: Options = GPU | {
+DETERMINISTIC_GPU: Options = {
     "xla_gpu_deterministic_ops": True,
     "xla_gpu_exclude_nondeterministic_ops": True,
 }
@@ -34,7 +32,7 @@ def options(deterministic: bool = False) -> Options:
     if backend == "cpu":
         return {name: value for name, value in CPU.items() if _known(name, value)}
     if backend == "gpu":
-        return dict(DETERMINISTIC_GPU if deterministic else GPU)
+        return dict(DETERMINISTIC_GPU) if deterministic else {}
     return {}
 
 
