@@ -95,11 +95,11 @@ def _as_written(
 def _over_blocks(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int
 ) -> jax.Array:
-    if stride > 1:
-        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        x, kernel = _space_to_depth(x, kernel, stride)
-        padding = ((0, 0), (0, 0))
-    return _as_written(x, kernel, 1, padding, groups)
+    if stride == 1:
+        return _as_written(x, kernel, stride, padding, groups)
+    x, none = jnp.pad(x, ((0, 0), *padding, (0, 0))), ((0, 0), (0, 0))
+    parts = [_space_to_depth(i, k, stride) for i, k in _of_groups(x, kernel, groups)]
+    return _beside([_plain_conv(i, k, none) for i, k in parts])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -141,7 +141,7 @@ def _default_gradients(
 def _cpu_gradients(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int, padding: Padding, groups: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients as convolutions of channels-last images, none of them over zeros around x.
+    """The gradients as convolutions of channels-last images; of the zeros around x there is none.
 
     XLA's CPU compiler makes matrix products of those alone. It turns others into them by itself,
     but not in loops, where they take ten times longer (jaxlib 0.10.2, ConvCanonicalization).

@@ -42,42 +42,44 @@ def fully_connected(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Arr
 # Where XLA's CPU kernels change the order of their sums (seen with jaxlib 0.10.2): the columns are
 # an odd number of eights, or the rows are few and the matrix is small.
 TILE, FEW_ROWS, SMALL_MATRIX = 16, 64, 2**16
-LARGE_MATRIX = 2**21  # values; as little as 9 MB is multiplied faster by XLA's other library
+# Rows of a matrix from which XLA's other library is as fast or many times faster, and keeps the
+# order; a device's share of the columns has as many, so that all meshes take the same one.
+DEEP_MATRIX = 2048
 
 
 def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    if matrix.size >= LARGE_MATRIX:
-        return lax.platform_dependent(x, matrix, cpu=_large_cpu_product, default=jnp.matmul)
+    if matrix.shape[0] >= DEEP_MATRIX:
+        return lax.platform_dependent(x, matrix, cpu=_deep_cpu_product, default=jnp.matmul)
     if _columns_in_order(x, matrix) == matrix.shape[1]:
         return x @ matrix
     return lax.platform_dependent(x, matrix, cpu=_small_cpu_product, default=jnp.matmul)
 
 
 @jax.custom_vjp
-def _large_cpu_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+def _deep_cpu_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """Multiplies rows that lie in memory as columns, which keeps XLA's CPU compiler from YNNPACK.
 
-    That one first turns the whole matrix: 8 rows with fc6 to fc8 take 320 ms by it and 15 so, 128
-    rows 120 and 73 (jaxlib 0.10.2, IsDotSupportedByYnn).
+    That one first turns the whole matrix: 8 rows with fc6 to fc8 took 317 ms by it and 16 so, 128
+    rows 119 and 73, on a CPU with AMX (jaxlib 0.10.2, IsDotSupportedByYnn).
     """
     columns = lax.optimization_barrier(x.T)
     return lax.dot_general(columns, matrix, (((0,), (0,)), ((), ())))
 
 
-def _large_product_forward(
+def _deep_product_forward(
     x: jax.Array, matrix: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _large_cpu_product(x, matrix), (x, matrix)
+    return _deep_cpu_product(x, matrix), (x, matrix)
 
 
-def _large_product_backward(
+def _deep_product_backward(
     residual: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, matrix = residual
     return dy @ matrix.T, x.T @ dy
 
 
-_large_cpu_product.defvjp(_large_product_forward, _large_product_backward)
+_deep_cpu_product.defvjp(_deep_product_forward, _deep_product_backward)
 
 
 def _columns_in_order(x: jax.Array, matrix: jax.Array) -> int:

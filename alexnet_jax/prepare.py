@@ -156,5 +156,6 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    large_pages.start_again_with_them()
+    if not any(argument.startswith(("--help", "-h")) for argument in sys.argv):
+        large_pages.start_again_with_them()
     app.run(_run)

@@ -15,6 +15,7 @@ from experiments.speed import plain
         (32, 3, 4, 11, 4, ((0, 3), (0, 3)), 1),  # conv1, 224 with right and bottom padding
         (37, 3, 4, 11, 4, 0, 1),  # a size with pixels left over
         (9, 6, 8, 5, 1, 2, 2),
+        (10, 6, 8, 3, 2, 1, 2),  # strides and groups at once
         (7, 8, 6, 3, 1, 1, 1),
         (7, 140, 6, 3, 1, 1, 2),
     ],
@@ -111,7 +112,7 @@ def test_each_platforms_way_is_the_other_s(rng):
     np.testing.assert_allclose(layers._small_cpu_product(matrix.T, matrix), matrix.T @ matrix, 1e-5)
     inputs = jnp.abs(x[0, 0]), matrix[:6]
     here, there = (
-        jax.vjp(of, *inputs)[1](jnp.ones((8, 5))) for of in (layers._large_cpu_product, jnp.matmul)
+        jax.vjp(of, *inputs)[1](jnp.ones((8, 5))) for of in (layers._deep_cpu_product, jnp.matmul)
     )
     for one, other in zip(here, there, strict=True):
         np.testing.assert_allclose(one, other, 1e-5)
@@ -120,11 +121,11 @@ def test_each_platforms_way_is_the_other_s(rng):
     np.testing.assert_array_equal(feeding._gathered(images, index), images[index])
 
 
-@pytest.mark.parametrize("rows", [2, 128])
-def test_large_products_are_not_turned_first(rows):
-    """It turns the whole matrix first: 8 rows of fc6 to fc8 take twenty times longer."""
+@pytest.mark.parametrize(("rows", "columns"), [(2, 1024), (128, 1024), (32, 8)])
+def test_deep_products_are_not_turned_first(rows, columns):
+    """YNNPACK turns the whole matrix first; and a device's share takes what the whole takes."""
     x = jax.ShapeDtypeStruct((rows, 2048), jnp.float32)
-    matrix = jax.ShapeDtypeStruct((2048, 1024), jnp.float32)
+    matrix = jax.ShapeDtypeStruct((2048, columns), jnp.float32)
     text = compilation.compiled(layers.fully_connected, x, matrix).as_text()
     assert "ynn_fusion" not in text
     assert "dot(" in text
