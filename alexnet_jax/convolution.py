@@ -151,13 +151,13 @@ def _cpu_gradients(
     height, width = kernel.shape[:2]
     (top, bottom), (left, right) = padding
     # What x has after the last place that a kernel reaches: nothing with a stride of 1.
-    below = (x.shape[1] - height) % stride
-    beside = (x.shape[2] - width) % stride
+    rest_h = (x.shape[1] - height) % stride
+    rest_w = (x.shape[2] - width) % stride
     around = (
-        (height - 1 - top, height - 1 - bottom + below),
-        (width - 1 - left, width - 1 - right + beside),
+        (height - 1 - top, height - 1 - bottom + rest_h),
+        (width - 1 - left, width - 1 - right + rest_w),
     )
-    reached = ((0, -below), (0, -beside))
+    reached = ((0, -rest_h), (0, -rest_w))
     dx, dkernel = [], []
     for (i, k), d in zip(_of_groups(x, kernel, groups), jnp.split(dy, groups, -1), strict=True):
         turned = k[::-1, ::-1].swapaxes(2, 3)

@@ -15,8 +15,11 @@ TUNABLES = {
 def start_again_with_them() -> None:
     """Starts this command again, as the same process, if it runs on Linux without them.
 
-    A command that has GLIBC_TUNABLES of its own keeps them.
+    A command that has GLIBC_TUNABLES of its own keeps them; one that only says what it does needs
+    none.
     """
+    if any(argument.startswith(("--help", "-h")) for argument in sys.argv):
+        return
     if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
         return
     os.environ["GLIBC_TUNABLES"] = ":".join(f"{name}={value}" for name, value in TUNABLES.items())

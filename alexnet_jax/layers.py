@@ -42,8 +42,9 @@ def fully_connected(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Arr
 # Where XLA's CPU kernels change the order of their sums (seen with jaxlib 0.10.2): the columns are
 # an odd number of eights, or the rows are few and the matrix is small.
 TILE, FEW_ROWS, SMALL_MATRIX = 16, 64, 2**16
-# Rows of a matrix from which XLA's other library is as fast or many times faster, and keeps the
-# order; a device's share of the columns has as many, so that all meshes take the same one.
+# Rows of a matrix from which XLA's other library is level or many times faster (with ten columns
+# slower, by half a millisecond) and seldom changes the order. A device's share of the columns has
+# as many, so that all meshes take the same library.
 DEEP_MATRIX = 2048
 
 

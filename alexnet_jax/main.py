@@ -35,8 +35,7 @@ def main() -> None:
         sys.argv = recipe_flags.resolve(sys.argv)  # config_flags reads it too
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    if not any(argument.startswith(("--help", "-h")) for argument in sys.argv):
-        large_pages.start_again_with_them()
+    large_pages.start_again_with_them()
     app.run(_train)
 
 

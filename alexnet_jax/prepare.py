@@ -156,6 +156,5 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    if not any(argument.startswith(("--help", "-h")) for argument in sys.argv):
-        large_pages.start_again_with_them()
+    large_pages.start_again_with_them()
     app.run(_run)

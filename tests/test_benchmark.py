@@ -161,6 +161,14 @@ def test_starts_are_told_in_seconds():
     assert {row.json()["images_per_second"] for row in started} == {None}
 
 
+def test_a_command_that_says_what_it_does_does_not_start_again(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(sys, "argv", ["prepare", "--help"])
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it started again"))
+    large_pages.start_again_with_them()
+    assert "GLIBC_TUNABLES" not in os.environ
+
+
 def test_a_command_starts_again_with_large_pages_once():
     code = (
         "import os; from alexnet_jax import large_pages; large_pages.start_again_with_them(); "
