@@ -1,0 +1,121 @@
+"""Convolutions by oneDNN on a CPU, for programs without gradients.
+
+jaxlib's wheels for x86-64 Linux hold oneDNN, and XLA calls it where a program says `__onednn$...`;
+none of XLA's own passes does so there. It convolves a sixth to a third faster than XLA's products
+(experiments/speed). Three things bound its use:
+
+- what a call says is XLA's own affair and has changed between versions, and one that is wrong ends
+  the process, so that only versions are used that the tests have passed with (`VERSIONS`);
+- XLA cannot write such a program down, and reads memory that is not its own when it tries, so that
+  programs are kept from JAX's persistent cache (`convolutions`). The train step, whose start is
+  waited for and which gains less, does without;
+- there is no gradient in it.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import math
+import platform
+import sys
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import jaxlib.version
+import numpy as np
+
+VERSIONS = ("0.10.2",)  # of jaxlib
+TARGET = "__onednn$convolution"
+
+# JAX traces again where this differs.
+_in_use = jax.make_user_context(False)
+
+
+@contextlib.contextmanager
+def convolutions() -> Iterator[None]:
+    """Lets `convolution.conv` call oneDNN in programs that are traced and compiled inside.
+
+    They are not kept for later processes. Where oneDNN is not to be had, nothing changes.
+    """
+    if not available():
+        yield
+        return
+    with _in_use(True), _kept_nowhere():
+        yield
+
+
+def takes(x: jax.Array, kernel: jax.Array) -> bool:
+    """Says whether `conv` is to be called for these: inside `convolutions`, and float32."""
+    return bool(_in_use.value) and x.dtype == kernel.dtype == jnp.float32
+
+
+@functools.cache
+def available() -> bool:
+    """Says whether this process's CPU programs can call oneDNN, by a small convolution."""
+    here = (sys.platform, platform.machine(), jax.default_backend())
+    if here != ("linux", "x86_64", "cpu") or jaxlib.version.__version__ not in VERSIONS:
+        return False
+    x, kernel, all_ones = np.ones((1, 3, 3, 2), np.float32), np.ones((3, 3, 1, 2), np.float32), 9
+    try:
+        with _kept_nowhere():
+            call = functools.partial(conv, stride=1, padding=((0, 0), (0, 0)), groups=2)
+            right = bool((jax.jit(call)(x, kernel) == all_ones).all())
+    except jax.errors.JaxRuntimeError as error:
+        right = False
+        logging.warning("evaluation will be slower: this jaxlib has no oneDNN (%s)", error)
+    return right
+
+
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int,
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    groups: int,
+) -> jax.Array:
+    """Like `convolution.conv`, on a CPU where oneDNN is `available`."""
+    (batch, *sides, _), (*taps, _, out) = x.shape, kernel.shape
+    places = [
+        (side + sum(zeros) - reach) // stride + 1
+        for side, reach, zeros in zip(sides, taps, padding, strict=True)
+    ]
+    # Fields of XLA's OneDnnConvolutionConfig (xla/service/cpu/onednn_config.proto).
+    images = {"dims": 4, "data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}}
+    kernels = {"input_feature_dim": 2, "output_feature_dim": 3, "spatial_dims": [0, 1]}
+    before, after = zip(*padding, strict=True)
+    window = {
+        "pad_left": before,
+        "pad_right": after,
+        "strides": [stride, stride],
+        "window_dilations": [1, 1],
+    }
+    said = {
+        "dims": 4,
+        "input": images,
+        "kernel": {"dims": 4, "filter": kernels},
+        "output": images,
+        "window": window,
+        "feature_groups": groups,
+    }
+    call = jax.ffi.ffi_call(
+        TARGET,
+        jax.ShapeDtypeStruct((batch, *places, out), x.dtype),
+        vmap_method="sequential",
+        custom_call_api_version=1,
+        legacy_backend_config=json.dumps({"onednn_conv_config": said}),
+    )
+    return call(x, kernel)
+
+
+@contextlib.contextmanager
+def _kept_nowhere() -> Iterator[None]:
+    """Keeps what is compiled inside from JAX's persistent cache, as if it were compiled at once."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    jax.config.update(name, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)

@@ -1,0 +1,130 @@
+"""Convolutions by oneDNN in programs without gradients."""
+
+import functools
+import logging
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import compilation, configs, convolution, evaluate, onednn, train
+
+needs_onednn = pytest.mark.skipif(not onednn.available(), reason="this jaxlib's oneDNN is unknown")
+
+
+@pytest.fixture
+def fresh():
+    onednn.available.cache_clear()
+    yield
+    onednn.available.cache_clear()
+
+
+def by_windows(x, kernel, stride, padding, groups):
+    """The sum over taps and channels at each place, in float64."""
+    x = np.pad(x.astype(np.float64), ((0, 0), *padding, (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], axis=(1, 2))
+    windows = np.split(windows[:, ::stride, ::stride], groups, axis=3)
+    kernels = np.split(kernel.astype(np.float64), groups, axis=3)
+    found = [np.einsum("nhwcij,ijco->nhwo", *pair) for pair in zip(windows, kernels, strict=True)]
+    return np.concatenate(found, axis=-1)
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("side", "channels", "size", "out", "stride", "padding", "groups"),
+    [
+        (31, 3, 11, 24, 4, 0, 1),
+        (32, 3, 11, 8, 4, ((1, 2), (3, 0)), 1),
+        (9, 24, 5, 64, 1, 2, 2),
+        (5, 12, 3, 10, 1, 1, 2),
+        (4, 3, 3, 1, 1, 0, 1),
+    ],
+)
+def test_it_is_the_same_convolution(side, channels, size, out, stride, padding, groups):
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, side, side + 1, channels), np.float32)
+    kernel = random.standard_normal((size, size, channels // groups, out), np.float32)
+    own = functools.partial(convolution.conv, stride=stride, padding=padding, groups=groups)
+    program = compilation.compiled_for_inference(own, x, kernel)
+    assert onednn.TARGET in program.as_text()
+    zeros = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+    wanted = by_windows(x, kernel, stride, zeros, groups)
+    np.testing.assert_allclose(program(x, kernel), wanted, rtol=0, atol=3e-6 * size**2 * channels)
+
+
+@needs_onednn
+def test_evaluation_has_it_and_training_does_not():
+    config = configs.get("default")
+    config.num_classes, config.batch_size = 10, 8
+    assert onednn.TARGET in evaluate.compile_eval_step(config).as_text()
+    assert onednn.TARGET not in train.compile_train_step(config).as_text()
+
+
+@needs_onednn
+@pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float64])
+def test_other_types_are_xlas(kind):
+    with jax.enable_x64(True):
+        x, kernel = jnp.ones((1, 5, 5, 2), kind), jnp.ones((3, 3, 2, 4), kind)
+        program = compilation.compiled_for_inference(convolution.conv, x, kernel)
+        assert onednn.TARGET not in program.as_text()
+        assert (program(x, kernel) == 18).all()
+
+
+@needs_onednn
+def test_one_function_is_traced_for_each():
+    """The same jitted function, inside and outside."""
+    function, x = jax.jit(convolution.conv), np.ones((1, 5, 5, 2), np.float32)
+    kernel = np.ones((3, 3, 2, 4), np.float32)
+    with onednn.convolutions():
+        assert onednn.TARGET in function.lower(x, kernel).compile().as_text()
+    assert onednn.TARGET not in function.lower(x, kernel).compile().as_text()
+
+
+@needs_onednn
+def test_its_programs_are_not_kept(tmp_path, monkeypatch):
+    """XLA reads memory that is not its own when it writes one down."""
+    from jax._src import compilation_cache
+
+    x, kernel = jnp.ones((1, 6, 6, 2)), jnp.ones((3, 3, 2, 4))
+    options = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [jax.config.values[option] for option in options]
+    try:
+        compilation_cache.reset_cache()
+        for option, value in zip(options, (str(tmp_path), 0.0), strict=True):
+            jax.config.update(option, value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            program = compilation.compiled_for_inference(convolution.conv, x, kernel)
+        assert onednn.TARGET in program.as_text() and not list(tmp_path.iterdir())
+        assert jax.config.values[options[1]] == 0
+        compilation.compiled(convolution.conv, x, kernel)
+        assert list(tmp_path.iterdir()), "no program is kept: this test cannot tell"
+    finally:
+        for option, value in zip(options, before, strict=True):
+            jax.config.update(option, value)
+        compilation_cache.reset_cache()
+
+
+@pytest.mark.parametrize("reason", ["version", "machine", "backend"])
+def test_what_is_not_known_computes_as_ever(fresh, monkeypatch, caplog, reason):
+    if reason == "version":
+        monkeypatch.setattr(onednn, "VERSIONS", ())
+    elif reason == "machine":
+        monkeypatch.setattr(onednn.platform, "machine", lambda: "arm64")
+    else:
+        monkeypatch.setattr(onednn.jax, "default_backend", lambda: "gpu")
+    assert not onednn.available() and not caplog.text
+    x, kernel = jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4))
+    program = compilation.compiled_for_inference(convolution.conv, x, kernel)
+    assert onednn.TARGET not in program.as_text()
+    assert program(x, kernel).tolist() == np.full((1, 3, 3, 4), 18.0).tolist()
+
+
+@needs_onednn
+def test_a_jaxlib_built_without_it_says_so(fresh, monkeypatch, caplog):
+    monkeypatch.setattr(onednn, "TARGET", "__no_such_library$convolution")
+    with caplog.at_level(logging.WARNING):
+        assert not onednn.available()
+    assert "evaluation will be slower: this jaxlib has no oneDNN" in caplog.text
