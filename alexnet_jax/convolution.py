@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax import compilation, onednn
-
-Padding = tuple[tuple[int, int], tuple[int, int]]
+from alexnet_jax.onednn import Padding
 
 
 def conv(
@@ -106,7 +105,7 @@ def _over_blocks(
 def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int) -> jax.Array:
     cpu, default = (
         functools.partial(way, stride=stride, padding=padding, groups=groups)
-        for way in (onednn.conv if onednn.takes(x, kernel) else _as_written, _over_blocks)
+        for way in (onednn.conv if onednn.takes(x, kernel, padding) else _as_written, _over_blocks)
     )
     return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 

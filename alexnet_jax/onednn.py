@@ -26,6 +26,8 @@ import jax.numpy as jnp
 import jaxlib.version
 import numpy as np
 
+Padding = tuple[tuple[int, int], tuple[int, int]]  # of zeros: (top, bottom), (left, right)
+
 VERSIONS = ("0.10.2",)  # of jaxlib
 TARGET = "__onednn$convolution"
 
@@ -46,9 +48,14 @@ def convolutions() -> Iterator[None]:
         yield
 
 
-def takes(x: jax.Array, kernel: jax.Array) -> bool:
-    """Says whether `conv` is to be called for these: inside `convolutions`, and float32."""
-    return bool(_in_use.value) and x.dtype == kernel.dtype == jnp.float32
+def takes(x: jax.Array, kernel: jax.Array, padding: Padding) -> bool:
+    """Says whether `conv` is to be called for these: float32 inside `convolutions`.
+
+    oneDNN ends the process for zeros that are fewer than none, or without channels.
+    """
+    if not _in_use.value or x.dtype != jnp.float32 or kernel.dtype != jnp.float32:
+        return False
+    return min(x.size, kernel.size) > 0 and min(min(sides) for sides in padding) >= 0
 
 
 @functools.cache
@@ -59,7 +66,7 @@ def available() -> bool:
         return False
     x, kernel, all_ones = np.ones((1, 3, 3, 2), np.float32), np.ones((3, 3, 1, 2), np.float32), 9
     try:
-        with _kept_nowhere():
+        with _kept_nowhere(), jax.ensure_compile_time_eval():
             call = functools.partial(conv, stride=1, padding=((0, 0), (0, 0)), groups=2)
             right = bool((jax.jit(call)(x, kernel) == all_ones).all())
     except jax.errors.JaxRuntimeError as error:
@@ -72,7 +79,7 @@ def conv(
     x: jax.Array,
     kernel: jax.Array,
     stride: int,
-    padding: tuple[tuple[int, int], tuple[int, int]],
+    padding: Padding,
     groups: int,
 ) -> jax.Array:
     """Like `convolution.conv`, on a CPU where oneDNN is `available`."""

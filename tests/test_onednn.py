@@ -73,6 +73,28 @@ def test_other_types_are_xlas(kind):
 
 
 @needs_onednn
+@pytest.mark.parametrize(
+    ("image", "taps", "padding"),
+    [((1, 5, 5, 2), (3, 3, 2, 4), ((-1, -1), (0, 0))), ((2, 5, 5, 0), (3, 3, 0, 9), 0)],
+)
+def test_what_it_would_end_the_process_for_is_xlas(image, taps, padding):
+    x, kernel = jnp.ones(image), jnp.ones(taps)
+    own = functools.partial(convolution.conv, padding=padding)
+    program = compilation.compiled_for_inference(own, x, kernel)
+    assert onednn.TARGET not in program.as_text()
+    assert (program(x, kernel) == 9 * image[-1]).all()
+
+
+@needs_onednn
+def test_it_is_found_inside_a_trace_too(fresh):
+    def asking(x):
+        assert onednn.available()
+        return x
+
+    jax.jit(asking)(1.0)
+
+
+@needs_onednn
 def test_one_function_is_traced_for_each():
     """The same jitted function, inside and outside."""
     function, x = jax.jit(convolution.conv), np.ones((1, 5, 5, 2), np.float32)
