@@ -1,13 +1,16 @@
 """Convolutions by oneDNN in programs without gradients."""
 
+import concurrent.futures
 import functools
 import logging
+import threading
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
 from alexnet_jax import compilation, configs, convolution, evaluate, onednn, train
 
@@ -95,6 +98,48 @@ def test_it_is_found_inside_a_trace_too(fresh):
 
 
 @needs_onednn
+def test_a_runs_own_evaluation_has_it(fresh, tmp_path, monkeypatch, caplog):
+    """The loop compiles it where nothing may go to a device by accident."""
+    small.write_folder(tmp_path / "set")
+    programs, compile_step = [], evaluate.compile_step
+
+    def seen(*arguments):
+        programs.append(compile_step(*arguments))
+        return programs[-1]
+
+    monkeypatch.setattr(evaluate, "compile_step", seen)
+    train.train(small.config(tmp_path / "set"), tmp_path / "w")
+    assert programs and all(onednn.TARGET in program.as_text() for program in programs)
+    assert "oneDNN" not in caplog.text
+
+
+@needs_onednn
+def test_two_threads_leave_the_cache_as_it_was():
+    option = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[option]
+    first_left, second_entered = threading.Event(), threading.Event()
+
+    def second():
+        with onednn.convolutions():
+            second_entered.set()
+            assert first_left.wait(60)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with onednn.convolutions():
+            ended = pool.submit(second)
+            assert not second_entered.wait(0.5)
+        first_left.set()
+        ended.result()
+    assert jax.config.values[option] == before
+
+
+@needs_onednn
+def test_a_kernel_may_be_larger_than_its_image():
+    x, kernel = jnp.ones((2, 3, 3, 3)), jnp.ones((5, 5, 3, 4))
+    assert compilation.compiled_for_inference(convolution.conv, x, kernel)(x, kernel).size == 0
+
+
+@needs_onednn
 def test_one_function_is_traced_for_each():
     """The same jitted function, inside and outside."""
     function, x = jax.jit(convolution.conv), np.ones((1, 5, 5, 2), np.float32)
@@ -149,4 +194,4 @@ def test_a_jaxlib_built_without_it_says_so(fresh, monkeypatch, caplog):
     monkeypatch.setattr(onednn, "TARGET", "__no_such_library$convolution")
     with caplog.at_level(logging.WARNING):
         assert not onednn.available()
-    assert "evaluation will be slower: this jaxlib has no oneDNN" in caplog.text
+    assert "evaluation will be slower: oneDNN cannot be called" in caplog.text
