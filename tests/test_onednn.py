@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from jax.experimental.compilation_cache import compilation_cache
 
 from alexnet_jax import compilation, configs, convolution, evaluate, onednn, train
 
@@ -150,10 +151,8 @@ def test_one_function_is_traced_for_each():
 
 
 @needs_onednn
-def test_its_programs_are_not_kept(tmp_path, monkeypatch):
+def test_its_programs_are_not_kept(tmp_path):
     """XLA reads memory that is not its own when it writes one down."""
-    from jax._src import compilation_cache
-
     x, kernel = jnp.ones((1, 6, 6, 2)), jnp.ones((3, 3, 2, 4))
     options = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = [jax.config.values[option] for option in options]
@@ -195,3 +194,12 @@ def test_a_jaxlib_built_without_it_says_so(fresh, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert not onednn.available()
     assert "evaluation will be slower: oneDNN cannot be called" in caplog.text
+
+
+@needs_onednn
+def test_what_it_says_is_not_believed_unseen(fresh, monkeypatch, caplog):
+    """A call that another jaxlib understands in another way."""
+    right = onednn.conv
+    monkeypatch.setattr(onednn, "conv", lambda *args, **kwargs: 2 * right(*args, **kwargs))
+    assert not onednn.available()
+    assert "oneDNN cannot be called (ones sum up to [18. 18.])" in caplog.text
