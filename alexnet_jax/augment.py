@@ -100,7 +100,7 @@ class Views:
 
         def draw(
             index: jax.Array, epoch: jax.Array, position: jax.Array
-        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
             # The authors' code draws crop and flip once for `chunk` consecutive images.
             owner = (epoch, index) if c.chunk == 1 else (position // c.chunk,)
             if c.random_crop:
@@ -111,20 +111,28 @@ class Views:
             mirrored = jnp.bool_(False)
             if c.flip:
                 mirrored = jax.random.bernoulli(purpose_key(seed_key, FLIP, *owner))
-            colour = jnp.zeros(3)
+            colour, rescale = jnp.zeros(3), jnp.ones(())
             if c.lighting != "none":
                 colour = self.lighting(purpose_key(seed_key, LIGHT, epoch, index))
-                if c.lighting_off_epoch:
-                    colour = jnp.where(epoch < c.lighting_off_epoch, colour, 0)
-            return corner, mirrored, colour
+                rescale = rescale * c.lighting_rescale
+                if c.lighting_off_epoch:  # the authors' code divides where it adds noise, only there
+                    on = epoch < c.lighting_off_epoch
+                    colour, rescale = jnp.where(on, colour, 0), jnp.where(on, rescale, 1)
+            return corner, mirrored, colour, rescale
 
         def one(
-            image: jax.Array, corner: jax.Array, mirrored: jax.Array, colour: jax.Array
+            image: jax.Array,
+            corner: jax.Array,
+            mirrored: jax.Array,
+            colour: jax.Array,
+            rescale: jax.Array,
         ) -> jax.Array:
             pixels = self._centred(image, corner, mirrored)
             if c.lighting != "none":
                 pixels = pixels + colour
-            return pixels / (c.lighting_rescale * self._spread)
+            if c.lighting_rescale != 1:
+                pixels = pixels / rescale
+            return pixels / self._spread
 
         drawn = jax.vmap(draw)(batch["index"], batch["epoch"], batch["position"])
         # Drawn once for an image; fused with what follows it would be drawn for each pixel.

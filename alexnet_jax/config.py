@@ -98,7 +98,7 @@ class AugmentConfig:
     # eigenvalue_unit_range: by the eigenvalues on [0, 1] (fb.resnet.torch; 2 to 17 times weaker).
     lighting: str = "eigenvalue_unit_range"
     lighting_std: float = 0.1
-    lighting_rescale: float = 1.0  # training pixels are divided by it after the noise; code: 1.1
+    lighting_rescale: float = 1.0  # pixels with noise are divided by it; code: 1.1
     lighting_off_epoch: int = 0  # no noise from this epoch on (code: 67); 0 = never off
     # Where mean and colour axes come from. auto: a store's own statistics, elsewhere ImageNet's;
     # imagenet: always the authors' input_meta (`mean` below and the axes in augment.py).

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,11 +96,17 @@ def test_lighting_constants_are_the_authors(shared_data):
     np.testing.assert_allclose(AugmentConfig().mean, mean, atol=1e-3)
 
 
-def test_lighting_ends_at_its_epoch_and_pixels_are_rescaled():
+def test_lighting_ends_at_its_epoch_and_so_does_the_division_for_it():
+    """In the authors' convdata_jpeg.py both stand under one condition, that there is noise."""
     config = plain(lighting="stddev", lighting_off_epoch=3, lighting_rescale=1.1, pixel_std=(2.0,))
     clean = draw(batch(epoch=3), plain())
-    np.testing.assert_allclose(draw(batch(epoch=3), config), clean / 2.2, rtol=1e-6)
-    assert np.abs(draw(batch(epoch=2), config)[..., 2]).max() > 0
+    np.testing.assert_allclose(draw(batch(epoch=3), config), clean / 2, rtol=1e-6)
+    lit = dataclasses.replace(config, lighting_rescale=1.0)
+    noisy = draw(batch(epoch=2), lit)
+    assert np.abs(noisy[..., 2]).max() > 0
+    np.testing.assert_allclose(draw(batch(epoch=2), config), noisy / 1.1, rtol=1e-6)
+    unlit = plain(lighting="none", lighting_rescale=1.1)
+    np.testing.assert_array_equal(draw(batch(epoch=2), unlit), draw(batch(epoch=2), plain()))
 
 
 def test_mean_and_scale():
