@@ -14,7 +14,6 @@ from absl import app, flags
 
 from alexnet_jax import evaluate, startup, trained
 from alexnet_jax.config import ConfigError, MeshConfig
-from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.figures import class_errors as figure
 from alexnet_jax.predictions import (
     BEST,
@@ -69,9 +68,7 @@ def _evaluate() -> None:
     if flags.FLAGS.label_order:
         order = pathlib.Path(flags.FLAGS.label_order).expanduser().read_text().splitlines()
     numbers = label_numbers(network.class_names, network.network.num_classes, order)
-    split = (
-        flags.FLAGS.split or network.config.eval_split or open_dataset(network.config).eval_split()
-    )
+    _, split = network.source(flags.FLAGS.split)
     found = predict_split(networks, split, int(flags.FLAGS.views))
     if flags.FLAGS.predictions:
         path = pathlib.Path(flags.FLAGS.predictions).expanduser()

@@ -14,8 +14,7 @@ import numpy as np
 from alexnet_jax import compilation, evaluate, feeds
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import ConfigError
-from alexnet_jax.data.loader import ImageReader
-from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.data.relabelled import labelled_as
 from alexnet_jax.feeding import Fed
 from alexnet_jax.progress import Progress
 from alexnet_jax.trained import TrainedNetwork
@@ -59,7 +58,7 @@ def predict_split(
     Args:
       networks: from `trained.load`, on one mesh; the probabilities of several are averaged, and the
         first says how the split is read.
-      split: of the data set in its config.
+      split: of the data set in its config; classes are the network's by their names.
       views: 1 or 10.
       progress: show a bar.
 
@@ -68,7 +67,8 @@ def predict_split(
     """
     first = networks[0]
     c = first.config
-    reader = ImageReader(open_dataset(c).open(split), c.resize, c.exif_orientation, c.on_bad_image)
+    source, split = first.source(split)
+    reader = first.reader(labelled_as(source, first.class_names))
     feed = feeds.HostFeed(c, first.mesh, reader, evaluate.eval_batch_size(c))
     step = _compile(networks, feed.feeding, views)
     params = tuple(network.params for network in networks)

@@ -9,6 +9,9 @@ from jax.sharding import Mesh
 from alexnet_jax import augment, checkpoint, model, schemes
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config, ConfigError, MeshConfig
+from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.data.types import Source
 from alexnet_jax.model import AlexNet
 from alexnet_jax.schemes import Scheme
 from alexnet_jax.state import abstract_state
@@ -40,6 +43,21 @@ class TrainedNetwork:
     def scheme(self) -> Scheme:
         """How the mesh computes the network."""
         return schemes.build(self.config, self.network, self.mesh)
+
+    def source(self, split: str = "") -> tuple[Source, str]:
+        """Opens a split or slice of its data set, empty: its evaluation split; says its name too.
+
+        Raises:
+          DataError: no such data set or split.
+        """
+        dataset = open_dataset(self.config)
+        split = split or self.config.eval_split or dataset.eval_split()
+        return dataset.open(split), split
+
+    def reader(self, source: Source) -> ImageReader:
+        """Reads a source as the run reads its own."""
+        c = self.config
+        return ImageReader(source, c.resize, c.exif_orientation, c.on_bad_image)
 
     def class_name(self, label: int) -> str:
         """Returns a class's name, or its number where it has none."""

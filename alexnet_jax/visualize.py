@@ -57,19 +57,15 @@ def _load(workdir: pathlib.Path) -> Any:
 
 def _reader(network: Any, split: str) -> tuple[Any, str]:
     """Opens a split of a run's data set; empty: its evaluation split. Returns its name too."""
-    from alexnet_jax.data.loader import ImageReader
-    from alexnet_jax.data.sources import open_dataset
-
-    c, dataset = network.config, open_dataset(network.config)
-    split = split or c.eval_split or dataset.eval_split()
-    source = dataset.open(split)
-    return ImageReader(source, c.resize, c.exif_orientation, c.on_bad_image), split
+    source, split = network.source(split)
+    return network.reader(source), split
 
 
-def _read(reader: Any, index: int) -> tuple[np.ndarray, int]:
+def _read(reader: Any, index: int) -> tuple[np.ndarray, str]:
+    """Returns an image and its class, "" where that is not known."""
     image = np.empty((reader.side, reader.side, 3), np.uint8)
     label, _ = reader.read(index, image)
-    return image, label
+    return image, reader.class_name(label)
 
 
 def _chosen(reader: Any) -> list[int]:
@@ -122,7 +118,7 @@ def answers() -> pathlib.Path:
         p = np.asarray(ten(network.params, image[None])[0])
         order = np.argsort(-p, kind="stable")[: figure.BARS]
         images.append(image)
-        labels.append(network.class_name(label) if label >= 0 else "")
+        labels.append(label)
         rows.append([(network.class_name(int(k)), float(p[k])) for k in order])
     path = _out("answers.png")
     figure.draw(images, labels, rows, path)
@@ -154,13 +150,10 @@ def neighbours() -> pathlib.Path:
     queries = jnp.asarray(compute(np.stack([image for image, _ in shown])))
     order, _ = features.nearest(queries, jnp.asarray(np.concatenate(known)[indices]), count)
 
-    def named(pair: tuple[np.ndarray, int]) -> tuple[np.ndarray, str]:
-        return pair[0], network.class_name(pair[1]) if pair[1] >= 0 else ""
-
-    rows = [[named(_read(train, int(indices[k]))) for k in row] for row in np.asarray(order)]
+    rows = [[_read(train, int(indices[k])) for k in row] for row in np.asarray(order)]
     path = _out("neighbours.png")
     title = f"{split}, and the nearest of {train_split} in {layer} ({len(indices):,} images)"
-    figure.draw([named(pair) for pair in shown], rows, path, title)
+    figure.draw(shown, rows, path, title)
     return path
 
 

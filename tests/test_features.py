@@ -42,11 +42,14 @@ def test_fc8_of_a_split_is_the_logits_and_fc7_what_they_are_made_of(run):
         features.activations(dataclasses.replace(network, params=less), "fc7")
 
 
-def test_nearest_is_a_search_over_all(rng):
-    queries = rng.standard_normal((5, 12), np.float32)
-    candidates = rng.standard_normal((300, 12), np.float32)
+@pytest.mark.parametrize("in_common", [0.0, 1000.0])
+def test_nearest_is_a_search_over_all(rng, in_common):
+    """Also of vectors that are near each other and far from 0, as after biases of 1."""
+    queries = in_common + rng.standard_normal((5, 12), np.float32)
+    candidates = in_common + rng.standard_normal((300, 12), np.float32)
+    queries, candidates = queries.astype(np.float32), candidates.astype(np.float32)
     index, distance = (np.asarray(part) for part in features.nearest(queries, candidates, 6))
     for q, own, far in zip(queries, index, distance, strict=True):
-        apart = np.linalg.norm(candidates - q, axis=1)
+        apart = np.linalg.norm(candidates.astype(np.float64) - q, axis=1)
         np.testing.assert_array_equal(own, np.argsort(apart, kind="stable")[:6])
         np.testing.assert_allclose(far, np.sort(apart)[:6], rtol=1e-5)

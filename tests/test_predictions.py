@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -73,6 +74,17 @@ def test_slices_lines_of_json_and_ten_views(run):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 7
     assert rows[0]["probability_1"] + rows[0]["probability_2"] == pytest.approx(1, abs=1e-5)
+
+
+def test_another_data_set_s_classes_are_known_by_their_names(run, tmp_path):
+    """The same photographs with folders in another order, and one that the network has not."""
+    val = tmp_path / "other" / "val"
+    for name, own in (("a_third", "light"), ("dark", "dark"), ("light", "light")):
+        shutil.copytree(run / "set" / "val" / own, val / name)
+    wanted = evaluate(run, "--views=1").stdout.split(" over ")[0]
+    done = evaluate(run, "--views=1", f"--dataset={val.parent}")
+    assert "1 of 3 classes are not the network's (such as a_third)" in done.stdout, done.stderr
+    assert f"{wanted} over 14 images" in done.stdout
 
 
 def test_mistakes_are_one_line(run):

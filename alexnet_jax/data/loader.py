@@ -68,6 +68,11 @@ class ImageReader:
         """Returns what the source calls an example."""
         return self._source[index].name
 
+    def class_name(self, label: int) -> str:
+        """Returns what the source calls a class, or its number; "" where it is not known: -1."""
+        names = self._source.class_names
+        return "" if label < 0 else names[label] if label < len(names) else f"class {label}"
+
 
 class Loader:
     """Reads batches in order, a few ahead, in threads.

@@ -25,8 +25,8 @@ def open_dataset(config: Config) -> Dataset:
         store = Store(path)
         if store.side != config.resize:
             raise DataError(
-                f"resize: {path} holds images of {store.side}, not {config.resize}; set "
-                f"--config.resize={store.side}, or prepare it again with --resize={config.resize}"
+                f"resize: {path} holds images of {store.side}, not {config.resize}; prepare it "
+                f"again with --resize={config.resize}, or train with --config.resize={store.side}"
             )
         turned = bool(store.manifest["options"]["exif_orientation"])
         if turned != config.exif_orientation:

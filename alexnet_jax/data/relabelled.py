@@ -1,0 +1,49 @@
+"""Another data set's examples, with the labels that a network knows their classes by."""
+
+from alexnet_jax.data.types import Example, Source
+
+
+class Relabelled:
+    """A source whose labels are places in another list of classes.
+
+    Attributes:
+      class_names: those that labels are places in.
+      unknown: the source's own classes that are not among them; their examples have label -1.
+    """
+
+    def __init__(self, source: Source, class_names: list[str]) -> None:
+        """Looks up every class by its name."""
+        place = {name: label for label, name in enumerate(class_names)}
+        self.class_names = class_names
+        self.unknown = [name for name in source.class_names if name not in place]
+        self._source = source
+        self._labels = [place.get(name, -1) for name in source.class_names]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self._source[index]
+        return example._replace(label=self._labels[example.label] if example.label >= 0 else -1)
+
+    def where(self, index: int) -> str:
+        """Says where an example lies."""
+        return self._source.where(index)
+
+
+def labelled_as(source: Source, class_names: list[str]) -> Source:
+    """Returns a source whose labels are places in `class_names`.
+
+    It is the source itself where both have the same classes, or one has no names.
+    """
+    same = source.class_names == class_names or not source.class_names or not class_names
+    if same:
+        return source
+    found = Relabelled(source, class_names)
+    if found.unknown:
+        print(
+            f"{len(found.unknown)} of {len(source.class_names)} classes are not the network's "
+            f"(such as {found.unknown[0]}); their images count as without a label",
+            flush=True,
+        )
+    return found

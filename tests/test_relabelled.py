@@ -1,0 +1,34 @@
+"""Another data set's labels, by the names of their classes."""
+
+import numpy as np
+
+from alexnet_jax.data.relabelled import labelled_as
+from alexnet_jax.data.types import Example
+
+
+class Three:
+    class_names = ["ant", "bee", "cat"]
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(np.zeros((1, 1, 3), np.uint8), (0, 1, 2, -1)[index], str(index))
+
+    def where(self, index: int) -> str:
+        return f"three {index}"
+
+
+def test_labels_are_places_in_the_networks_classes(capsys):
+    source = labelled_as(Three(), ["cat", "dog", "ant"])
+    assert [source[i].label for i in range(len(source))] == [2, -1, 0, -1]
+    assert source.class_names == ["cat", "dog", "ant"]
+    assert (source[1].name, source.where(1)) == ("1", "three 1")
+    assert "1 of 3 classes are not the network's (such as bee)" in capsys.readouterr().out
+
+
+def test_the_same_classes_and_those_without_names_stay_as_they_are(capsys):
+    source = Three()
+    assert labelled_as(source, ["ant", "bee", "cat"]) is source
+    assert labelled_as(source, []) is source
+    assert capsys.readouterr().out == ""
