@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from alexnet_jax import augment, configs, convert, model, trained
-from alexnet_jax.weights import caffe, formats, layout, pickled, torch_file
-from alexnet_jax.weights.types import WeightsError
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.weights import caffe, formats, layout, onnx_file, pickled, torch_file
+from alexnet_jax.weights.types import Origin, Weights, WeightsError
 
 LAYERS = model.LAYERS
 
@@ -96,7 +97,7 @@ def test_torchvision_computes_the_same_and_comes_back(narrow, tmp_path, rng):
     assert back.keys() == theirs.state_dict().keys()
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(back[name], tensor), name
-    assert "divided by 58.395/57.12/57.375" in (tmp_path / "out.md").read_text()
+    assert "divided by 58.395/57.12/57.375" in (tmp_path / "out.pth.md").read_text()
 
 
 def net_parameter(layers, v1):
@@ -283,7 +284,8 @@ def test_onnx(narrow, tmp_path):
     nodes, before = [], "data"
     for layer in LAYERS:
         kind = "Conv" if layer.startswith("conv") else "Gemm"
-        more = {} if kind == "Conv" else {"transB": 1}
+        stride, zeros = onnx_file.MOVES.get(layer, (0, 0))
+        more = {"strides": [stride] * 2, "pads": [zeros or 0] * 4} if stride else {"transB": 1}
         inputs = [before, f"{layer}_w_0", f"{layer}_b_0"]
         nodes.append(onnx.helper.make_node(kind, inputs, [layer], **more))
         before = layer
@@ -298,6 +300,26 @@ def test_onnx(narrow, tmp_path):
         graph = onnx.helper.make_graph([*nodes[:1], *more, *nodes[1:]], "net", [], [], stored)
         onnx.save(onnx.helper.make_model(graph), str(path))
         assert formats.READERS["onnx"](path, "").config.model.layer1 == first
+    wrong = {
+        "conv2 has strides": ("conv2", {"strides": [4, 4], "pads": [2] * 4}),
+        "conv3 has pads": ("conv3", {"pads": [0] * 4}),
+        "fc6 has alpha = 3.0, where AlexNet has 1.0": ("fc6", {"transB": 1, "alpha": 3.0}),
+        "fc7 has transA": ("fc7", {"transB": 1, "transA": 1}),
+    }
+    for message, (layer, attributes) in wrong.items():
+        own = [n for n in nodes if n.output[0] != layer]
+        at = LAYERS.index(layer)
+        inputs = list(nodes[at].input)
+        own.insert(at, onnx.helper.make_node(nodes[at].op_type, inputs, [layer], **attributes))
+        graph = onnx.helper.make_graph(own, "net", [], [], stored)
+        onnx.save(onnx.helper.make_model(graph), str(path))
+        with pytest.raises(WeightsError, match=message):
+            formats.READERS["onnx"](path, "")
+    left_over = onnx.numpy_helper.from_array(np.zeros(3, np.float64), "left_over")
+    graph = onnx.helper.make_graph(nodes, "net", [], [], [*stored, left_over])
+    onnx.save(onnx.helper.make_model(graph), str(path))
+    with pytest.raises(WeightsError, match="left_over belongs to no layer"):
+        formats.READERS["onnx"](path, "")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(WeightsError, match=r"net.onnx"):
         formats.READERS["onnx"](path, "")
@@ -309,7 +331,7 @@ def test_a_run_to_safetensors_and_back(trained_run, tmp_path):
     read = formats.READERS["safetensors"](tmp_path / "run.safetensors", "")
     assert_same(run.params, read.params)
     assert read.class_names == ["dark", "light"]
-    card = (tmp_path / "run.md").read_text()
+    card = (tmp_path / "run.safetensors.md").read_text()
     assert "over 14 images of `val`" in card
     assert "`model.width` = 0.0625" in card
     formats.WRITERS["workdir"](read, tmp_path / "w2")
@@ -318,7 +340,7 @@ def test_a_run_to_safetensors_and_back(trained_run, tmp_path):
     assert again.step == run.step
     with pytest.raises(WeightsError, match="w2: is there already"):
         formats.WRITERS["workdir"](read, tmp_path / "w2")
-    assert {p.name for p in tmp_path.iterdir()} == {"run.safetensors", "run.md", "w2"}
+    assert {p.name for p in tmp_path.iterdir()} == {"run.safetensors", "run.safetensors.md", "w2"}
 
 
 def test_what_has_another_form_is_not_torchvisions(trained_run, tmp_path):
@@ -353,6 +375,155 @@ def test_wrong_tensors_are_named_and_nothing_is_written(trained_run, tmp_path, c
     save_file(tensors, path, metadata)
     with pytest.raises(WeightsError, match=message):
         formats.READERS["safetensors"](path, "")
+
+
+def change_config(metadata, **fields):
+    config = json.loads(metadata["config"])
+    for name, value in fields.items():
+        config["model" if name in config["model"] else name] = (
+            config["model"] | {name: value} if name in config["model"] else value
+        )
+    metadata["config"] = json.dumps(config)
+
+
+NOWHERE = "does not say which network it holds"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, t: change_config(m, num_classes=7), "fc8.bias has 2 classes, its config 7"),
+        (lambda m, t: m.update(class_names='["a", "b", "c"]'), "2 classes, its config .* 3 names"),
+        (lambda m, t: m.update(class_names="3"), NOWHERE),
+        (lambda m, t: m.update(class_names="null"), NOWHERE),
+        (lambda m, t: m.update(step="-5"), NOWHERE),
+        (lambda m, t: m.update(step="99999999999999999999"), NOWHERE),
+        (lambda m, t: m.update(config="[]"), NOWHERE),
+        (lambda m, t: m.update(config='{"model": 3}'), NOWHERE),
+        (lambda m, t: change_config(m, width=1e9), "its config has layers of .* units"),
+        (lambda m, t: t["statistics.axes"].fill(np.nan), "statistics.axes holds NaN or Inf"),
+        (
+            lambda m, t: t.update({"statistics.channel_mean": np.zeros(5)}),
+            r"statistics.channel_mean is float64 \(5,\), not floating-point \(3,\)",
+        ),
+        (
+            lambda m, t: t.update({"statistics.axes": np.zeros((3, 3), np.int8)}),
+            "statistics.axes is int8",
+        ),
+    ],
+)
+def test_what_a_safetensors_file_says_of_itself_is_checked(trained_run, tmp_path, change, message):
+    import safetensors
+    from safetensors.numpy import load_file, save_file
+
+    run = formats.read("workdir", trained_run / "w")
+    side = run.config.resize
+    colours = Statistics(
+        np.zeros((side, side, 3), np.float32), np.zeros(3), np.eye(3), np.ones(3), np.eye(3)
+    )
+    path = tmp_path / "run.safetensors"
+    formats.WRITERS["safetensors"](dataclasses.replace(run, statistics=colours), path)
+    assert formats.read("safetensors", path).statistics is not None
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata = dict(file.metadata())
+    tensors = load_file(path)
+    change(metadata, tensors)
+    save_file(tensors, path, metadata)
+    with pytest.raises(WeightsError, match=message):
+        formats.read("safetensors", path)
+
+
+def test_the_card_says_where_weights_come_from_through_every_format(trained_run, tmp_path):
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    run = formats.read("workdir", trained_run / "w")
+    formats.WRITERS["safetensors"](run, first)
+    again = formats.read("safetensors", first)
+    again.config.dataset = "elsewhere"
+    formats.WRITERS["workdir"](again, tmp_path / "v")
+    formats.WRITERS["safetensors"](formats.read("workdir", tmp_path / "v"), second)
+    lines = (tmp_path / "b.safetensors.md").read_text().splitlines()
+    assert f"- data: `{run.config.dataset}`, split `train`" in lines
+    assert any("over 14 images of `val`" in line for line in lines)
+    unsaid = dataclasses.replace(run, origin=Origin())
+    formats.WRITERS["safetensors"](unsaid, first)
+    assert (
+        "- data: not said by the file they come from" in (tmp_path / "a.safetensors.md").read_text()
+    )
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        formats.WRITERS["safetensors"](run, tmp_path / "folder")
+    assert not (tmp_path / "folder.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dropout_scaling": "test"}, "has model.dropout_scaling = 'train', not 'test'"),
+        ({"width": 0.125}, "has model.width = 0.0625, not 0.125"),
+        ({"image_size": 160}, r"fc6.kernel is .*; that of torchvision's network, for crops of 224"),
+    ],
+)
+def test_only_torchvisions_own_network_is_written_for_it(narrow, tmp_path, changes, message):
+    config = narrow("torchvision")
+    for name, value in changes.items():
+        setattr(config if hasattr(config, name) else config.model, name, value)
+    weights = Weights(random_params(config), config, [], None, 0, tmp_path / "in")
+    with pytest.raises(WeightsError, match=message):
+        formats.WRITERS["torchvision"](weights, tmp_path / "out.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tensor_more_or_twice_is_refused(narrow, tmp_path):
+    """Nothing is left out, and nothing is in the place of another."""
+    params = random_params(narrow("bvlc_alexnet"))
+    tensors = layout.from_standard(params, layout.LAYOUTS["caffe"])
+    layers = caffe_layers(tensors, ["LRN"])
+    path = tmp_path / "net.caffemodel"
+    name, kind, blobs = layers[2]
+    more = [*layers[:2], (name, kind, [*blobs, blobs[1]]), *layers[3:]]
+    for added, message in ((more, f"{name} has 3 blobs"), ([*layers, layers[2]], "is there twice")):
+        path.write_bytes(net_parameter(added, False))
+        with pytest.raises(WeightsError, match=message):
+            formats.read("caffe", path)
+    both = {"conv1": {"weights": np.zeros(3), "kernel": np.zeros(3), "biases": np.zeros(3)}}
+    np.save(tmp_path / "net.npy", np.array(both, dtype=object), allow_pickle=True)
+    with pytest.raises(WeightsError, match="conv1.kernel is there twice, as kernel too"):
+        formats.read("caffe", tmp_path / "net.npy")
+
+
+def test_damage_names_the_tensor(tmp_path):
+    blob = b"\x0a\x05conv1" + b"\x3a\x0a" + b"\x3a\x02\x08\x03" + b"\x2a\x04" + bytes(4)
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(b"\xa2\x06" + bytes([len(blob)]) + blob)
+    with pytest.raises(WeightsError, match=r"conv1, blob 0, of shape \[3\], has 1 numbers"):
+        formats.read("caffe", path)
+    torch = pytest.importorskip("torch")
+    torch.save({"one": torch.ones(4), "two": torch.zeros(4000)}, tmp_path / "in.pth")
+    cut, compressed = tmp_path / "cut.pth", tmp_path / "compressed.pth"
+    with zipfile.ZipFile(tmp_path / "in.pth") as archive:
+        for name, how in ((cut, zipfile.ZIP_STORED), (compressed, zipfile.ZIP_DEFLATED)):
+            with zipfile.ZipFile(name, "w") as out:
+                for entry in archive.namelist():
+                    content = archive.read(entry)
+                    data = len(content) == 16000
+                    half = content[:8000] if data and how == zipfile.ZIP_STORED else content
+                    out.writestr(entry, half, how if data else zipfile.ZIP_STORED)
+    with pytest.raises(WeightsError, match=r"cut.pth: two cannot be read \(storage 1 has 2000"):
+        formats.read("torchvision", cut)
+    with pytest.raises(WeightsError, match=r"compressed.pth: two cannot be read .*compressed"):
+        formats.read("torchvision", compressed)
+    data = bytearray((tmp_path / "in.pth").read_bytes())
+    at = data.index(b"PK\x01\x02")
+    data[at + 8] |= 1  # encrypted, says the directory
+    (tmp_path / "locked.pth").write_bytes(data)
+    with pytest.raises(WeightsError, match=r"locked.pth: "):
+        formats.read("torchvision", tmp_path / "locked.pth")
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (\n"
+    (tmp_path / "net.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    )
+    with pytest.raises(WeightsError, match=r"net.npy: is not a dictionary of layers"):
+        formats.read("caffe", tmp_path / "net.npy")
 
 
 @pytest.mark.parametrize("form", ["caffe", "torchvision", "onnx", "safetensors"])

@@ -115,6 +115,18 @@ class Statistics:
             axes=axes,
         )
 
+    def fault(self, side: int) -> str:
+        """Says what is wrong with them for images of a side, or nothing."""
+        image, vector, matrix = (side, side, 3), (3,), (3, 3)
+        shapes = dict(zip(self.__dataclass_fields__, (image, vector, matrix, vector, matrix)))
+        for name, shape in shapes.items():
+            values = getattr(self, name)
+            if values.shape != shape or values.dtype.kind != "f":
+                return f"{name} is {values.dtype} {values.shape}, not floating-point {shape}"
+            if not np.isfinite(values).all():
+                return f"{name} holds NaN or Inf"
+        return ""
+
     def save(self, folder: pathlib.Path) -> None:
         """Writes statistics.npz, in one step."""
         temporary = folder / f".{FILE}"

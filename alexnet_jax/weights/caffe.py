@@ -7,6 +7,7 @@ pickled: layer -> [kernel, bias], kernels already HWIO and (in, out).
 
 import pathlib
 import struct
+import tokenize
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,13 +36,18 @@ def read_caffemodel(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str
     """
     tensors: dict[str, np.ndarray] = {}
     kinds: list[str] = []
+    parts = ("weight", "bias")
     try:
         for number, wire, content in _fields(memoryview(path.read_bytes())):
             if number not in (LAYERS, V1_LAYERS) or wire != LENGTH:
                 continue
             name, kind, blobs = _layer(number, content)
             kinds.append(kind)
-            for part, values in zip(("weight", "bias"), blobs, strict=False):
+            if len(blobs) > len(parts):
+                raise ValueError(f"{name} has {len(blobs)} blobs, not weights and biases")
+            for part, values in zip(parts, blobs, strict=False):
+                if f"{name}.{part}" in tensors:
+                    raise ValueError(f"{name} is there twice")
                 tensors[f"{name}.{part}"] = values
     except (IndexError, ValueError, struct.error, UnicodeError) as error:
         raise WeightsError(
@@ -69,7 +75,7 @@ def read_dictionary(path: pathlib.Path) -> dict[str, np.ndarray]:
             if shape != () or dtype != np.dtype(object):
                 raise ValueError(f"an array of {dtype}, not a dictionary")
             outer = pickled.read(file.read())
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, SyntaxError, tokenize.TokenError) as error:
         raise WeightsError(
             f"{path}: is not a dictionary of layers, {{'conv1': [weights, biases], ...}} ({error})"
         ) from error
@@ -87,11 +93,13 @@ def _named(path: pathlib.Path, found: object) -> dict[str, np.ndarray]:
             parts = dict(zip(("kernel", "bias"), parts, strict=True))
         if not isinstance(parts, dict):
             raise WeightsError(f"{path}: {layer} holds {type(parts).__name__}, not two arrays")
-        named = {{"weights": "kernel", "biases": "bias"}.get(k, k): v for k, v in parts.items()}
-        for part, values in named.items():
+        for name, values in parts.items():
             if not isinstance(values, np.ndarray):
                 raise WeightsError(f"{path}: {layer} holds a {type(values).__name__}, not arrays")
-            tensors[f"{layer}.{part}"] = values
+            tensor = f"{layer}.{ {'weights': 'kernel', 'biases': 'bias'}.get(name, name) }"
+            if tensor in tensors:
+                raise WeightsError(f"{path}: {tensor} is there twice, as {name} too")
+            tensors[tensor] = values
     return tensors
 
 
@@ -103,11 +111,11 @@ def _layer(number: int, content: memoryview | int) -> tuple[str, str, list[np.nd
         elif field == KIND[number]:
             kind = V1_KINDS.get(value, "") if isinstance(value, int) else bytes(value).decode()
         elif field == BLOBS[number] and wire == LENGTH:
-            blobs.append(_blob(_message(value)))
-    return name, kind, blobs
+            blobs.append(_message(value))
+    return name, kind, [_blob(blob, f"{name}, blob {n}") for n, blob in enumerate(blobs)]
 
 
-def _blob(message: memoryview) -> np.ndarray:
+def _blob(message: memoryview, name: str) -> np.ndarray:
     old = {number: 1 for number in OLD_SHAPE}
     shape: list[int] | None = None
     values = [np.zeros(0, np.float32)]
@@ -124,7 +132,7 @@ def _blob(message: memoryview) -> np.ndarray:
             del shape[0]
     flat = np.concatenate(values)
     if flat.size != np.prod(shape, dtype=object):
-        raise ValueError(f"a blob of shape {shape} has {flat.size} numbers")
+        raise ValueError(f"{name}, of shape {shape}, has {flat.size} numbers")
     return flat.reshape(shape)
 
 

@@ -6,7 +6,7 @@ import pathlib
 
 from alexnet_jax import __version__, model
 from alexnet_jax.config import Config, flatten, to_json
-from alexnet_jax.weights.types import Weights
+from alexnet_jax.weights.types import Origin, Weights
 from alexnet_jax.writers import read_rows
 
 
@@ -25,8 +25,8 @@ def text(weights: Weights, made: pathlib.Path) -> str:
         f"parameters, float32, {len(weights.params['fc8']['bias'])} classes, after "
         f"{weights.step:,} updates.",
         "",
-        f"- data: `{c.dataset}`, split `{c.train_split}`",
-        f"- errors: {_errors(weights)}",
+        f"- data: {weights.origin.trained_on or 'not said by the file they come from'}",
+        f"- errors: {weights.origin.errors or 'not measured by alexnet_jax'}",
         f"- input: {_input(weights)}",
         f"- SHA-256 of {made.name}: `{hashlib.sha256(made.read_bytes()).hexdigest()}`",
         "",
@@ -57,17 +57,23 @@ def _input(weights: Weights) -> str:
     )
 
 
-def _errors(weights: Weights) -> str:
-    path = weights.source / "metrics.jsonl"
+def origin_of_run(workdir: pathlib.Path, config: Config, step: int) -> Origin:
+    """Returns what a run that trained was trained on, and its errors after a step."""
+    return Origin(f"`{config.dataset}`, split `{config.train_split}`", _errors(workdir, step))
+
+
+def _errors(workdir: pathlib.Path, step: int) -> str:
+    path = workdir / "metrics.jsonl"
     rows = read_rows(path) if path.is_file() else []
-    found = [r for r in rows if r["split"] != "train" and r["step"] == weights.step]
-    summary = weights.source / "summary.json"
+    found = [r for r in rows if r["split"] != "train" and r["step"] == step]
+    summary = workdir / "summary.json"
     if summary.is_file():
-        found += [r for r in [json.loads(summary.read_text())] if r["step"] == weights.step]
+        found += [r for r in [json.loads(summary.read_text())] if r["step"] == step]
     if not found:
-        return "not measured by alexnet_jax"
+        return ""
     last = found[-1]
-    views = f", {last['views']} views" if "views" in last else ""
+    count = last.get("views", 1)
+    views = f", {count} view{'s' if count != 1 else ''}"
     return (
         f"top-1 {100 * last['top1_error']:.2f} %, top-5 {100 * last['top5_error']:.2f} % over "
         f"{last.get('count', '?')} images of `{last['split']}`{views}"

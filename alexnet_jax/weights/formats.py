@@ -1,5 +1,6 @@
 """The formats by name: a file or workdir to `Weights`, and back, whole or not at all."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -10,16 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import checkpoint, configs, files, optimizer, trained
+from alexnet_jax import checkpoint, configs, files, model, optimizer, trained
 from alexnet_jax.config import Config, MeshConfig
 from alexnet_jax.data.imagenet import class_names
 from alexnet_jax.state import TrainState
 from alexnet_jax.validation import validate
 from alexnet_jax.weights import caffe, card, layout, onnx_file, safetensors_file, torch_file
-from alexnet_jax.weights.types import Weights, WeightsError
+from alexnet_jax.weights.types import Origin, Weights, WeightsError
 
 # Caffe's ilsvrc_2012_mean.npy by channel, RGB.
 CAFFE_MEAN = (122.6789143406786, 116.66876761696767, 104.0069879317889)
+ORIGIN_FILE = "origin.json"  # of a workdir that was imported
+# Fields of a network that its weights and what they compute do not depend on.
+NOT_OF_A_TRAINED_NETWORK = (
+    *("init", "conv_std", "conv345_std", "fc_std", "fc8_std", "bias_value", "dropout_rate"),
+    *("columns_meet", "lrn", "normalisation"),  # of one column without norms
+)
 
 
 def _recipe(name: str) -> Config:
@@ -73,10 +80,37 @@ def read_safetensors(path: pathlib.Path, recipe: str) -> Weights:
     tensors, metadata, statistics = safetensors_file.read(path)
     if recipe:
         return _imported(tensors, layout.LAYOUTS["standard"], _recipe(recipe), path)
-    config, names, step = safetensors_file.described(metadata, path)
+    said = safetensors_file.described(metadata, path)
+    config, names = said.config, said.class_names
     validate(config)
+    _bound(config, tensors, path)
     params = layout.to_standard(tensors, layout.LAYOUTS["standard"], config, path)
-    return Weights(params, config, names, statistics, step, path)
+    classes = len(params["fc8"]["bias"])
+    if (config.num_classes or len(names)) != classes or len(names) > classes:
+        raise WeightsError(
+            f"{path}: fc8.bias has {classes} classes, its config {config.num_classes} and "
+            f"{len(names)} names; export it again"
+        )
+    fault = statistics.fault(config.resize) if statistics else ""
+    if fault:
+        raise WeightsError(f"{path}: {safetensors_file.COLOURS}{fault}; export it again")
+    return Weights(params, config, names, statistics, said.step, path, said.origin)
+
+
+def _bound(config: Config, tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
+    """Refuses a network that is wider than the file, before its shapes are made.
+
+    Raises:
+      WeightsError: says so.
+    """
+    c = config.model
+    widest = c.width * max(*c.channels, c.fc_units)
+    longest = max((max(values.shape, default=0) for values in tensors.values()), default=0)
+    if widest > max(longest, 1) or config.image_size > config.resize:
+        raise WeightsError(
+            f"{path}: its config has layers of {widest:,.0f} units, and its longest tensor "
+            f"{longest:,}; export it again"
+        )
 
 
 def read_workdir(path: pathlib.Path, recipe: str) -> Weights:
@@ -86,7 +120,12 @@ def read_workdir(path: pathlib.Path, recipe: str) -> Weights:
     run = trained.load(path)
     params = jax.tree.map(np.asarray, run.params)
     statistics = checkpoint.read_statistics(path)
-    return Weights(params, run.config, run.class_names, statistics, run.step, path)
+    imported = path / ORIGIN_FILE
+    if imported.is_file() and not (path / "metrics.jsonl").is_file():
+        origin = Origin(**json.loads(imported.read_text()))
+    else:
+        origin = card.origin_of_run(path, run.config, run.step)
+    return Weights(params, run.config, run.class_names, statistics, run.step, path, origin)
 
 
 def write_safetensors(weights: Weights, out: pathlib.Path) -> None:
@@ -101,14 +140,21 @@ def write_torchvision(weights: Weights, out: pathlib.Path) -> None:
     Raises:
       WeightsError: the network is not of that kind, or PyTorch is not installed.
     """
-    network, theirs = weights.config.model, configs.get("torchvision").model
-    layers = ("layer1", "layer2", "layer3", "layer4", "layer5", "pool_size", "without")
-    for field in ("columns", *layers, "dropout_after", "conv1_padding_before", "conv1_padding"):
-        if getattr(network, field) != getattr(theirs, field):
+    theirs = configs.get("torchvision")
+    for field in dataclasses.fields(theirs.model):
+        own, wanted = (getattr(c.model, field.name) for c in (weights.config, theirs))
+        if own != wanted and field.name not in NOT_OF_A_TRAINED_NETWORK:
             raise WeightsError(
-                f"{weights.source}: torchvision's network has model.{field} = "
-                f"{getattr(theirs, field)!r}, not {getattr(network, field)!r}; use safetensors"
+                f"{weights.source}: torchvision's network has model.{field.name} = {wanted!r}, "
+                f"not {own!r}; use safetensors"
             )
+    network = model.build(theirs.model, len(weights.params["fc8"]["bias"]), "float32")
+    wanted = model.abstract_parameters(network, theirs.image_size)["fc6"]["kernel"].shape
+    if weights.params["fc6"]["kernel"].shape != wanted:
+        raise WeightsError(
+            f"{weights.source}: fc6.kernel is {weights.params['fc6']['kernel'].shape}; that of "
+            f"torchvision's network, for crops of {theirs.image_size}, {wanted}; use safetensors"
+        )
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -143,6 +189,8 @@ def write_workdir(weights: Weights, out: pathlib.Path) -> None:
         about = {"class_names": weights.class_names, "train_examples": 0, "colour_means": []}
         text = json.dumps(about, indent=0, ensure_ascii=False) + "\n"
         files.replace_text(made / checkpoint.DATASET_FILE, text)
+        origin = json.dumps(dataclasses.asdict(weights.origin), ensure_ascii=False) + "\n"
+        files.replace_text(made / ORIGIN_FILE, origin)
         if weights.statistics:
             weights.statistics.save(made)
         if out.exists():
@@ -156,8 +204,9 @@ def _with_card(write: Callable[[pathlib.Path], None], weights: Weights, out: pat
         made = pathlib.Path(folder) / out.name
         with files.named(out):
             write(made)
-        files.replace_text(out.with_suffix(".md"), card.text(weights, made))
-        made.replace(out)
+            text = card.text(weights, made)
+            made.replace(out)
+        files.replace_text(out.with_name(f"{out.name}.md"), text)
 
 
 MOST_BYTES = 2**31  # AlexNet's float64 parameters are a quarter of it

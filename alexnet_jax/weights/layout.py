@@ -65,6 +65,8 @@ def to_standard(
     """
     last = layout.name("fc8", "bias")
     classes = tensors[last].shape[0] if last in tensors and tensors[last].ndim else 1000
+    if classes == 0:
+        raise WeightsError(f"{path}: {last} has no class")
     wanted = {
         layout.name(layer, part): (layer, part, shape.shape)
         for layer, parts in _shapes(config, classes).items()

@@ -1,11 +1,14 @@
 """ONNX networks, such as the model zoo's bvlcalexnet, by the onnx package."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from alexnet_jax.weights.types import WeightsError
 
+# How Caffe's convolutions move, (stride, zeros around), where conv1's zeros are the recipe's.
+MOVES = {"conv1": (4, None), "conv2": (1, 2), "conv3": (1, 1), "conv4": (1, 1), "conv5": (1, 1)}
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 
@@ -40,20 +43,39 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str]]:
     tensors, used = {}, set()
     for layer, node in zip(LAYERS, nodes, strict=True):
         flags = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        _refuse_another_kind(flags, layer, path)
         for part, name in zip(("weight", "bias"), list(node.input)[1:], strict=False):
             tensor = stored.get(name)
             if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
                 raise WeightsError(f"{path}: {name}, the {part} of {layer}, is not in the file")
             try:
                 values = numpy_helper.to_array(tensor)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, KeyError) as error:
                 raise WeightsError(f"{path}: {name} cannot be read ({error})") from error
             across = node.op_type == "Gemm" and part == "weight" and not flags.get("transB", 0)
             tensors[f"{layer}.{part}"] = values.T if across else values
             used.add(name)
-    others = {
-        n for n, t in stored.items() if n not in used and t.data_type == onnx.TensorProto.FLOAT
-    }
+    whole = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)  # shapes and axes, not weights
+    others = {n for n, t in stored.items() if n not in used and t.data_type not in whole}
     if others:
         raise WeightsError(f"{path}: {min(others)} belongs to no layer of AlexNet")
     return tensors, [node.op_type for node in graph.node]
+
+
+def _refuse_another_kind(flags: dict[str, Any], layer: str, path: pathlib.Path) -> None:
+    """Refuses a layer whose attributes make it compute something else than AlexNet's.
+
+    Raises:
+      WeightsError: names the layer and the attribute.
+    """
+    wanted: dict[str, Any] = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+    if layer in MOVES:
+        stride, zeros = MOVES[layer]
+        wanted = {"strides": [stride] * 2, "dilations": [1, 1]}
+        if zeros is not None and flags.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID"):
+            wanted["pads"] = [zeros] * 4
+    absent = {"strides": [1, 1], "pads": [0] * 4}
+    for name, value in wanted.items():
+        own = flags.get(name, absent.get(name, value))
+        if list(np.ravel(own)) != list(np.ravel(value)):
+            raise WeightsError(f"{path}: {layer} has {name} = {own}, where AlexNet has {value}")

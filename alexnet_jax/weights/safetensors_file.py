@@ -10,9 +10,27 @@ from safetensors.numpy import save_file
 
 from alexnet_jax.config import Config, from_json, to_json
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.weights.types import Weights, WeightsError
+from alexnet_jax.weights.types import Origin, Weights, WeightsError
 
 COLOURS = "statistics."  # before the names of what is not a weight
+MOST_STEPS = 2**31 - 1  # a step is int32
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What the metadata say of the weights.
+
+    Attributes:
+      config: of the run.
+      class_names: in label order.
+      step: finished updates.
+      origin: what they were trained on, and what was measured.
+    """
+
+    config: Config
+    class_names: list[str]
+    step: int
+    origin: Origin
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str], Statistics | None]:
@@ -35,23 +53,29 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str], Sta
     return tensors, metadata, statistics
 
 
-def described(metadata: dict[str, str], path: pathlib.Path) -> tuple[Config, list[str], int]:
-    """Returns the config, the class names and the step that the metadata hold.
+def described(metadata: dict[str, str], path: pathlib.Path) -> Description:
+    """Returns what the metadata say.
 
     Raises:
-      WeightsError: they were written by something else.
+      WeightsError: they were written by something else, or say what cannot be.
     """
     try:
-        names = [str(name) for name in json.loads(metadata["class_names"])]
-        return from_json(metadata["config"]), names, int(metadata["step"])
-    except (KeyError, ValueError) as error:
+        config, names = from_json(metadata["config"]), json.loads(metadata["class_names"])
+        step = int(metadata["step"])
+        if not 0 <= step <= MOST_STEPS:
+            raise ValueError(f"step {step}")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("class_names are not a list of names")
+        origin = Origin(metadata.get("trained_on", ""), metadata.get("errors", ""))
+        return Description(config, names, step, origin)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
             f"{path}: does not say which network it holds ({error}); name it with --recipe"
         ) from error
 
 
 def write(tensors: dict[str, np.ndarray], weights: Weights, path: pathlib.Path) -> None:
-    """Writes the standard tree with its config, class names and colours."""
+    """Writes the standard tree with its config, class names, colours and origin."""
     extra = {}
     if weights.statistics:
         extra = {f"{COLOURS}{n}": v for n, v in dataclasses.asdict(weights.statistics).items()}
@@ -60,6 +84,6 @@ def write(tensors: dict[str, np.ndarray], weights: Weights, path: pathlib.Path) 
         "config": to_json(weights.config),
         "class_names": json.dumps(weights.class_names, ensure_ascii=False),
         "step": str(weights.step),
-    }
+    } | dataclasses.asdict(weights.origin)
     contiguous = {name: np.ascontiguousarray(v) for name, v in (tensors | extra).items()}
     save_file(contiguous, path, metadata)

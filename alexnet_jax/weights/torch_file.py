@@ -4,9 +4,11 @@ The format is a ZIP archive: `NAME/data.pkl` says where each tensor lies, `NAME/
 bytes of a storage (torch/serialization.py).
 """
 
+import dataclasses
 import math
 import pathlib
 import zipfile
+import zlib
 from typing import Any
 
 import ml_dtypes
@@ -24,6 +26,21 @@ STORAGES = {
 }
 
 
+# What zipfile raises for archives that are damaged, encrypted (RuntimeError) or of a kind that it
+# does not know (NotImplementedError), and what contents that do not fit raise.
+DAMAGE = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, KeyError, ValueError, TypeError)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """What the pickle says of a tensor; read when its name is known."""
+
+    about: Any
+    offset: Any
+    shape: Any
+    strides: Any
+
+
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a state dictionary by name.
 
@@ -33,7 +50,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             return _State(archive).tensors(path)
-    except (pickled.PickleError, zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+    except DAMAGE as error:
         if isinstance(error, WeightsError):
             raise
         hint = ""
@@ -63,18 +80,23 @@ class _State:
         """Returns the arrays of the file's dictionary, by name."""
         calls: pickled.Calls = {
             "collections.OrderedDict": dict,
-            "torch._utils._rebuild_tensor_v2": self._tensor,
+            "torch._utils._rebuild_tensor_v2": lambda *about: _Tensor(*about[:4]),
             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
         }
-        found = pickled.read(self._index, calls, self._storage)
+        found = pickled.read(self._index, calls, lambda about: about)
         if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
             found = found["state_dict"]  # as training scripts save it
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__}")
+        tensors = {}
         for name, value in found.items():
-            if not isinstance(value, np.ndarray):
+            if not isinstance(value, _Tensor):
                 raise WeightsError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
-        return found
+            try:
+                tensors[name] = self._tensor(value)
+            except DAMAGE as error:
+                raise WeightsError(f"{path}: {name} cannot be read ({error})") from error
+        return tensors
 
     def _stored(self, name: str) -> bytes:
         info = self._archive.getinfo(name)
@@ -94,8 +116,9 @@ class _State:
             raise ValueError(f"storage {key} has {len(values)} numbers, not {count}")
         return values
 
-    @staticmethod
-    def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> np.ndarray:
+    def _tensor(self, value: _Tensor) -> np.ndarray:
+        storage, offset = self._storage(value.about), value.offset
+        shape, strides = value.shape, value.strides
         last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
         inside = 0 <= offset <= last < len(storage) and math.prod(shape) <= len(storage)
         if not inside or min(strides, default=0) < 0:

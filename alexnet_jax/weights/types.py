@@ -17,6 +17,19 @@ class WeightsError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a card says of where weights come from; kept through every format of ours.
+
+    Attributes:
+      trained_on: data set and split; "" where nobody says.
+      errors: what was measured; "" where nothing was.
+    """
+
+    trained_on: str = ""
+    errors: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Weights:
     """A network's weights with what is needed to use them.
 
@@ -27,6 +40,7 @@ class Weights:
       statistics: colours of the store that it was trained on, if it was.
       step: finished updates.
       source: where the weights come from.
+      origin: what they were trained on, and what was measured.
     """
 
     params: Params
@@ -35,6 +49,7 @@ class Weights:
     statistics: Statistics | None
     step: int
     source: pathlib.Path
+    origin: Origin = Origin()
 
 
 def array_of(values: np.ndarray, tensor: str, path: pathlib.Path) -> np.ndarray:
