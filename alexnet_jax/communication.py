@@ -18,7 +18,7 @@ from alexnet_jax.model import (
     of_classifier,
     of_convolutions,
 )
-from alexnet_jax.sizes import feature_sizes
+from alexnet_jax.sizes import feature_sizes, fully_connected_units
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 BYTES |= {"s64": 8, "u64": 8, "f64": 8}
@@ -200,7 +200,8 @@ def _fully_connected(
     columns = Columns(model.columns, devices)
     meeting, met = (devices, 1.0) if model.columns_meet else (columns.per_column, 1 / columns.count)
     last = [c for n, c in enumerate(model.channels, 1) if f"conv{n}" not in model.without][-1]
-    units, channels = (round(n * model.width) for n in (model.fc_units, last))
+    units = {layer: round(n * model.width) for layer, n in fully_connected_units(model).items()}
+    channels = round(last * model.width)
     one = images * _WIDTH[config.precision]
     pooled = one * channels * feature_sizes(config)[-1] ** 2
     if config.mesh.scheme == "hybrid_in_turns" and passes > 1:
@@ -209,8 +210,9 @@ def _fully_connected(
     else:
         yield from _over(meeting, "all-gather", "fc6", pooled * met)
     if "fc7" not in model.without:
-        yield from _over(meeting, "all-gather", "fc7", one * units * met)
-    yield from _over(devices, "all-gather", "fc8", one * units)
+        yield from _over(meeting, "all-gather", "fc7", one * units["fc6"] * met)
+    read = units["fc6" if "fc7" in model.without else "fc7"]
+    yield from _over(devices, "all-gather", "fc8", one * read)
     padded = columns.share(num_classes) * devices
     yield from _over(devices, "all-gather", "logits", one * padded)
 

@@ -42,6 +42,7 @@ class ModelConfig:
     # Channels of conv1 .. conv5 and units of fc6 and fc7, both columns together (figure 2).
     channels: tuple[int, ...] = (96, 256, 384, 384, 256)
     fc_units: int = 4096
+    fc7_units: int = 0  # of fc7 where they are others than fc6's (run #150); 0: as many
     # Multiplies every layer's channels but the classes; 0.5 is half as wide.
     width: float = 1.0
     # Zeros past the right and bottom edge: 0 with 227 crops (Caffe), 3 with the 224 of the paper

@@ -16,6 +16,7 @@ from alexnet_jax.config import ModelConfig
 from alexnet_jax.initialisation import bias_init, kernel_init
 from alexnet_jax.lrn import Lrn, lrn, spatial_response_norm
 from alexnet_jax.modules import Conv, FullyConnected, parameter_dtype
+from alexnet_jax.sizes import fully_connected_units
 
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 FULLY_CONNECTED = ("fc6", "fc7", "fc8")
@@ -55,8 +56,9 @@ class AlexNet(nn.Module):
             self.norm1, self.norm2, self.norm3, self.norm4, self.norm5 = (
                 BatchNorm() for _ in CONVOLUTIONS
             )
-        self.fc6 = self._fc("fc6", self._wide(self.config.fc_units), together)
-        self.fc7 = self._fc("fc7", self._wide(self.config.fc_units), together)
+        units = fully_connected_units(self.config)
+        self.fc6 = self._fc("fc6", self._wide(units["fc6"]), together)
+        self.fc7 = self._fc("fc7", self._wide(units["fc7"]), together)
         self.fc8 = self._fc("fc8", self.num_classes)
 
     def __call__(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
@@ -191,7 +193,9 @@ class AlexNet(nn.Module):
         if layer == "pool5":  # every device reads all of it
             keep = layers.keep_mask(keys, math.prod(x.shape[1:]), rate).reshape(x.shape)
         else:
-            keep = layers.keep_mask(keys, self._wide(self.config.fc_units), rate)
+            keep = layers.keep_mask(
+                keys, self._wide(fully_connected_units(self.config)[layer]), rate
+            )
             keep = self.columns.own_units(keep)
         x = layers.dropout(x, keep)
         return x / (1 - rate) if self.config.dropout_scaling == "train" else x

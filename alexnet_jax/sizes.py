@@ -1,4 +1,4 @@
-"""Sides of a network's maps, from its config."""
+"""Sides of a network's maps and units of its matrices, from its config."""
 
 from typing import NamedTuple
 
@@ -29,6 +29,11 @@ def feature_sizes(config: Config) -> Sizes:
     pool2 = pooled(conv2)
     conv5 = pool2 if "conv5" in model.without else pool2 + 2 * model.conv5_padding - 2
     return Sizes(conv1, pool1, conv2, pool2, conv5, pooled(conv5))
+
+
+def fully_connected_units(model: ModelConfig) -> dict[str, int]:
+    """Returns the units of fc6 and fc7, both columns together, before `width` scales them."""
+    return {"fc6": model.fc_units, "fc7": model.fc7_units or model.fc_units}
 
 
 def conv1_padding(model: ModelConfig) -> int:

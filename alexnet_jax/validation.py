@@ -9,7 +9,7 @@ from alexnet_jax.config import (
     flatten,
     unknown,
 )
-from alexnet_jax.sizes import conv1_padding, feature_sizes
+from alexnet_jax.sizes import conv1_padding, feature_sizes, fully_connected_units
 
 CHOICES: dict[str, tuple[object, ...]] = {
     "on_bad_image": ("raise", "skip"),
@@ -55,6 +55,7 @@ LEAST: dict[str, tuple[float, bool]] = {
     "model.conv5_padding": (0, False),
     "model.lrn.size": (1, False),
     "model.fc_units": (1, False),
+    "model.fc7_units": (0, False),
     "model.lrn.alpha": (0, False),
     "model.lrn.beta": (0, False),
     "augment.chunk": (1, False),
@@ -144,7 +145,7 @@ def _check_sizes(config: Config) -> None:
 def _channels(model: ModelConfig) -> dict[str, float]:
     """Returns the channels of each layer but the classes, as `width` scales them."""
     names = ("conv1", "conv2", "conv3", "conv4", "conv5")
-    units = {"fc6": model.fc_units, "fc7": model.fc_units}
+    units = fully_connected_units(model)
     return {
         name: channels * model.width
         for name, channels in (dict(zip(names, model.channels, strict=True)) | units).items()

@@ -21,7 +21,11 @@ VARIANTS = {
         "model__layer3": "relu norm",
         "model__without": ("conv4",),
     },
-    "run 150, spatial norm": {"model__columns_meet": False, "model__spatial_norm2": True},
+    "run 150, spatial norm": {
+        "model__columns_meet": False,
+        "model__fc7_units": 2048,
+        "model__spatial_norm2": True,
+    },
 }
 
 

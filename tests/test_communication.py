@@ -74,7 +74,7 @@ def test_compiled_steps_exchange_what_figure_2_says(shape):
 @pytest.mark.parametrize(
     ("shape", "fields"),
     [
-        ((1, 8), {"model__columns": 1}),
+        ((1, 8), {"model__columns": 1, "model__fc7_units": 2048}),
         ((1, 8), {"model__lrn__across_columns": True, "model__layer1": "norm pool relu"}),
         ((2, 4), {"model__columns_meet": False, "model__layer2": "relu pool norm"}),
         ((2, 2), {"mesh__zero": True}),

@@ -32,7 +32,7 @@ def test_every_arm_is_a_network_that_differs_from_its_base(arm, base):
     assert model.abstract_parameters(network, config.image_size)
     plain = run.recipe(configs.get(base), "base", 1)
     already = {"imagenette": {"no_norm2", "norm2_before_relu"}}.get(base, set())
-    assert (config != plain) == (arm not in {"base"} | (already & {"no_norm2"}))
+    assert (config != plain) == (arm not in {"base"} | already)
 
 
 def test_unknown_arms_are_refused():
@@ -40,13 +40,27 @@ def test_unknown_arms_are_refused():
         run.recipe(configs.get("paper"), "no_nrom", 0)
 
 
-def test_arms_that_are_the_same_network_are_refused():
-    recipes = {arm: run.recipe(configs.get("imagenette"), arm, 0) for arm in ("base", "no_norm2")}
+def test_arms_that_cannot_be_are_refused_when_named_and_left_out_when_not(capsys):
     with pytest.raises(ConfigError, match="--arms: no_norm2 and base are the same"):
-        run.refuse_twins(recipes)
-    run.refuse_twins(
-        {arm: run.recipe(configs.get("paper"), arm, 0) for arm in ("base", "no_norm2")}
-    )
+        run.check(configs.get("imagenette"), ["base", "no_norm2"])
+    with pytest.raises(ConfigError, match="--arms: no_communication: model.dropout_after"):
+        run.check(configs.get("torchvision"), ["base", "no_communication"])
+    run.check(configs.get("paper"), list(arms.ARMS))
+    assert run.all_arms(configs.get("paper")) == list(arms.ARMS)
+    assert capsys.readouterr().out == ""
+    kept = [arm for arm in arms.ARMS if "norm2" not in arm]
+    assert run.all_arms(configs.get("imagenette")) == kept
+    assert "left out: no_norm2 and base are the same in this recipe" in capsys.readouterr().out
+
+
+def test_columns_that_do_not_meet_have_the_units_of_run_150():
+    """The authors' layers-150.cfg: fc4096a and b, fc2048ba and bb."""
+    config = run.recipe(configs.get("paper"), "no_communication", 0)
+    network = model.build(config.model, 1000, "float32")
+    shapes = model.abstract_parameters(network, config.image_size)
+    assert shapes["fc6"]["kernel"].shape == (4608, 8192)
+    assert shapes["fc7"]["kernel"].shape == (4096, 4096)
+    assert shapes["conv2"]["bias"].shape == (320,)
 
 
 def test_no_overlap_has_the_notebooks_sizes():

@@ -6,7 +6,7 @@ from typing import Any
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.lrn import Lrn
 from alexnet_jax.model import CONVOLUTIONS
-from alexnet_jax.sizes import feature_sizes
+from alexnet_jax.sizes import feature_sizes, fully_connected_units
 
 Contender = tuple[str, Callable[[], Any], Callable[[Any], Any]]
 
@@ -72,7 +72,8 @@ def _network(torch: Any, config: Config) -> Any:
     """Returns the variant as a torch.nn.Sequential; grouped convolutions are its own."""
     nn, model = torch.nn, config.model
     wide = [round(c * model.width) for c in model.channels]
-    units, side = round(model.fc_units * model.width), feature_sizes(config).pool5
+    fc6, fc7 = (round(n * model.width) for n in fully_connected_units(model).values())
+    side = feature_sizes(config).pool5
     corner = (model.conv1_padding_before, model.conv1_padding)
     layers: list[Any] = [nn.ZeroPad2d(2 * corner)] if any(corner) else []
     sizes, paddings = (11, 5, 3, 3, 3), (0, model.conv2_padding, 1, 1, model.conv5_padding)
@@ -93,9 +94,9 @@ def _network(torch: Any, config: Config) -> Any:
     drop = nn.Dropout(model.dropout_rate)
     before = {"pool5": [drop], "fc6": [drop], "fc7": [drop]}
     after = {place: before[place] if place in model.dropout_after else [] for place in before}
-    layers += [*after["pool5"], nn.Linear(wide[4] * side**2, units), nn.ReLU(), *after["fc6"]]
-    layers += [nn.Linear(units, units), nn.ReLU(), *after["fc7"]]
-    layers.append(nn.Linear(units, config.num_classes))
+    layers += [*after["pool5"], nn.Linear(wide[4] * side**2, fc6), nn.ReLU(), *after["fc6"]]
+    layers += [nn.Linear(fc6, fc7), nn.ReLU(), *after["fc7"]]
+    layers.append(nn.Linear(fc7, config.num_classes))
     return nn.Sequential(*layers)
 
 

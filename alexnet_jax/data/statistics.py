@@ -117,8 +117,13 @@ class Statistics:
 
     def fault(self, side: int) -> str:
         """Says what is wrong with them for images of a side, or nothing."""
-        image, vector, matrix = (side, side, 3), (3,), (3, 3)
-        shapes = dict(zip(self.__dataclass_fields__, (image, vector, matrix, vector, matrix)))
+        shapes = {
+            "mean_image": (side, side, 3),
+            "channel_mean": (3,),
+            "covariance": (3, 3),
+            "stdevs": (3,),
+            "axes": (3, 3),
+        }
         for name, shape in shapes.items():
             values = getattr(self, name)
             if values.shape != shape or values.dtype.kind != "f":

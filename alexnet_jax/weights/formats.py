@@ -104,7 +104,7 @@ def _bound(config: Config, tensors: dict[str, np.ndarray], path: pathlib.Path) -
       WeightsError: says so.
     """
     c = config.model
-    widest = c.width * max(*c.channels, c.fc_units)
+    widest = c.width * max(*c.channels, c.fc_units, c.fc7_units)
     longest = max((max(values.shape, default=0) for values in tensors.values()), default=0)
     if widest > max(longest, 1) or config.image_size > config.resize:
         raise WeightsError(

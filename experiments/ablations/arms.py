@@ -39,7 +39,8 @@ def _no_norm2(c: Config) -> None:
 
 
 def _norm2_before_relu(c: Config) -> None:
-    c.model.layer2 = "norm relu pool"
+    if "norm" in c.model.layer2:
+        c.model.layer2 = "norm relu pool"
 
 
 def _one_column(c: Config) -> None:
@@ -49,8 +50,10 @@ def _one_column(c: Config) -> None:
 
 
 def _no_communication(c: Config) -> None:
+    """The authors' layers-150.cfg: fc6 of 4,096 units a column, fc7 of 2,048 as before."""
     c.model.columns_meet = False
     c1, _, c3, c4, c5 = c.model.channels
+    c.model.fc7_units = c.model.fc7_units or c.model.fc_units
     c.model.channels, c.model.fc_units = (c1, 320, c3, c4, c5), 2 * c.model.fc_units
 
 

@@ -18,6 +18,7 @@ from absl import app, flags
 
 from alexnet_jax import large_pages, recipe_flags, startup
 from alexnet_jax.config import Config, ConfigError, unknown
+from alexnet_jax.validation import validate
 from experiments.ablations.arms import ARMS
 from experiments.statistics import shown
 
@@ -36,18 +37,37 @@ def recipe(base: Config, arm: str, seed: int) -> Config:
     return config
 
 
-def refuse_twins(recipes: dict[str, Config]) -> None:
-    """Refuses arms that are one network under two names.
+def check(base: Config, arms: list[str]) -> None:
+    """Refuses, before anything is trained, arms that cannot be or are one network twice.
 
     Raises:
       ConfigError: names them.
     """
+    recipes = {arm: recipe(base, arm, 0) for arm in arms}
+    for arm, config in recipes.items():
+        try:
+            validate(config)
+        except ConfigError as error:
+            raise ConfigError(f"--arms: {arm}: {error}") from error
     for arm, other in itertools.combinations(recipes, 2):
         if recipes[arm] == recipes[other]:
             raise ConfigError(
                 f"--arms: {other} and {arm} are the same in this recipe; leave one out, or change "
                 "the recipe (--config.model.layer2='relu norm pool' gives imagenette a second norm)"
             )
+
+
+def all_arms(base: Config) -> list[str]:
+    """Returns every arm that a recipe has; says which it has not, and why."""
+    found: list[str] = []
+    for arm in ARMS:
+        try:
+            check(base, [*found, arm])
+        except ConfigError as error:
+            print(f"left out: {str(error).removeprefix('--arms: ')}", flush=True)
+        else:
+            found.append(arm)
+    return found
 
 
 def errors(workdir: pathlib.Path) -> dict[int, float]:
@@ -87,10 +107,10 @@ def _run(_: list[str]) -> None:
     out = pathlib.Path(flags.FLAGS.out).expanduser()
     seeds = [int(seed) for seed in flags.FLAGS.seeds]
     with startup.errors_as_one_line():
-        recipes = {
-            arm: [recipe(flags.FLAGS.config, arm, s) for s in seeds] for arm in flags.FLAGS.arms
-        }
-        refuse_twins({arm: configs[0] for arm, configs in recipes.items()})
+        base = flags.FLAGS.config
+        arms = flags.FLAGS.arms or all_arms(base)
+        check(base, arms)
+        recipes = {arm: [recipe(base, arm, s) for s in seeds] for arm in arms}
         for at, seed in enumerate(seeds):  # all arms of a seed first: a table early
             for arm, configs in recipes.items():
                 print(f"{arm}, seed {seed}", flush=True)
@@ -104,7 +124,9 @@ def define_flags() -> None:
     """Declares the command's flags; not at import, for other commands have the same."""
     recipe_flags.define()
     flags.DEFINE_string("out", None, "folder of the workdirs and the table", required=True)
-    flags.DEFINE_list("arms", list(ARMS), "to train; the others are compared with the first")
+    flags.DEFINE_list(
+        "arms", [], "to train; the others are compared with the first; none: all that there are"
+    )
     flags.DEFINE_list("seeds", "0,1,2", "of the runs")
 
 
