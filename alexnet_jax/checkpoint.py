@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -39,11 +40,14 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         policy = keep_rules.AnyPreservationPolicy([keep_rules.LatestN(keep), best])
+        if not read_only and jax.process_index() == 0:
+            # Not by Orbax, whose thread for it outlives a program that is refused at once.
+            for unfinished in self.path.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                shutil.rmtree(unfinished)
         self._manager = ocp.CheckpointManager(
             self.path,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
-                cleanup_tmp_directories=not read_only,
                 read_only=read_only,
                 enable_async_checkpointing=True,
                 best_fn=lambda metrics: metrics["top1_error"],

@@ -14,9 +14,11 @@ from absl import app, flags
 
 from alexnet_jax import evaluate, startup, trained
 from alexnet_jax.config import ConfigError, MeshConfig
+from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.figures import class_errors as figure
 from alexnet_jax.predictions import (
     BEST,
+    Predictions,
     class_errors,
     confusions,
     label_numbers,
@@ -25,6 +27,8 @@ from alexnet_jax.predictions import (
     write_submission,
 )
 from alexnet_jax.trained import TrainedNetwork
+
+SUBMISSION = ".txt"
 
 
 def _networks(workdirs: list[pathlib.Path]) -> list[TrainedNetwork]:
@@ -66,42 +70,92 @@ def _evaluate() -> None:
     networks, order = _networks(workdirs), None
     workdir, network = workdirs[0], networks[0]
     if flags.FLAGS.label_order:
-        order = pathlib.Path(flags.FLAGS.label_order).expanduser().read_text().splitlines()
+        order = _lines(pathlib.Path(flags.FLAGS.label_order).expanduser())
     numbers = label_numbers(network.class_names, network.network.num_classes, order)
     _, split = network.source(flags.FLAGS.split)
+    path = _file_of_predictions(network, split)
     found = predict_split(networks, split, int(flags.FLAGS.views))
-    if flags.FLAGS.predictions:
-        path = pathlib.Path(flags.FLAGS.predictions).expanduser()
-        if path.suffix == ".txt":
-            write_submission(path, found, numbers)
-            whose = flags.FLAGS.label_order or "the classes' own order (see --label_order)"
-            print(f"{path}: {len(found.names):,} lines of labels from 1, by {whose}")
-        else:
-            write_predictions(path, found, network)
-            print(f"{path}: {found.readable.sum():,} images")
-    if not found.counted.any():
+    # First what was asked for: nothing that cannot be written takes it back.
+    if found.counted.any():
+        _say_errors(found, split, networks)
+    else:
         print(f"{split}: {len(found.names):,} images without labels; no errors to report")
-        return
-    rows = class_errors(found, network)
-    safe = "".join(letter if letter.isalnum() else "_" for letter in split).strip("_")
-    if len(networks) > 1:  # beside what the first network alone says
-        safe += f"_by_{len(networks)}_networks"
-    table = workdir / "plots" / f"class_errors_{safe}.csv"
-    picture = workdir / "plots" / f"confusions_{safe}.png"
-    figure.draw(rows, confusions(found, network), picture)
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    if path and path.suffix == SUBMISSION:
+        write_submission(path, found, numbers)
+        whose = flags.FLAGS.label_order or "the classes' own order (see --label_order)"
+        print(f"{path}: {len(found.names):,} lines of labels from 1, by {whose}")
+    elif path:
+        write_predictions(path, found, network)
+        print(f"{path}: {found.readable.sum():,} images")
+    if found.counted.any():
+        _draw(found, network, workdir, _file_name(split, len(networks)))
+
+
+def _file_of_predictions(network: TrainedNetwork, split: str) -> pathlib.Path | None:
+    """Returns where predictions go, if they are asked for; what cannot be is known at the start.
+
+    Raises:
+      ConfigError: not a file of a known form, or a submission that would lack lines.
+    """
+    if not flags.FLAGS.predictions:
+        return None
+    path = pathlib.Path(flags.FLAGS.predictions).expanduser()
+    if path.suffix not in (SUBMISSION, ".csv", ".jsonl"):
+        raise ConfigError(f"--predictions: {path} must end in .csv, .jsonl or {SUBMISSION}")
+    if path.is_dir():
+        raise ConfigError(f"--predictions: {path} is a folder; name a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    left_out = open_dataset(network.config).left_out(split)
+    if path.suffix == SUBMISSION and left_out:
+        raise ConfigError(
+            f"--predictions: {left_out} images of {split} were left out when "
+            f"{network.config.dataset} was prepared, and every image needs a line; evaluate the "
+            "images that it was made from"
+        )
+    return path
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--label_order: {path} is not text ({error.reason})") from error
+
+
+def _file_name(split: str, networks: int) -> str:
+    """Returns a part of a file's name that says which images and networks it is of."""
+    apart = {"[": "_", "]": "", ":": "to", "%": "pc", "-": "minus"}
+    name = "".join(apart.get(letter, letter) for letter in split)
+    name = "".join(letter if letter.isalnum() else "_" for letter in name)
+    if flags.FLAGS.dataset:  # beside those of the run's own
+        own = pathlib.PurePath(flags.FLAGS.dataset).name
+        name += "_of_" + "".join(letter if letter.isalnum() else "_" for letter in own)
+    return name + (f"_by_{networks}_networks" if networks > 1 else "")
+
+
+def _say_errors(found: Predictions, split: str, networks: list[TrainedNetwork]) -> None:
     top1, top5 = (found.wrong(k)[found.counted].mean() for k in (1, BEST))
     bad = len(found.names) - int(found.readable.sum())
     views = f"{flags.FLAGS.views} view{'s' if flags.FLAGS.views != '1' else ''}"
     print(
         f"{split}: top-1 error {100 * top1:.2f} %, top-5 {100 * top5:.2f} % over "
         f"{found.counted.sum():,} images{f', {bad} unreadable' if bad else ''}, "
-        f"{views}, {_which(networks)}\n"
-        f"by class in {table}, drawn in {picture}"
+        f"{views}, {_which(networks)}",
+        flush=True,
     )
+
+
+def _draw(found: Predictions, network: TrainedNetwork, workdir: pathlib.Path, name: str) -> None:
+    """Writes the errors of each class, and a picture of the worst confusions."""
+    rows = class_errors(found, network)
+    table = workdir / "plots" / f"class_errors_{name}.csv"
+    picture = workdir / "plots" / f"confusions_{name}.png"
+    figure.draw(rows, confusions(found, network), picture)
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"by class in {table}, drawn in {picture}")
 
 
 def _which(networks: list[TrainedNetwork]) -> str:

@@ -8,6 +8,7 @@ import concurrent.futures
 import os
 import pathlib
 import shutil
+import signal
 import sys
 
 from absl import app, flags
@@ -15,6 +16,8 @@ from absl import logging as absl_logging
 
 from alexnet_jax import large_pages
 from alexnet_jax.config import Config, ConfigError
+
+MOST_PIXELS = 4096  # of a side: the sums of one take 600 MB in each process
 
 
 def prepare() -> None:
@@ -119,6 +122,7 @@ def _run(arguments: list[str]) -> None:
     from alexnet_jax.data.types import DataError
     from alexnet_jax.files import FolderInUseError
 
+    before = signal.signal(signal.SIGINT, _interrupt_once)
     try:
         if flags.FLAGS.verify and len(arguments) == 2:
             verify(pathlib.Path(arguments[1]).expanduser())
@@ -131,6 +135,13 @@ def _run(arguments: list[str]) -> None:
         sys.exit(130)
     except (ConfigError, DataError, FolderInUseError, OSError) as error:
         sys.exit(f"error: {error}")
+    signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_once(*_: object) -> None:
+    """Stops at the first Ctrl-C; those after it would stop the stopping."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def define_flags() -> None:
@@ -139,7 +150,7 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", "", "TFDS's data_dir; empty: its default")
     flags.DEFINE_string("out", None, "folder of the store to make, or to go on with")
     flags.DEFINE_enum("encoding", "raw", ["raw", "jpeg"], "raw is exact; jpeg says its cost")
-    flags.DEFINE_integer("resize", 256, "side of the squares, in pixels", lower_bound=1)
+    flags.DEFINE_integer("resize", 256, "side of the squares, in pixels", 1, MOST_PIXELS)
     flags.DEFINE_bool("exif_orientation", False, "turn photographs as their EXIF field says")
     flags.DEFINE_enum(
         "on_bad_image",

@@ -85,6 +85,7 @@ def test_another_data_set_s_classes_are_known_by_their_names(run, tmp_path):
     done = evaluate(run, "--views=1", f"--dataset={val.parent}")
     assert "1 of 3 classes are not the network's (such as a_third)" in done.stdout, done.stderr
     assert f"{wanted} over 14 images" in done.stdout
+    assert (run / "w" / "plots" / "class_errors_val_of_other.csv").is_file()  # beside its own
 
 
 def test_mistakes_are_one_line(run):
@@ -94,11 +95,30 @@ def test_mistakes_are_one_line(run):
         "No such file": "--label_order=nowhere.txt",
         "there is no folder": "--dataset=./nowhere",
         "val: what is that": "val",
+        "a.TXT must end in .csv, .jsonl or .txt": "--predictions=a.TXT",
+        "w.csv is a folder; name a file": "--predictions=w.csv",
+        "binary is not text": "--label_order=binary",
     }
+    (run / "w.csv").mkdir()
+    (run / "binary").write_bytes(b"\xff\xfe\x00")
     runs = [["--workdir=w", argument] for argument in wrong.values()]
     said = commands.endings("evaluation_command", run, *runs)
     for message, line in zip(wrong, said, strict=True):
         assert message in line
+
+
+def test_a_submission_from_a_store_that_left_images_out_is_refused(run, tmp_path):
+    shutil.copytree(run / "set", tmp_path / "set")
+    sorted((tmp_path / "set" / "val").glob("*/*"))[0].write_bytes(b"")
+    options = [f"--dataset={tmp_path / 'set'}", f"--out={tmp_path / 'store'}", "--resize=71"]
+    prepare = [sys.executable, "-m", "alexnet_jax.prepare", *options, "--on_bad_image=skip"]
+    subprocess.run(prepare, check=True, capture_output=True)
+    store = f"--dataset={tmp_path / 'store'}"
+    [said] = commands.endings(
+        "evaluation_command", run, ["--workdir=w", store, f"--predictions={tmp_path / 'a.txt'}"]
+    )
+    assert "1 images of val were left out when" in said
+    assert not (tmp_path / "a.txt").exists()
 
 
 def made(labels: list[int], classes: list[list[int]]) -> Predictions:

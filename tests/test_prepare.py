@@ -1,5 +1,6 @@
 """Stores: what is in them, that they can be interrupted, and that damage is found."""
 
+import errno
 import filecmp
 import io
 import json
@@ -7,6 +8,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,7 +197,7 @@ def test_a_run_from_a_store_is_that_from_the_images(images, made, tmp_path):
 
 def test_a_store_of_another_size_says_what_to_do(made):
     with pytest.raises(
-        DataError, match=r"resize: .* holds images of 64, not 256; set --config.res"
+        DataError, match=r"resize: .* holds images of 64, not 256; prepare it again"
     ):
         open_dataset(Config(dataset=str(made)))
 
@@ -299,6 +301,178 @@ def test_a_bad_image_stops_it_keeps_what_is_done_and_may_be_skipped(images, made
     assert same(tmp_path / "b", tmp_path / "c")
     sizes = open_dataset(Config(dataset=str(tmp_path / "b"), resize=64)).sizes
     assert sizes == {"train": 41, "val": 14}
+    left_out = open_dataset(Config(dataset=str(tmp_path / "b"), resize=64)).left_out
+    assert (left_out("train"), left_out("val[:5]")) == (4, 1)
+    status, said = prepare(*arguments, f"--out={tmp_path / 'b'}")
+    assert status == 1  # what was left out is not there
+    assert "was begun with options" in said
+
+
+def test_what_a_bad_image_stopped_goes_on_with_skip(images, made, tmp_path):
+    """Shards that hold every image are the same either way."""
+    source, out = tmp_path / images.name, tmp_path / "a"
+    shutil.copytree(images, source)
+    bad = sorted(source.glob("val/*/*.jpeg"))[0]
+    bad.write_bytes(b"")
+    arguments = (f"--dataset={source}", "--resize=64", "--shards=5", "--workers=1", f"--out={out}")
+    assert prepare(*arguments)[0] == 1
+    kept = {p.name: p.stat().st_mtime_ns for p in out.glob("*-of-00005")}
+    status, said = prepare(*arguments, "--on_bad_image=skip")
+    assert status == 0, said
+    assert "going on in" in said
+    assert all((out / name).stat().st_mtime_ns == at for name, at in kept.items())
+
+
+def test_another_source_of_the_same_size_is_refused(images, tmp_path):
+    """Half a store of one data set, and half of another, would have the labels of neither."""
+    source, out = tmp_path / images.name, tmp_path / "a"
+    shutil.copytree(images, source)
+    bad = sorted(source.glob("val/*/*.jpeg"))[0]
+    whole = bad.read_bytes()
+    bad.write_bytes(b"")
+    arguments = ("--resize=64", "--shards=5", "--workers=1", f"--out={out}")
+    assert prepare(f"--dataset={source}", *arguments)[0] == 1
+    bad.write_bytes(whole)
+    for split in ("train", "val"):
+        (source / split / "class0").rename(source / split / "zebra")
+    status, said = prepare(f"--dataset={source}", *arguments)
+    assert status == 1
+    assert f"was begun when {source} had other classes or files" in said
+    for split in ("train", "val"):
+        (source / split / "zebra").rename(source / split / "class0")
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        status, said = prepare(f"--dataset={source.name}", *arguments)  # the same place
+    finally:
+        os.chdir(before)
+    assert status == 0, said
+
+
+def test_images_without_folders_of_classes_have_no_labels_and_stay_in_order(images, tmp_path):
+    source, out = tmp_path / "set", tmp_path / "store"
+    shutil.copytree(images, source)
+    (source / "test").mkdir()
+    first = sorted(images.glob("val/*/*.jpeg"))[0]
+    for n in (10, 2, 33):
+        shutil.copy(first, source / "test" / f"{n:02d}.jpeg")
+    status, said = prepare(f"--dataset={source}", f"--out={out}", "--resize=64")
+    assert status == 0, said
+    for dataset in (str(source), str(out)):
+        test = open_dataset(Config(dataset=dataset, resize=64)).open("test")
+        assert [test[i].name for i in range(3)] == ["02.jpeg", "10.jpeg", "33.jpeg"]
+        assert {test[i].label for i in range(3)} == {-1}
+    shutil.copy(first, source / "val" / "loose.jpeg")
+    with pytest.raises(DataError, match=r"val/loose.jpeg: lies beside folders of classes"):
+        open_dataset(Config(dataset=str(source)))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("a ", "class 'a ' of .* a blank"), ("a\nb", "several lines"), ("a\udcff", "is not text")],
+)
+def test_classes_that_tfds_would_not_read_back_are_refused(images, tmp_path, name, message):
+    from alexnet_jax.data import preparation, shard_writer
+
+    shutil.copytree(images, tmp_path / "set")
+    (tmp_path / "set" / "train" / name).mkdir()
+    dataset = open_dataset(Config(dataset=str(tmp_path / "set")))
+    with pytest.raises(DataError, match=message):
+        preparation.shards(dataset, shard_writer.Options())
+
+
+def test_a_split_that_means_all_splits_is_refused(images, tmp_path):
+    from alexnet_jax.data import preparation, shard_writer
+
+    shutil.copytree(images / "val", tmp_path / "set" / "all")
+    dataset = open_dataset(Config(dataset=str(tmp_path / "set")))
+    with pytest.raises(DataError, match="split all of .* not called all; rename it"):
+        preparation.shards(dataset, shard_writer.Options())
+
+
+def test_damage_to_the_manifest_itself_is_found(made, tmp_path):
+    broken = copied(made, tmp_path / "broken")
+    manifest = broken / store.MANIFEST
+    whole = manifest.read_text()
+    for changed in (
+        ('"train": ', '"trahn": '),
+        ('"shards": ', '"sharts": '),
+        ('"records"', '"recOrds"'),
+    ):
+        assert changed[0] in whole
+        manifest.write_text(whole.replace(*changed, 1))
+        status, said = prepare("--verify", broken)
+        assert status == 1
+        assert f"{manifest}: cannot be read" in said
+        assert "its SHA-256 is not the one that it holds" in said
+    rest = {name: value for name, value in json.loads(whole).items() if name != "sha256"}
+    manifest.write_text(json.dumps(rest))  # as stores had it before
+    assert store.read_manifest(broken) == rest
+
+
+@pytest.mark.parametrize("name", [store.MANIFEST, "dataset_info.json"])
+def test_a_store_that_lost_a_file_is_not_taken_for_something_else(images, made, tmp_path, name):
+    broken = copied(made, tmp_path / images.name)
+    (broken / name).unlink()
+    with pytest.raises(DataError, match=rf"{name}: is missing"):
+        open_dataset(Config(dataset=str(broken), resize=64))
+    for nothing in (tmp_path / "nowhere", images):
+        status, said = prepare("--verify", nothing)
+        assert status == 1
+        assert re.search(r"error: .*: is no (store|folder)\n", said), said
+
+
+def test_a_description_that_tfds_cannot_follow_is_one_line(made, tmp_path):
+    broken = copied(made, tmp_path / "broken")
+    info = broken / "dataset_info.json"
+    info.write_text(info.read_text().replace("{FILEFORMAT}", "{FILEFORM@T}"))
+    status, said = prepare("--verify", broken)
+    assert status == 1
+    assert "Traceback" not in said
+    assert f"damaged: {info}: its SHA-256 is not the manifest's" in said
+    assert "TFDS cannot read its description" in said
+
+
+def test_a_disk_that_fills_up_while_progress_is_noted_says_so(images, tmp_path, monkeypatch):
+    from alexnet_jax.data import preparation, shard_writer
+
+    out = tmp_path / "store"
+    (out / store.UNFINISHED).mkdir(parents=True)
+    dataset = open_dataset(Config(dataset=str(images)))
+    making = preparation.Preparation(dataset, out, shard_writer.Options(resize=64, shards=3))
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "progress.npz")
+
+    monkeypatch.setattr(making, "_save", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        making.write(1, lambda images: None)
+
+
+def test_ctrl_c_twice_stops_once_and_says_one_line(images, tmp_path):
+    """The second would interrupt the stopping, and workers that start know nothing of signals."""
+    source = tmp_path / "set" / "train" / "class"
+    source.mkdir(parents=True)
+    one = sorted(images.glob("train/*/*"))[0].resolve()
+    for n in range(4000):
+        (source / f"{n:04d}{one.suffix}").symlink_to(one)
+    arguments = [f"--dataset={tmp_path / 'set'}", f"--out={tmp_path / 'out'}", "--workers=4"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alexnet_jax.prepare", *arguments, "--resize=64", "--shards=40"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    workers = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not workers.read_text().split():
+        assert process.poll() is None
+    while process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said, said
+    assert "stopped; the same command goes on" in said
 
 
 def test_jpeg_says_what_it_costs(images, tmp_path):
@@ -336,7 +510,7 @@ def test_disks_and_folders_that_cannot_be_written(images, tmp_path, monkeypatch)
     monkeypatch.setattr(
         preparation.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})()
     )
-    with pytest.raises(DataError, match=r"GiB are needed, 0.0 are free; make room"):
+    with pytest.raises(DataError, match=r"MiB are needed, 0.0 are free; make room"):
         preparation.Preparation(
             open_dataset(Config(dataset=str(images))), tmp_path, shard_writer.Options()
         )

@@ -29,6 +29,18 @@ class Dataset:
     def _whole(self, split: str) -> Source:
         raise NotImplementedError
 
+    def contents(self) -> list[str]:
+        """Names what its examples are, as far as it is known without reading them.
+
+        Where it differs it is another data set, whatever it is called.
+        """
+        return [*self.class_names, *(f"{split} {n}" for split, n in sorted(self.sizes.items()))]
+
+    def left_out(self, spec: str) -> int:
+        """Returns how many images a split lacks because they could not be prepared."""
+        self._range(spec)
+        return 0
+
     def open(self, spec: str) -> Source:
         """Opens a split or a slice of one, such as `train[90%:]`.
 

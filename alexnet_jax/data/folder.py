@@ -6,6 +6,7 @@ import pathlib
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.types import DataError, Example, Source
 
+UNLABELLED = -1
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 
 
@@ -13,7 +14,8 @@ class Folder(Dataset):
     """A folder of splits of classes of image files.
 
     Files are in the order of a name hash rather than of classes, so that a slice of a split holds
-    every class.
+    every class. Those of a split without folders of classes have no labels, and are in the order of
+    their names.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -26,15 +28,33 @@ class Folder(Dataset):
         self._files = {split.name: self._list(split) for split in splits}
         self.sizes = {split: len(files) for split, files in self._files.items() if files}
 
+    def contents(self) -> list[str]:
+        """Names every file, in order: a shard of a store is a range of them."""
+        return super().contents() + [
+            f"{split} {file.parent.name}/{file.name}"
+            for split, files in sorted(self._files.items())
+            for file, _ in files
+        ]
+
     def _list(self, split: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
+        """Returns a split's files with their labels; those without folders of classes have none.
+
+        Raises:
+          DataError: some lie in folders of classes, and others do not.
+        """
         label = {name: i for i, name in enumerate(self.class_names)}
+        loose = sorted(file for file in split.iterdir() if _is_image(file))
         found = [
             (file, label[folder.name])
             for folder in split.iterdir()
             if folder.is_dir() and folder.name in label
             for file in folder.iterdir()
-            if file.suffix.lower() in SUFFIXES
+            if _is_image(file)
         ]
+        if loose and found:
+            raise DataError(f"{loose[0]}: lies beside folders of classes; move it into its own")
+        if loose:
+            return [(file, UNLABELLED) for file in loose]
         return sorted(found, key=lambda item: spread(f"{item[0].parent.name}/{item[0].name}"))
 
     def _whole(self, split: str) -> Source:
@@ -43,7 +63,12 @@ class Folder(Dataset):
 
 def spread(name: str) -> tuple[str, str]:
     """Returns a key that sorts names in an order of their own, the same everywhere."""
-    return hashlib.sha256(name.encode()).hexdigest(), name
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest(), name
+
+
+def _is_image(file: pathlib.Path) -> bool:
+    hidden = file.name.startswith(".")
+    return file.suffix.lower() in SUFFIXES and not hidden and not file.is_dir()
 
 
 class _Files:
@@ -56,7 +81,8 @@ class _Files:
     def __getitem__(self, index: int) -> Example:
         path, label = self._files[index]
         try:
-            return Example(path.read_bytes(), label, f"{path.parent.name}/{path.name}")
+            name = path.name if label == UNLABELLED else f"{path.parent.name}/{path.name}"
+            return Example(path.read_bytes(), label, name)
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}") from error
 

@@ -13,7 +13,7 @@ from typing import IO
 import tensorflow_datasets as tfds
 
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.folder import spread
+from alexnet_jax.data.folder import UNLABELLED, spread
 from alexnet_jax.data.types import DataError, Example, Source
 
 NAME = "imagenet2012"
@@ -22,7 +22,6 @@ ARCHIVES = {
     "validation": "ILSVRC2012_img_val.tar",
     "test": "ILSVRC2012_img_test.tar",
 }
-UNLABELLED = -1
 _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
@@ -71,6 +70,14 @@ class ImagenetArchives(Dataset):
         if not number or not 1 <= int(number[1]) <= len(self._validation_labels):
             raise DataError(f"{archive}: {name} is not an ImageNet validation image")
         return self._validation_labels[int(number[1]) - 1]
+
+    def contents(self) -> list[str]:
+        """Names every file of the archives, in order."""
+        return super().contents() + [
+            f"{split} {name}"
+            for split, members in sorted(self._splits.items())
+            for name in members.names()
+        ]
 
     def _whole(self, split: str) -> Source:
         return self._splits[split]
@@ -158,6 +165,10 @@ class _Members:
         if len(encoded) < size:
             raise DataError(f"{self._archive}: is cut short, in {name}")
         return Example(encoded, label, name)
+
+    def names(self) -> list[str]:
+        """Returns the files' names, in order."""
+        return [name for name, *_ in self._members]
 
     def where(self, index: int) -> str:
         """Names the archive and the file in it."""

@@ -5,7 +5,9 @@ What is finished is noted in STORE/unfinished; the same command goes on from the
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -15,7 +17,8 @@ import pathlib
 import re
 import shutil
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -45,11 +48,12 @@ def shards(dataset: Dataset, options: Options) -> list[Shard]:
     name = re.sub(r"[^a-z0-9_]", "_", name)
     name = name if name[0].isalpha() else f"images_{name}"  # TFDS wants a letter first
     found = []
+    _refuse_class_names(dataset)
     for split, size in sorted(dataset.sizes.items()):
-        if not re.fullmatch(r"[A-Za-z0-9_]+", split):
+        if not re.fullmatch(r"[A-Za-z0-9_]+", split) or split == "all":  # TFDS's for all splits
             raise DataError(
                 f"split {split} of {dataset.name}: a store's splits are of letters, digits and _ "
-                "alone; rename it"
+                "alone, and not called all; rename it"
             )
         pixels = size * options.resize**2 * 3
         shared = min(SHARDS_TO_SHARE, math.ceil(pixels / LEAST_SHARD_BYTES))
@@ -61,11 +65,35 @@ def shards(dataset: Dataset, options: Options) -> list[Shard]:
     return found
 
 
+def _refuse_class_names(dataset: Dataset) -> None:
+    """TFDS keeps classes as lines of a file.
+
+    Raises:
+      DataError: names a class that would not come back as it is.
+    """
+    for name in dataset.class_names:
+        if name != name.strip() or len(name.splitlines()) != 1 or not _is_text(name):
+            raise DataError(
+                f"class {name!r} of {dataset.name}: begins or ends with a blank, has several lines "
+                "or is not text; rename it"
+            )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def identity(dataset: Dataset, options: Options) -> dict[str, Any]:
     """Returns what a store is made of: where it differs, it is another store."""
+    source = pathlib.Path(dataset.name).expanduser()
+    contents = "\n".join(dataset.contents()).encode(errors="surrogateescape")
     return {
-        "source": dataset.name,
+        "source": os.path.abspath(source) if source.is_dir() else dataset.name,
         "splits": dataset.sizes,
+        "contents": hashlib.sha256(contents).hexdigest(),
         "options": dataclasses.asdict(options),
         "version": alexnet_jax.__version__,
     }
@@ -80,17 +108,35 @@ def finished_already(dataset: Dataset, folder: pathlib.Path, options: Options) -
     if not (folder / store.MANIFEST).is_file():
         return False
     manifest = store.read_manifest(folder)
-    _refuse_another(folder, manifest, identity(dataset, options))
+    _refuse_another(folder, manifest, identity(dataset, options), any(manifest["bad_images"]))
+    problems = store.damaged_files(folder, manifest)
+    if problems:
+        raise DataError(f"{problems[0]}; restore it, or remove {folder} and prepare it again")
     return True
 
 
-def _refuse_another(folder: pathlib.Path, noted: dict[str, Any], asked: dict[str, Any]) -> None:
-    for name, now in asked.items():
-        if noted.get(name) != now:
-            raise DataError(
-                f"{folder} was begun with {name} = {noted.get(name)}, not {now}; use another "
-                "--out, or remove it"
-            )
+def _refuse_another(
+    folder: pathlib.Path, noted: dict[str, Any], asked: dict[str, Any], left_out: bool
+) -> None:
+    """Refuses to go on with what another source or other options made.
+
+    What `on_bad_image` says matters only where an image was left out: without one the shards are
+    the same, so that a preparation that a bad image stopped goes on with skip.
+
+    Raises:
+      DataError: says what differs.
+    """
+    noted = {name: noted[name] for name in asked if name in noted}  # older ones note less
+    if "options" in noted and not (left_out and asked["options"]["on_bad_image"] == "raise"):
+        free = {"on_bad_image": asked["options"]["on_bad_image"]}
+        noted["options"] = noted["options"] | free
+    for name, was in noted.items():
+        if was == asked[name]:
+            continue
+        differs = f"was begun with {name} = {was}, not {asked[name]}"
+        if name == "contents":
+            differs = f"was begun when {asked['source']} had other classes or files"
+        raise DataError(f"{folder} {differs}; use another --out, or remove it")
 
 
 class Preparation:
@@ -163,15 +209,16 @@ class Preparation:
         noted: set[concurrent.futures.Future[Written]] = set()
         seen = 0
         try:
-            for shard in self._todo:
-                started[pool.submit(write_shard, shard)] = shard
+            with _uninterrupted():  # as are the processes that are started here
+                for shard in self._todo:
+                    started[pool.submit(write_shard, shard)] = shard
             while len(noted) < len(started):
                 finished, _ = concurrent.futures.wait(
                     started.keys() - noted, 0.2, concurrent.futures.FIRST_COMPLETED
                 )
                 for future in finished:
-                    self._note(started[future], future.result())
                     noted.add(future)
+                    self._note(started[future], future.result())
                 counted = int(counter.value)
                 advance(counted - seen)
                 seen = counted
@@ -204,7 +251,7 @@ class Preparation:
         cost = self.jpeg_cost()
         if cost:
             manifest["jpeg"] = {"mean_absolute_difference": cost[0], "bytes_per_image": cost[1]}
-        text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(store.sealed(manifest), indent=1, ensure_ascii=False) + "\n"
         files.replace_text(self._folder / store.MANIFEST, text)
 
     def _write_metadata(self) -> None:
@@ -243,16 +290,13 @@ class Preparation:
             written.part.replace(file)
         if shard.file in self._about:
             return
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # all of it or nothing
-        try:
+        with _uninterrupted():  # all of it or nothing
             self._about[shard.file] = written.about
             self._bad[shard.file] = written.bad
             self._cost += np.array(written.cost)
             if written.sums:
                 self._sums.merge(written.sums)
             self._save()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _save(self) -> None:
         sums = self._sums.finished()
@@ -281,7 +325,8 @@ class Preparation:
             self._sums.pixels, self._sums.products = arrays["pixels"], arrays["products"]
         except (ValueError, KeyError) as error:
             raise DataError(f"{error}; remove {self._folder} and begin again") from error
-        _refuse_another(self._folder, noted, self._identity)
+        left_out = any(noted["bad"].values())
+        _refuse_another(self._folder, noted, self._identity, left_out)
         self._about, self._bad = noted["about"], noted["bad"]
         self._cost, self._sums.count = np.array(noted["cost"], np.int64), noted["count"]
 
@@ -293,9 +338,26 @@ class Preparation:
         free = shutil.disk_usage(self._folder).free
         if needed > free:
             raise DataError(
-                f"{self._folder}: {needed / 2**30:,.1f} GiB are needed, {free / 2**30:,.1f} are "
+                f"{self._folder}: {needed / 2**20:,.1f} MiB are needed, {free / 2**20:,.1f} are "
                 "free; make room, or use --encoding=jpeg"
             )
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keeps Ctrl-C back until what is inside is done, from processes started inside for good."""
+    late: list[tuple[Any, ...]] = []
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, lambda *about: late.append(about)) if main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what a new process inherits
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main:
+            signal.signal(signal.SIGINT, before)
+    if late and callable(before):
+        before(*late[0])
 
 
 def _flush(path: pathlib.Path) -> None:

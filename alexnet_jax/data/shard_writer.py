@@ -146,7 +146,8 @@ def _records(shard: Shard, written: Written) -> Iterator[bytes]:
         except DataError as error:
             if options.on_bad_image == "raise":
                 raise
-            written.bad.append(str(error))
+            # A file's name need not be text; the manifest is.
+            written.bad.append(str(error).encode(errors="backslashreplace").decode())
         else:
             image = np.ascontiguousarray(image)  # what follows is slower on rows that lie apart
             stored = image.data.cast("B")

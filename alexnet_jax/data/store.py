@@ -31,9 +31,23 @@ SHARD_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # TFDS's
 
 
 def is_store(path: pathlib.Path) -> bool:
-    """Is there a store, finished or not?"""
-    described = (path / MANIFEST).is_file() and (path / "dataset_info.json").is_file()
-    return described or (path / UNFINISHED).is_dir()
+    """Is there a store, finished or not, or what one is left with that has lost a file?"""
+    signs = [(path / MANIFEST).is_file(), (path / "dataset_info.json").is_file(), _shards(path)]
+    return sum(signs) >= 2 or (path / UNFINISHED).is_dir()
+
+
+def _shards(path: pathlib.Path) -> bool:
+    return any(True for _ in path.glob("*.array_record-*-of-*"))
+
+
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Returns a manifest with its own digest, by which damage to it is known."""
+    return manifest | {"sha256": _digest(manifest)}
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any]:
@@ -44,9 +58,15 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any]:
     """
     file = path / MANIFEST
     if not file.is_file():
-        raise DataError(f"{path}: is not finished; run the same prepare command again to go on")
+        if (path / UNFINISHED).is_dir():
+            raise DataError(f"{path}: is not finished; run the same prepare command again to go on")
+        if is_store(path):
+            raise DataError(f"{file}: is missing; restore it, or prepare the store again")
+        raise DataError(f"{path}: is no store" if path.is_dir() else f"{path}: is no folder")
     try:
         manifest = json.loads(file.read_text())
+        if "sha256" in manifest and manifest["sha256"] != _digest(manifest):
+            raise ValueError("its SHA-256 is not the one that it holds")
         well_formed = manifest["format"] != FORMAT or (
             all(
                 isinstance(about["bytes"], int) and isinstance(about["sha256"], str)
@@ -90,6 +110,8 @@ def open_description(path: pathlib.Path) -> Any:
     try:
         info = tfds.builder_from_directory(path).info
         label_names(info)
+        for split in info.splits.values():
+            _ = split.filenames
         return info
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ParseError) as error:
         raise DataError(f"{path}: TFDS cannot read its description ({error})") from error
@@ -135,6 +157,11 @@ class Store(Dataset):
         self.side = int(self.manifest["options"]["resize"])
         has_statistics = statistics.FILE in self.manifest["files"]
         self.statistics = statistics.Statistics.load(path) if has_statistics else None
+
+    def left_out(self, spec: str) -> int:
+        """Returns how many images of a split were left out when it was prepared."""
+        name, *_ = self._range(spec)
+        return self.manifest["splits"].get(name, self.sizes[name]) - self.sizes[name]
 
     def _whole(self, split: str) -> Source:
         about = self._info.splits[split]

@@ -58,7 +58,7 @@ class TfdsDataset(Dataset):
         if base not in known and not folder.is_dir():
             raise DataError(
                 f"dataset: there is no folder and no TFDS data set {self.name}; did you mean "
-                f"{nearest(base, known)}? (a folder of your own: --config.dataset=./photos)"
+                f"{nearest(base, known)}? (a folder of your own is named by its path: ./photos)"
             )
         return tfds.builder(self.name, data_dir=self._data_dir)
 
