@@ -1,12 +1,13 @@
 """python -m alexnet_jax.benchmark MODE: speeds, as a table and with --json=FILE as rows."""
 
 import json
+import os
 import pathlib
 import sys
 
 from absl import app, flags
 
-from alexnet_jax import large_pages, recipe_flags, startup
+from alexnet_jax import configs, large_pages, recipe_flags, startup
 from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.config import Config, ConfigError, unknown
 
@@ -17,7 +18,7 @@ def define_flags() -> None:
     """Declares the command's flags; not at import, for another command has the same."""
     recipe_flags.define()
     flags.DEFINE_integer("batch_size", 128, "images of a batch", lower_bound=1)
-    flags.DEFINE_string("precision", "float32", "float32 or bfloat16")
+    flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "of the network")
     flags.DEFINE_integer("rounds", 5, "of each contender, in turns", lower_bound=1)
     flags.DEFINE_enum("against", "", ["", "torch"], "compare with PyTorch in the same run")
     flags.DEFINE_string("dataset", "drawn_patterns", "input: the data set, or a folder of images")
@@ -25,6 +26,42 @@ def define_flags() -> None:
     flags.DEFINE_float("memory_gib", 0, "memory: how much there is; 0: the device's", lower_bound=0)
     flags.DEFINE_string("json", "", "FILE for the rows")
     flags.DEFINE_string("picture", "", "layers: FILE.png for the roofline")
+
+
+# What --config.FIELD says elsewhere is said by a flag of its own here.
+BY_FLAG = {"batch_size": "--batch_size", "precision": "--precision", "dataset": "--dataset"}
+
+
+def _refuse(mode: str) -> None:
+    """Refuses, before anything is measured, flags that a mode has no use for.
+
+    Raises:
+      ConfigError: names the flag.
+    """
+    f = flags.FLAGS
+    if mode not in MODES:
+        raise ConfigError(f"benchmark: {unknown(mode, MODES)}")
+    if f.against and mode not in ("step", "eval", "input"):
+        raise ConfigError(f"--against: {mode} is not compared with PyTorch; step, eval, input are")
+    if f.picture and mode != "layers":
+        raise ConfigError(f"--picture: {mode} draws none; layers does")
+    if mode == "startup":
+        given = [name for name in ("batch_size", "precision") if f[name].present]
+        if f.config != configs.get("paper"):
+            given.append("config")
+        if given:
+            raise ConfigError(f"--{given[0]}: startup starts the default recipe as it is")
+    for name in ("json", "picture"):
+        _refuse_unwritable(name, f[name].value)
+
+
+def _refuse_unwritable(flag: str, value: str) -> None:
+    if not value:
+        return
+    path = pathlib.Path(value).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--{flag}: {path} cannot be written; name a file")
 
 
 def _config() -> Config:
@@ -66,14 +103,12 @@ def _measured(mode: str) -> list[Row]:
 def _benchmark(mode: str) -> None:
     from alexnet_jax.benchmarks import rows
 
-    if mode not in MODES:
-        raise ConfigError(f"benchmark: {unknown(mode, MODES)}")
+    _refuse(mode)
     found = _measured(mode)
     print(rows.table(found))
     asked = {"batch_size": flags.FLAGS.batch_size, "precision": flags.FLAGS.precision}
     if flags.FLAGS.json:
         path = pathlib.Path(flags.FLAGS.json).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps([asked | row.json() for row in found], indent=1) + "\n")
 
 
@@ -88,6 +123,10 @@ def main() -> None:
     """Parses the flags and measures; a wrong flag ends it with one line."""
     define_flags()
     try:
+        for argument in sys.argv:
+            field = argument.lstrip("-").partition("=")[0].removeprefix("config.")
+            if argument.lstrip("-").startswith("config.") and field in BY_FLAG:
+                raise ConfigError(f"--config.{field}: say {BY_FLAG[field]}=... here")
         sys.argv = recipe_flags.resolve(sys.argv, "paper")
     except ConfigError as error:
         sys.exit(f"error: {error}")

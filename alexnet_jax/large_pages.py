@@ -12,6 +12,11 @@ TUNABLES = {
 }
 
 
+def asked() -> str:
+    """Returns what GLIBC_TUNABLES says of them."""
+    return ":".join(f"{name}={value}" for name, value in TUNABLES.items())
+
+
 def start_again_with_them() -> None:
     """Starts this command again, as the same process, if it runs on Linux without them.
 
@@ -22,6 +27,6 @@ def start_again_with_them() -> None:
         return
     if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
         return
-    os.environ["GLIBC_TUNABLES"] = ":".join(f"{name}={value}" for name, value in TUNABLES.items())
+    os.environ["GLIBC_TUNABLES"] = asked()
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -106,9 +106,9 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups:
     kernels = {"input_feature_dim": 2, "output_feature_dim": 3, "spatial_dims": [0, 1]}
     before, after = zip(*padding, strict=True)
     window = {
-        "pad_left": before,
-        "pad_right": after,
-        "strides": [stride, stride],
+        "pad_left": [int(zeros) for zeros in before],
+        "pad_right": [int(zeros) for zeros in after],
+        "strides": [int(stride)] * 2,
         "window_dilations": [1, 1],
     }
     said = {
@@ -117,7 +117,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups:
         "kernel": {"dims": 4, "filter": kernels},
         "output": images,
         "window": window,
-        "feature_groups": groups,
+        "feature_groups": int(groups),
     }
     call = jax.ffi.ffi_call(
         TARGET,

@@ -6,11 +6,12 @@ import subprocess
 import sys
 
 import commands
+import jax
 import pytest
 
-from alexnet_jax import configs, large_pages, recipe_flags
+from alexnet_jax import benchmark, configs, large_pages, recipe_flags
 from alexnet_jax.benchmarks import end_to_end, layers, memory, rows, startup, steps, work
-from alexnet_jax.config import ConfigError
+from alexnet_jax.config import ConfigError, MeshConfig
 
 
 def narrow(**fields):
@@ -85,6 +86,32 @@ def test_parts_of_the_network_have_all_its_products():
     assert sum(p.flops for p in layers.parts(config) if p.name.endswith("forward")) == total
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_parts_must_move_is_what_they_are_given_and_give(precision):
+    """A gradient of a product has the product's three arrays; parameters are float32 always."""
+    config = steps.prepared(narrow(precision=precision))
+    found = {part.name: part for part in layers.parts(config)}
+    (x, kernel), width = found["fc7 forward"].arguments, 4 if precision == "float32" else 2
+    least = width * (x.size + kernel.size + 4 * kernel.shape[1])
+    for which in ("forward", "gradient of input", "gradient of kernel"):
+        assert found[f"fc7 {which}"].bytes == least
+    [y] = found["conv1: relu, norm, pool forward"].arguments
+    pooled = jax.eval_shape(found["conv1: relu, norm, pool forward"].function, y)
+    back = found["conv1: relu, norm, pool gradient of input"]
+    assert back.bytes == width * (2 * y.size + pooled.size)
+    params, *_ = found["update"].arguments
+    assert found["update"].bytes == 5 * 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert found["crop, flip, lighting"].bytes == (4 + 1) * 4 * 67 * 67 * 3
+
+
+def test_batch_normalisation_is_a_part_too():
+    config = configs.get("alexnet_bn")
+    config.model.width, config.batch_size = 1 / 16, 2
+    found = {part.name: part for part in layers.parts(steps.prepared(config))}
+    part = found["conv4: relu, norm gradient of input"]
+    assert jax.eval_shape(part.function, *part.arguments).shape == part.arguments[1].shape
+
+
 @pytest.mark.exhaustive
 def test_training_is_compared_with_its_bare_step(trained_run):
     config = narrow()
@@ -130,9 +157,27 @@ def test_parts_of_a_batch_need_less_memory():
 
 
 def test_mistakes_are_one_line(tmp_path):
-    said = commands.endings("benchmark", tmp_path, ["stpe"], [])
-    assert said[0].startswith("error: benchmark: stpe is not known; did you mean step?")
-    assert said[1].startswith("error: name one mode: step, eval")
+    paper = f"--config={configs.path('paper')}"
+    wrong = {
+        "benchmark: stpe is not known; did you mean step?": ["stpe"],
+        "name one mode: step, eval": [],
+        "--against: layers is not compared with PyTorch": ["layers", "--against=torch"],
+        "--picture: step draws none": ["step", "--picture=a.png"],
+        "--batch_size: startup starts the default recipe": ["startup", "--batch_size=7"],
+        f"--json: {tmp_path} cannot be written": ["step", f"--json={tmp_path}"],
+    }
+    said = commands.endings("benchmark", tmp_path, *([*a, paper] for a in wrong.values()))
+    for message, line in zip(wrong, said, strict=True):
+        assert line.startswith(f"error: {message}"), line
+    with pytest.raises(ConfigError, match="mesh: one device is measured"):
+        steps.prepared(narrow(mesh=MeshConfig(1, 2)))
+
+
+def test_a_flag_of_the_benchmarks_own_is_not_said_by_a_field(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark", "step", "--config.batch_size=3"])
+    monkeypatch.setattr(benchmark, "define_flags", lambda: None)
+    with pytest.raises(SystemExit, match="--config.batch_size: say --batch_size=... here"):
+        benchmark.main()
 
 
 def test_the_recipe_is_the_papers_where_none_is_named():
@@ -152,6 +197,12 @@ def test_rows_say_with_what_they_are_compared():
     assert "| step | 8 | 20 | 10 to 30 | torch-compile | 2.00 | 1.00 to 3.00 |" in rows.table(
         [rows.row("step", found, "torch-compile", batch_size=8)]
     )
+
+
+def test_layers_are_told_in_milliseconds_beside_their_floors():
+    more = {"milliseconds": 8.0, "floor_milliseconds": 2.0}
+    part = rows.Row("fc6", 1.0, 1.0, 1.0, ratio=0.25, ratios=(0.2, 0.3), more=more)
+    assert rows.table([part]).splitlines()[-1] == "| fc6 | 8.00 | 2.00 | 0.25 | 0.20 to 0.30 |"
 
 
 def test_starts_are_told_in_seconds():

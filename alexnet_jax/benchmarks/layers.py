@@ -27,27 +27,39 @@ class Part:
       function: what is computed.
       arguments: of it, random.
       flops: of its products.
-      numbers: that it must read and write at the least, whatever it is made of.
+      bytes: that it must read and write at the least, whatever it is made of.
     """
 
     name: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     flops: float
-    numbers: int
+    bytes: int
 
 
 def _random(seed: int, *shape: int, dtype: str) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
+def _bytes(*arrays: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
+
+
 def _passes(
-    name: str, function: Callable[..., jax.Array], arguments: tuple[jax.Array, ...], flops: float
+    name: str,
+    function: Callable[..., jax.Array],
+    arguments: tuple[jax.Array, ...],
+    flops: float,
+    reads_again: bool = False,
 ) -> list[Part]:
-    """Returns the forward pass, and the backward with respect to each argument but an image."""
+    """Returns the forward pass, and the backward with respect to each argument but an image.
+
+    A gradient of a product has the same three arrays as the product; what is not linear
+    (`reads_again`) must read its input again.
+    """
     y = jax.eval_shape(function, *arguments)
     dy = jnp.ones(y.shape, y.dtype)
-    size = sum(a.size for a in arguments) + y.size
+    size = _bytes(*arguments, y)
     parts = [Part(f"{name} forward", function, arguments, flops, size)]
     for at, argument in enumerate(arguments):
         if name == "conv1" and at == 0:
@@ -60,9 +72,8 @@ def _passes(
             return jax.vjp(of_one, arguments[at])[1](dy)[0]
 
         of = ("input", "kernel")[at] if len(arguments) == 2 else "input"
-        parts.append(
-            Part(f"{name} gradient of {of}", back, (dy, *arguments), flops, size + argument.size)
-        )
+        moved = size + _bytes(argument) if reads_again else size
+        parts.append(Part(f"{name} gradient of {of}", back, (dy, *arguments), flops, moved))
     return parts
 
 
@@ -78,6 +89,11 @@ def parts(config: Config) -> list[Part]:
     before = (config.image_size, sides.pool1, sides.pool2, sides.pool2, sides.pool2)
     paddings = ((corner, corner), c.conv2_padding, 1, 1, c.conv5_padding)
     groups = (1, c.columns, 1 if c.columns_meet else c.columns, c.columns, c.columns)
+    running = {
+        name: jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), leaves)
+        for name, leaves in shapes.items()
+        if "mean" in leaves  # batch normalisation's
+    }
     found: list[Part] = []
     for n, layer in enumerate(model.CONVOLUTIONS):
         if layer in c.without:
@@ -95,12 +111,11 @@ def parts(config: Config) -> list[Part]:
         def rest(y: jax.Array, n: int = n) -> jax.Array:
             apply = network.apply
             return jnp.asarray(
-                apply({"params": {}}, y, method=lambda m, v: m._after(n + 1, v, False))
+                apply({"params": running}, y, method=lambda m, v: m._after(n + 1, v, True))
             )
 
-        if c.normalisation == "local":
-            kind = ", ".join(getattr(c, f"layer{n + 1}").split())
-            found += _passes(f"{layer}: {kind}", rest, (y,), 0.0)
+        kind = ", ".join(getattr(c, f"layer{n + 1}").split())
+        found += _passes(f"{layer}: {kind}", rest, (y,), 0.0, reads_again=True)
     for layer in model.FULLY_CONNECTED:
         if layer in shapes:
             shape = shapes[layer]["kernel"].shape
@@ -121,7 +136,8 @@ def _augmentation(config: Config) -> Part:
         return views.training(batch, jax.random.key(0))
 
     out = jax.eval_shape(draw, batch)
-    return Part("crop, flip, lighting", draw, (batch,), 0.0, out.size + out.size // 4)
+    crops = out.size  # of a byte each
+    return Part("crop, flip, lighting", draw, (batch,), 0.0, _bytes(out) + crops)
 
 
 def _update(config: Config, network: model.AlexNet) -> Part:
@@ -134,8 +150,8 @@ def _update(config: Config, network: model.AlexNet) -> Part:
         moved, state = tx.update(grads, state, params, rates=rates)
         return jax.tree.map(jnp.add, params, moved), state
 
-    size = model.count_parameters(params)
-    return Part("update", update, (params, params, tx.init(params)), 0.0, 5 * size)
+    # Reads parameters, gradients and velocities, and writes all but the gradients.
+    return Part("update", update, (params, params, tx.init(params)), 0.0, 5 * _bytes(params))
 
 
 def measure(config: Config, rounds: int, picture: pathlib.Path | None = None) -> list[Row]:
@@ -147,13 +163,13 @@ def measure(config: Config, rounds: int, picture: pathlib.Path | None = None) ->
       picture: where to draw the roofline, if anywhere.
     """
     config = prepared(config)
-    best, width = work.ceiling(config.precision), jnp.dtype(config.precision).itemsize
+    best = work.ceiling(config.precision)
     rows, points = [], []
     for part in parts(config):
         program = compilation.compiled(part.function, *part.arguments)
         times = work.times(program, *part.arguments, repeats=rounds)
         spent = statistics.median(times)
-        floor = max(part.flops / best.flops, part.numbers * width / best.bandwidth)
+        floor = max(part.flops / best.flops, part.bytes / best.bandwidth)
         speed, slowest, fastest = (config.batch_size / t for t in (spent, max(times), min(times)))
         more = {
             "batch_size": config.batch_size,
@@ -161,11 +177,15 @@ def measure(config: Config, rounds: int, picture: pathlib.Path | None = None) ->
             "milliseconds": 1e3 * spent,
             "floor_milliseconds": 1e3 * floor,
             "tflops": part.flops / spent / 1e12,
+            "flops": part.flops,
+            "bytes": part.bytes,
+            "ceiling_flops": best.flops,
+            "ceiling_bytes_per_second": best.bandwidth,
         }
         row = Row(part.name, speed, slowest, fastest, beside="floor", more=more)
         row.ratio, row.ratios = floor / spent, (floor / max(times), floor / min(times))
         rows.append(row)
-        points.append((part.name, part.flops / (part.numbers * width), part.flops / spent))
+        points.append((part.name, part.flops / part.bytes, part.flops / spent))
         print(f"{part.name}: {1e3 * spent:.2f} ms, floor {1e3 * floor:.2f}", flush=True)
     if picture:
         draw(points, best, picture)

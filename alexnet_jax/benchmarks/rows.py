@@ -83,6 +83,8 @@ def table(rows: list[Row]) -> str:
     """Returns rows as a Markdown table."""
     if all("seconds" in r.more for r in rows):
         return _table_of_seconds(rows)
+    if all("floor_milliseconds" in r.more for r in rows):
+        return _table_of_floors(rows)
     lines = [
         "| what | batch | images/s | slowest to fastest round | against | ratio | its rounds |",
         "|---|---|---|---|---|---|---|",
@@ -101,6 +103,18 @@ def table(rows: list[Row]) -> str:
         batch, other = r.more.get("batch_size", ""), r.against or r.beside or ""
         rounds = f"{r.ratios[0]:.2f} to {r.ratios[1]:.2f}" if r.ratios else ""
         lines.append(f"| {r.what} | {batch} | {speed} | {spread} | {other} | {ratio} | {rounds} |")
+    return "\n".join(lines)
+
+
+def _table_of_floors(rows: list[Row]) -> str:
+    lines = ["| what | ms | floor, ms | ratio | its rounds |", "|---|---|---|---|---|"]
+    for r in rows:
+        spent, floor = r.more["milliseconds"], r.more["floor_milliseconds"]
+        least, most = r.ratios or (0.0, 0.0)
+        lines.append(
+            f"| {r.what} | {spent:.2f} | {floor:.2f} | {r.ratio or 0:.2f} | "
+            f"{least:.2f} to {most:.2f} |"
+        )
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from alexnet_jax import augment, evaluate, feeds, model, state, step
 from alexnet_jax import mesh as meshes
 from alexnet_jax.benchmarks import work
 from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
-from alexnet_jax.config import Config, MeshConfig
+from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.feeding import HostBatches
 from alexnet_jax.validation import validate
 
@@ -35,7 +35,13 @@ class Ours:
 
 
 def prepared(config: Config) -> Config:
-    """Returns a config that needs no data set and has one device."""
+    """Returns a config that needs no data set and has one device.
+
+    Raises:
+      ConfigError: it asks for a mesh, or holds what cannot be used.
+    """
+    if config.mesh != MeshConfig():
+        raise ConfigError("mesh: one device is measured; leave --config.mesh.* out")
     config.num_classes = config.num_classes or 10
     config.mesh, config.eval_views, config.feed = MeshConfig(1, 1), 1, "host"
     validate(config)
