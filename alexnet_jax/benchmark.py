@@ -52,7 +52,7 @@ def _refuse(mode: str) -> None:
         if given:
             raise ConfigError(f"--{given[0]}: startup starts the default recipe as it is")
     for name in ("json", "picture"):
-        _refuse_unwritable(name, f[name].value)
+        _refuse_unwritable(name, f[name].value or "")
 
 
 def _refuse_unwritable(flag: str, value: str) -> None:

@@ -15,6 +15,7 @@ from absl import app, flags
 from alexnet_jax import evaluate, startup, trained
 from alexnet_jax.config import ConfigError, MeshConfig
 from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.data.words import spoken
 from alexnet_jax.figures import class_errors as figure
 from alexnet_jax.predictions import (
     BEST,
@@ -150,7 +151,9 @@ def _draw(found: Predictions, network: TrainedNetwork, workdir: pathlib.Path, na
     rows = class_errors(found, network)
     table = workdir / "plots" / f"class_errors_{name}.csv"
     picture = workdir / "plots" / f"confusions_{name}.png"
-    figure.draw(rows, confusions(found, network), picture)
+    said = [row | {name: spoken(row[name]) for name in ("class", "taken_for")} for row in rows]
+    pairs = [(spoken(own), spoken(other), n) for own, other, n in confusions(found, network)]
+    figure.draw(said, pairs, picture)
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -9,6 +9,7 @@ from absl import app, flags
 from alexnet_jax import startup
 from alexnet_jax.data.decode import decode
 from alexnet_jax.data.types import DataError
+from alexnet_jax.data.words import spoken
 
 
 class Predictor:
@@ -51,7 +52,7 @@ def draw(image: np.ndarray, rows: list[tuple[str, float]], path: pathlib.Path) -
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.4))
     left.imshow(image)
     left.set_axis_off()
-    names, values = [name for name, _ in rows][::-1], [100 * p for _, p in rows][::-1]
+    names, values = [spoken(name) for name, _ in rows][::-1], [100 * p for _, p in rows][::-1]
     bars = right.barh(names, values, color=["tab:gray"] * (len(rows) - 1) + ["tab:blue"])
     right.bar_label(bars, fmt="%.1f %%", padding=3)
     right.set(xlim=(0, 115), xlabel="probability, %")
@@ -81,7 +82,8 @@ def _run(arguments: list[str]) -> None:
         rows = best_five(predictor(image), predictor.network.class_names)
         print(path)
         for name, probability in rows:
-            print(f"  {100 * probability:6.2f} %  {name}")
+            known = f"{spoken(name)} ({name})" if spoken(name) != name else name
+            print(f"  {100 * probability:6.2f} %  {known}")
         repeated = f"_{number}" if stems.count(path.stem) > 1 else ""
         picture = folder / f"{path.stem}{repeated}.png"
         with startup.errors_as_one_line():

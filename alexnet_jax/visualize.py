@@ -62,10 +62,12 @@ def _reader(network: Any, split: str) -> tuple[Any, str]:
 
 
 def _read(reader: Any, index: int) -> tuple[np.ndarray, str]:
-    """Returns an image and its class, "" where that is not known."""
+    """Returns an image and its class in words, "" where that is not known."""
+    from alexnet_jax.data.words import spoken
+
     image = np.empty((reader.side, reader.side, 3), np.uint8)
     label, _ = reader.read(index, image)
-    return image, reader.class_name(label)
+    return image, spoken(reader.class_name(label))
 
 
 def _chosen(reader: Any) -> list[int]:
@@ -102,6 +104,7 @@ def answers() -> pathlib.Path:
     """Draws figure 4, left."""
 
     from alexnet_jax import compilation, evaluate
+    from alexnet_jax.data.words import spoken
     from alexnet_jax.figures import answers as figure
 
     network = _load(_workdirs()[0])
@@ -119,7 +122,7 @@ def answers() -> pathlib.Path:
         order = np.argsort(-p, kind="stable")[: figure.BARS]
         images.append(image)
         labels.append(label)
-        rows.append([(network.class_name(int(k)), float(p[k])) for k in order])
+        rows.append([(spoken(network.class_name(int(k))), float(p[k])) for k in order])
     path = _out("answers.png")
     figure.draw(images, labels, rows, path)
     return path
@@ -160,6 +163,7 @@ def neighbours() -> pathlib.Path:
 def confusion() -> pathlib.Path:
     """Draws the confusion matrix of a split, by ten views."""
     from alexnet_jax import predictions
+    from alexnet_jax.data.words import spoken
     from alexnet_jax.figures import confusion as figure
 
     network = _load(_workdirs()[0])
@@ -172,7 +176,7 @@ def confusion() -> pathlib.Path:
     counts = figure.matrix(found.labels[counted], found.classes[counted, 0], classes)
     error = 100 * found.wrong(1)[counted].mean()
     path = _out("confusion.png")
-    names = [network.class_name(k) for k in range(classes)]
+    names = [spoken(network.class_name(k)) for k in range(classes)]
     figure.draw(counts, names, path, f"{split}: top-1 error {error:.2f} %, ten views")
     return path
 

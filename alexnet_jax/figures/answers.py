@@ -1,6 +1,7 @@
 """Test images with their five likeliest classes (figure 4 of the paper, left)."""
 
 import pathlib
+import textwrap
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ def draw(
         top, bottom = part.subplots(2, 1, height_ratios=(3, 1.3))
         top.imshow(image)
         top.set_axis_off()
-        top.set_title(label or "?", fontsize=11)
+        top.set_title(textwrap.fill(label, 26) or "?", fontsize=11)
         names = [name for name, _ in rows[:BARS]][::-1]
         values = [p for _, p in rows[:BARS]][::-1]
         places = np.arange(len(names))

@@ -40,7 +40,8 @@ def draw(runs: dict[str, list[Row]], path: pathlib.Path) -> None:
     left.set(title="training loss", xlabel="epoch", ylabel="nats")
     right.set(title="top-1 error, one view", xlabel="epoch", ylabel="%")
     for axis in (left, right):
-        axis.set_ylim(bottom=0)
+        drawn = [value for line in axis.get_lines() for value in line.get_ydata()]
+        axis.set_ylim(0, 1.06 * max(drawn, default=1.0) or 1.0)
         axis.grid(alpha=0.3)
     right.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)

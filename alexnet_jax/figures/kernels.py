@@ -39,7 +39,7 @@ def specialisation(kernels: np.ndarray, columns: int = 2) -> float:
 
 
 def draw(kernels: np.ndarray, columns: int, path: pathlib.Path, title: str) -> None:
-    """Draws each column's kernels, the most coloured last, and their colour selectivity.
+    """Draws each column's kernels, in their order, and their colour selectivity.
 
     Args:
       kernels: (h, w, 3, K).
@@ -87,7 +87,8 @@ def draw_distribution(indices: dict[str, list[float]], path: pathlib.Path) -> No
     figure = Figure(figsize=(7, 1.2 + 0.6 * len(indices)), layout="constrained")
     axis = figure.subplots()
     for row, values in enumerate(indices.values()):
-        axis.plot(values, [row] * len(values), "o", alpha=0.6, color=f"C{row}")
+        beside = row + np.linspace(-0.15, 0.15, len(values))  # equal ones are seen apart
+        axis.plot(values, beside, "o", alpha=0.6, color=f"C{row}", clip_on=False)
         axis.plot([np.mean(values)], [row], "|", ms=24, color=f"C{row}")
     axis.set_yticks(range(len(indices)), [f"{name} ({len(v)})" for name, v in indices.items()])
     axis.set(

@@ -1,6 +1,7 @@
 """Test images and the training images nearest to them inside the network (figure 4, right)."""
 
 import pathlib
+import textwrap
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,7 +23,7 @@ def draw(
     """
     across = 1 + len(found[0])
     figure = Figure(figsize=(1.7 * across, 1.95 * len(queries) + 0.5), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, 15 * across))
     axes = figure.subplots(
         len(queries), across, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02}
     )

@@ -1,0 +1,23 @@
+"""What classes are called where a person reads it: ImageNet's are numbers of WordNet's synsets."""
+
+import functools
+import pathlib
+import re
+
+# Each of the thousand with the first word of its synset (Princeton University, WordNet 3.0).
+_FILE = pathlib.Path(__file__).with_name("imagenet_words.txt")
+# As folders of photographs are often called: n02056570_king_penguin, n02085620-Chihuahua.
+_NUMBER_AND_WORDS = re.compile(r"n\d{8}[-_](.+)")
+
+
+@functools.cache
+def _words() -> dict[str, str]:
+    return dict(line.split(" ", 1) for line in _FILE.read_text().splitlines())
+
+
+def spoken(class_name: str) -> str:
+    """Returns a class's name in words: n02056570 is king penguin; other names are as they are."""
+    named = _NUMBER_AND_WORDS.fullmatch(class_name)
+    if named:
+        return named[1].replace("_", " ")
+    return _words().get(class_name, class_name)
