@@ -187,11 +187,13 @@ def curves() -> pathlib.Path:
     from alexnet_jax.writers import read_rows
 
     runs = {}
-    for workdir in _workdirs():
+    workdirs = _workdirs()
+    alike = len({workdir.name for workdir in workdirs}) < len(workdirs)
+    for workdir in workdirs:
         rows = read_rows(workdir / "metrics.jsonl")
         if not rows:
             raise ConfigError(f"--workdir: {workdir} has no metrics.jsonl with rows")
-        runs[workdir.name if workdir.name not in runs else str(workdir)] = rows
+        runs[str(workdir) if alike else workdir.name] = rows
     path = _out("curves.png")
     figure.draw(runs, path)
     return path

@@ -42,6 +42,7 @@ def draw(runs: dict[str, list[Row]], path: pathlib.Path) -> None:
     for axis in (left, right):
         drawn = [value for line in axis.get_lines() for value in line.get_ydata()]
         axis.set_ylim(0, 1.06 * max(drawn, default=1.0) or 1.0)
+        axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
     right.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -130,7 +130,7 @@ ROWS: dict[str, Callable[[Config], str]] = {
     "8: then divided by": lambda c: f"{c.augment.lighting_rescale:g}",
     "9: images of one crop and flip": lambda c: str(c.augment.chunk),
     "10: rate of conv1 alone": _conv1,
-    "11: no lighting from epoch": lambda c: str(c.augment.lighting_off_epoch or "-"),
+    "11: neither 7 nor 8 from epoch": lambda c: str(c.augment.lighting_off_epoch or "-"),
     "12: crop": _input,
     "mean": _mean,
     "pixels divided by": lambda c: ", ".join(f"{value:g}" for value in c.augment.pixel_std),
