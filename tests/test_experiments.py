@@ -149,7 +149,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(drawn, tmp_path, monkeypatc
     monkeypatch.setattr(lrn, "REPORTED", 2)
     monkeypatch.setattr(lrn, "SAVED", 2)
     monkeypatch.setitem(lrn.ARMS, "small", (nets.FourLayers("relu"), (("fc4", 0.01),)))
-    whole = lrn.run("small", 3, 8, drawn, drawn, tmp_path / "whole.npz")
+    whole = lrn.run("small", 3, 8, "13pct", drawn, drawn, tmp_path / "whole.npz")
     assert len(whole["curve"]) == 8
     report, seen = training.metrics.compute, []
 
@@ -161,7 +161,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(drawn, tmp_path, monkeypatc
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training.metrics, "compute", stopped)
-        lrn.run("small", 3, 8, drawn, drawn, tmp_path / "new" / "part.npz")
+        lrn.run("small", 3, 8, "13pct", drawn, drawn, tmp_path / "new" / "part.npz")
     assert (tmp_path / "new" / "part.npz").exists()
     shown, made = training.Training.run, []
 
@@ -171,11 +171,11 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(drawn, tmp_path, monkeypatc
             yield report
 
     monkeypatch.setattr(training.Training, "run", counted)
-    assert lrn.run("small", 3, 8, drawn, drawn, tmp_path / "new" / "part.npz") == whole
+    assert lrn.run("small", 3, 8, "13pct", drawn, drawn, tmp_path / "new" / "part.npz") == whole
     assert len(made) == 4  # four of eight were there
     other = dataclasses.replace(drawn, label=drawn.label[:200], image=drawn.image[:200])
     with pytest.raises(ValueError, match=r"part\.npz: is of another recipe or data set"):
-        lrn.run("small", 3, 8, other, drawn, tmp_path / "new" / "part.npz")
+        lrn.run("small", 3, 8, "13pct", other, drawn, tmp_path / "new" / "part.npz")
 
 
 def test_an_update_is_the_authors(drawn):
@@ -220,10 +220,18 @@ def test_tables_of_the_small_nets():
     ]
     assert "tanh / ReLU: 6.0" in figure1.table(rows)
     found = [
-        {"arm": arm, "seed": seed, "epochs": 5, "test_error_1": e, "test_error_10": e - 0.01}
+        {"arm": arm, "seed": seed, "epochs": 5, "schedule": "13pct"}
+        | {"test_error_1": e, "test_error_10": e - 0.01}
         for arm, seed, e in (("a", 0, 0.2), ("a", 1, 0.3), ("b", 0, 0.21), ("b", 1, 0.31))
     ]
-    assert "+1.00 ± 0.00 |" in lrn.table(found, 5, ["a", "b"], [0, 1])
+    assert "+1.00 ± 0.00 |" in lrn.table(found, 5, "13pct", ["a", "b"], [0, 1])
+
+
+def test_schedules_are_the_authors():
+    """layer-params-cifar10-11pct.cfg: 350 and 150 epochs, then 10 and 10 at lower rates."""
+    assert [520 * at for at, _ in lrn.stages("11pct")] == pytest.approx([500, 510])
+    assert [160 * at for at, _ in lrn.stages("13pct")] == pytest.approx([140, 150])
+    assert [rate for _, rate in lrn.stages("13pct")] == [0.1, 0.01]
 
 
 def test_the_fastest_rate_is_looked_for_beyond_the_ends():

@@ -40,7 +40,7 @@ def prepared(config: Config) -> Config:
     Raises:
       ConfigError: it asks for a mesh, or holds what cannot be used.
     """
-    if config.mesh != MeshConfig():
+    if config.mesh not in (MeshConfig(), MeshConfig(1, 1)):
         raise ConfigError("mesh: one device is measured; leave --config.mesh.* out")
     config.num_classes = config.num_classes or 10
     config.mesh, config.eval_views, config.feed = MeshConfig(1, 1), 1, "host"
