@@ -115,9 +115,7 @@ class Views:
             if c.lighting != "none":
                 colour = self.lighting(purpose_key(seed_key, LIGHT, epoch, index))
                 rescale = rescale * c.lighting_rescale
-                if (
-                    c.lighting_off_epoch
-                ):  # the authors' code divides where it adds noise, only there
+                if c.lighting_off_epoch:  # the authors' code divides only where it adds noise
                     on = epoch < c.lighting_off_epoch
                     colour, rescale = jnp.where(on, colour, 0), jnp.where(on, rescale, 1)
             return corner, mirrored, colour, rescale

@@ -28,8 +28,19 @@ def define_flags() -> None:
     flags.DEFINE_string("picture", "", "layers: FILE.png for the roofline")
 
 
-# What --config.FIELD says elsewhere is said by a flag of its own here.
-BY_FLAG = {"batch_size": "--batch_size", "precision": "--precision", "dataset": "--dataset"}
+OWN_FLAGS = ("batch_size", "precision", "dataset", "data_dir")  # of what is a field elsewhere
+
+
+def _refuse_fields(arguments: list[str]) -> None:
+    """Refuses --config.FIELD where a flag of the benchmark says the same, and would win.
+
+    Raises:
+      ConfigError: names both.
+    """
+    names = {argument.lstrip("-").partition("=")[0] for argument in arguments}
+    for field in OWN_FLAGS:
+        if f"config.{field}" in names:
+            raise ConfigError(f"--config.{field}: say --{field}=... here")
 
 
 def _refuse(mode: str) -> None:
@@ -123,10 +134,7 @@ def main() -> None:
     """Parses the flags and measures; a wrong flag ends it with one line."""
     define_flags()
     try:
-        for argument in sys.argv:
-            field = argument.lstrip("-").partition("=")[0].removeprefix("config.")
-            if argument.lstrip("-").startswith("config.") and field in BY_FLAG:
-                raise ConfigError(f"--config.{field}: say {BY_FLAG[field]}=... here")
+        _refuse_fields(sys.argv)
         sys.argv = recipe_flags.resolve(sys.argv, "paper")
     except ConfigError as error:
         sys.exit(f"error: {error}")

@@ -14,7 +14,6 @@ from absl import app, flags
 
 from alexnet_jax import evaluate, startup, trained
 from alexnet_jax.config import ConfigError, MeshConfig
-from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.words import spoken
 from alexnet_jax.figures import class_errors as figure
 from alexnet_jax.predictions import (
@@ -106,7 +105,7 @@ def _file_of_predictions(network: TrainedNetwork, split: str) -> pathlib.Path | 
     if path.is_dir():
         raise ConfigError(f"--predictions: {path} is a folder; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    left_out = open_dataset(network.config).left_out(split)
+    left_out = network.dataset.left_out(split)
     if path.suffix == SUBMISSION and left_out:
         raise ConfigError(
             f"--predictions: {left_out} images of {split} were left out when "

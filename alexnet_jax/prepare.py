@@ -43,7 +43,8 @@ def prepare() -> None:
     source = pathlib.Path(f.dataset).expanduser()
     if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"--out: {folder} lies inside the data set {f.dataset}")
-    if folder.is_dir() and not store.is_store(folder) and any(folder.iterdir()):
+    begun = (folder / store.MANIFEST).is_file() or (folder / store.UNFINISHED).is_dir()
+    if folder.is_dir() and not begun and any(folder.iterdir()):  # TFDS's own, perhaps
         raise DataError(f"{folder}: is not empty and holds no store; use another --out")
     options = Options(f.encoding, f.resize, f.exif_orientation, f.on_bad_image, f.shards)
     dataset = open_dataset(

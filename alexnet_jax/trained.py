@@ -1,6 +1,7 @@
 """A run's network as it was saved, ready to be used."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 from alexnet_jax import augment, checkpoint, model, schemes
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config, ConfigError, MeshConfig
+from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.types import Source
@@ -44,15 +46,19 @@ class TrainedNetwork:
         """How the mesh computes the network."""
         return schemes.build(self.config, self.network, self.mesh)
 
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """The data set that its config names, opened once."""
+        return open_dataset(self.config)
+
     def source(self, split: str = "") -> tuple[Source, str]:
         """Opens a split or slice of its data set, empty: its evaluation split; says its name too.
 
         Raises:
           DataError: no such data set or split.
         """
-        dataset = open_dataset(self.config)
-        split = split or self.config.eval_split or dataset.eval_split()
-        return dataset.open(split), split
+        split = split or self.config.eval_split or self.dataset.eval_split()
+        return self.dataset.open(split), split
 
     def reader(self, source: Source) -> ImageReader:
         """Reads a source as the run reads its own."""

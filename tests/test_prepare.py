@@ -349,6 +349,28 @@ def test_another_source_of_the_same_size_is_refused(images, tmp_path):
     assert status == 0, said
 
 
+def test_a_data_set_of_tfds_is_not_written_over(images, made, tmp_path):
+    """It has a description and shards too, but nothing of ours."""
+    theirs = copied(made, tmp_path / "theirs")
+    (theirs / store.MANIFEST).unlink()
+    before = {path.name: path.read_bytes() for path in theirs.iterdir()}
+    status, said = prepare(f"--dataset={images}", f"--out={theirs}", "--resize=64")
+    assert status == 1
+    assert "is not empty and holds no store" in said
+    assert {path.name: path.read_bytes() for path in theirs.iterdir()} == before
+
+
+def test_an_older_store_s_source_is_known_as_it_was_spelt(images, made, tmp_path, monkeypatch):
+    older = copied(made, tmp_path / "older")
+    manifest = json.loads((older / store.MANIFEST).read_text())
+    del manifest["sha256"], manifest["contents"]
+    monkeypatch.chdir(images.parent)
+    (older / store.MANIFEST).write_text(json.dumps(manifest | {"source": images.name}))
+    status, said = prepare(f"--dataset={images}", f"--out={older}", "--resize=64", "--shards=5")
+    assert status == 0, said
+    assert "is finished" in said
+
+
 def test_images_without_folders_of_classes_have_no_labels_and_stay_in_order(images, tmp_path):
     source, out = tmp_path / "set", tmp_path / "store"
     shutil.copytree(images, source)

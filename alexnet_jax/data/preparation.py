@@ -88,15 +88,19 @@ def _is_text(name: str) -> bool:
 
 def identity(dataset: Dataset, options: Options) -> dict[str, Any]:
     """Returns what a store is made of: where it differs, it is another store."""
-    source = pathlib.Path(dataset.name).expanduser()
     contents = "\n".join(dataset.contents()).encode(errors="surrogateescape")
     return {
-        "source": os.path.abspath(source) if source.is_dir() else dataset.name,
+        "source": _absolute(dataset.name),
         "splits": dataset.sizes,
         "contents": hashlib.sha256(contents).hexdigest(),
         "options": dataclasses.asdict(options),
         "version": alexnet_jax.__version__,
     }
+
+
+def _absolute(source: str) -> str:
+    path = pathlib.Path(source).expanduser()
+    return os.path.abspath(path) if path.is_dir() else source
 
 
 def finished_already(dataset: Dataset, folder: pathlib.Path, options: Options) -> bool:
@@ -108,7 +112,7 @@ def finished_already(dataset: Dataset, folder: pathlib.Path, options: Options) -
     if not (folder / store.MANIFEST).is_file():
         return False
     manifest = store.read_manifest(folder)
-    _refuse_another(folder, manifest, identity(dataset, options), any(manifest["bad_images"]))
+    _refuse_another(folder, manifest, identity(dataset, options), bool(manifest.get("bad_images")))
     problems = store.damaged_files(folder, manifest)
     if problems:
         raise DataError(f"{problems[0]}; restore it, or remove {folder} and prepare it again")
@@ -127,6 +131,8 @@ def _refuse_another(
       DataError: says what differs.
     """
     noted = {name: noted[name] for name in asked if name in noted}  # older ones note less
+    if "source" in noted:  # older ones have it as it was spelt
+        noted["source"] = _absolute(noted["source"])
     if "options" in noted and not (left_out and asked["options"]["on_bad_image"] == "raise"):
         free = {"on_bad_image": asked["options"]["on_bad_image"]}
         noted["options"] = noted["options"] | free

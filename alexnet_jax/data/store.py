@@ -161,7 +161,7 @@ class Store(Dataset):
     def left_out(self, spec: str) -> int:
         """Returns how many images of a split were left out when it was prepared."""
         name, *_ = self._range(spec)
-        return self.manifest["splits"].get(name, self.sizes[name]) - self.sizes[name]
+        return self.manifest.get("splits", {}).get(name, self.sizes[name]) - self.sizes[name]
 
     def _whole(self, split: str) -> Source:
         about = self._info.splits[split]

@@ -106,7 +106,7 @@ def _bound(config: Config, tensors: dict[str, np.ndarray], path: pathlib.Path) -
     c = config.model
     widest = c.width * max(*c.channels, c.fc_units, c.fc7_units)
     longest = max((max(values.shape, default=0) for values in tensors.values()), default=0)
-    if widest > max(longest, 1) or config.image_size > config.resize:
+    if widest > longest:
         raise WeightsError(
             f"{path}: its config has layers of {widest:,.0f} units, and its longest tensor "
             f"{longest:,}; export it again"
