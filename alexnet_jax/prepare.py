@@ -30,9 +30,10 @@ def prepare() -> None:
     """
     from alexnet_jax import files
     from alexnet_jax.data import store
-    from alexnet_jax.data.preparation import Preparation, finished_already
+    from alexnet_jax.data.preparation import Preparation
     from alexnet_jax.data.shard_writer import Options
     from alexnet_jax.data.sources import open_dataset
+    from alexnet_jax.data.store_plan import finished_already
     from alexnet_jax.data.types import DataError
     from alexnet_jax.progress import Progress
 

@@ -394,22 +394,22 @@ def test_images_without_folders_of_classes_have_no_labels_and_stay_in_order(imag
     [("a ", "class 'a ' of .* a blank"), ("a\nb", "several lines"), ("a\udcff", "is not text")],
 )
 def test_classes_that_tfds_would_not_read_back_are_refused(images, tmp_path, name, message):
-    from alexnet_jax.data import preparation, shard_writer
+    from alexnet_jax.data import shard_writer, store_plan
 
     shutil.copytree(images, tmp_path / "set")
     (tmp_path / "set" / "train" / name).mkdir()
     dataset = open_dataset(Config(dataset=str(tmp_path / "set")))
     with pytest.raises(DataError, match=message):
-        preparation.shards(dataset, shard_writer.Options())
+        store_plan.shards(dataset, shard_writer.Options())
 
 
 def test_a_split_that_means_all_splits_is_refused(images, tmp_path):
-    from alexnet_jax.data import preparation, shard_writer
+    from alexnet_jax.data import shard_writer, store_plan
 
     shutil.copytree(images / "val", tmp_path / "set" / "all")
     dataset = open_dataset(Config(dataset=str(tmp_path / "set")))
     with pytest.raises(DataError, match="split all of .* not called all; rename it"):
-        preparation.shards(dataset, shard_writer.Options())
+        store_plan.shards(dataset, shard_writer.Options())
 
 
 def test_damage_to_the_manifest_itself_is_found(made, tmp_path):

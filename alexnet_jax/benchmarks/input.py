@@ -22,7 +22,7 @@ import numpy as np
 from alexnet_jax import feeds, mesh
 from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
 from alexnet_jax.config import Config, ConfigError, MeshConfig
-from alexnet_jax.data import preparation, shard_writer
+from alexnet_jax.data import shard_writer, store_plan
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.decode import read_square
 from alexnet_jax.data.loader import ImageReader, Loader, training_positions
@@ -71,7 +71,7 @@ def measure(
 
 def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]:
     options, workers = Options(), os.cpu_count() or 1
-    shards = preparation.shards(dataset, Options(shards=SHARDS))
+    shards = store_plan.shards(dataset, Options(shards=SHARDS))
     images = sum(dataset.sizes.values())
     sources = {split: dataset.open(split) for split in dataset.sizes}
     context = multiprocessing.get_context("spawn")

@@ -1,20 +1,15 @@
 """Makes a store: shards written by several processes, each whole or not there.
 
-A shard holds a fixed range of its split, so that its bytes do not depend on who writes it or when.
 What is finished is noted in STORE/unfinished; the same command goes on from there.
 """
 
 import concurrent.futures
 import contextlib
-import dataclasses
-import hashlib
 import io
 import json
-import math
 import multiprocessing
 import os
 import pathlib
-import re
 import shutil
 import signal
 import threading
@@ -25,124 +20,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-import alexnet_jax
 from alexnet_jax import files
-from alexnet_jax.data import statistics, store
+from alexnet_jax.data import statistics, store, store_plan
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.shard_writer import Options, Shard, Written, start_worker, write_shard
 from alexnet_jax.data.statistics import PixelSums, Statistics
 from alexnet_jax.data.types import DataError
-
-# Of pixels, where the number of shards is not given: few enough files for a process to hold open
-# (ImageNet: 235 and 10), and for less, several that processes can share.
-SHARD_BYTES, LEAST_SHARD_BYTES, SHARDS_TO_SHARE = 2**30, 2**25, 16
-
-
-def shards(dataset: Dataset, options: Options) -> list[Shard]:
-    """Returns the shards of all splits.
-
-    Raises:
-      DataError: a split's name that TFDS cannot have.
-    """
-    name = re.sub(r"\W+", "_", pathlib.PurePath(dataset.name).name).strip("_").lower() or "images"
-    name = re.sub(r"[^a-z0-9_]", "_", name)
-    name = name if name[0].isalpha() else f"images_{name}"  # TFDS wants a letter first
-    found = []
-    _refuse_class_names(dataset)
-    for split, size in sorted(dataset.sizes.items()):
-        if not re.fullmatch(r"[A-Za-z0-9_]+", split) or split == "all":  # TFDS's for all splits
-            raise DataError(
-                f"split {split} of {dataset.name}: a store's splits are of letters, digits and _ "
-                "alone, and not called all; rename it"
-            )
-        pixels = size * options.resize**2 * 3
-        shared = min(SHARDS_TO_SHARE, math.ceil(pixels / LEAST_SHARD_BYTES))
-        automatic = max(shared, math.ceil(pixels / SHARD_BYTES))
-        count = min(options.shards or automatic, size)
-        for i in range(count):
-            file = f"{name}-{split}.array_record-{i:05d}-of-{count:05d}"
-            found.append(Shard(split, i * size // count, (i + 1) * size // count, file))
-    return found
-
-
-def _refuse_class_names(dataset: Dataset) -> None:
-    """TFDS keeps classes as lines of a file.
-
-    Raises:
-      DataError: names a class that would not come back as it is.
-    """
-    for name in dataset.class_names:
-        if name != name.strip() or len(name.splitlines()) != 1 or not _is_text(name):
-            raise DataError(
-                f"class {name!r} of {dataset.name}: begins or ends with a blank, has several lines "
-                "or is not text; rename it"
-            )
-
-
-def _is_text(name: str) -> bool:
-    try:
-        return bool(name.encode())
-    except UnicodeEncodeError:
-        return False
-
-
-def identity(dataset: Dataset, options: Options) -> dict[str, Any]:
-    """Returns what a store is made of: where it differs, it is another store."""
-    contents = "\n".join(dataset.contents()).encode(errors="surrogateescape")
-    return {
-        "source": _absolute(dataset.name),
-        "splits": dataset.sizes,
-        "contents": hashlib.sha256(contents).hexdigest(),
-        "options": dataclasses.asdict(options),
-        "version": alexnet_jax.__version__,
-    }
-
-
-def _absolute(source: str) -> str:
-    path = pathlib.Path(source).expanduser()
-    return os.path.abspath(path) if path.is_dir() else source
-
-
-def finished_already(dataset: Dataset, folder: pathlib.Path, options: Options) -> bool:
-    """Does the folder hold the finished store that is asked for?
-
-    Raises:
-      DataError: it holds another finished store, or a damaged one.
-    """
-    if not (folder / store.MANIFEST).is_file():
-        return False
-    manifest = store.read_manifest(folder)
-    _refuse_another(folder, manifest, identity(dataset, options), bool(manifest.get("bad_images")))
-    problems = store.damaged_files(folder, manifest)
-    if problems:
-        raise DataError(f"{problems[0]}; restore it, or remove {folder} and prepare it again")
-    return True
-
-
-def _refuse_another(
-    folder: pathlib.Path, noted: dict[str, Any], asked: dict[str, Any], left_out: bool
-) -> None:
-    """Refuses to go on with what another source or other options made.
-
-    What `on_bad_image` says matters only where an image was left out: without one the shards are
-    the same, so that a preparation that a bad image stopped goes on with skip.
-
-    Raises:
-      DataError: says what differs.
-    """
-    noted = {name: noted[name] for name in asked if name in noted}  # older ones note less
-    if "source" in noted:  # older ones have it as it was spelt
-        noted["source"] = _absolute(noted["source"])
-    if "options" in noted and not (left_out and asked["options"]["on_bad_image"] == "raise"):
-        free = {"on_bad_image": asked["options"]["on_bad_image"]}
-        noted["options"] = noted["options"] | free
-    for name, was in noted.items():
-        if was == asked[name]:
-            continue
-        differs = f"was begun with {name} = {was}, not {asked[name]}"
-        if name == "contents":
-            differs = f"was begun when {asked['source']} had other classes or files"
-        raise DataError(f"{folder} {differs}; use another --out, or remove it")
 
 
 class Preparation:
@@ -157,12 +40,12 @@ class Preparation:
         """
         self._dataset, self._folder, self._options = dataset, folder, options
         self._state = folder / store.UNFINISHED / "progress.npz"
-        self._shards = shards(dataset, options)
+        self._shards = store_plan.shards(dataset, options)
         self._about: dict[str, dict[str, Any]] = {}
         self._bad: dict[str, list[str]] = {}
         self._cost = np.zeros(3, np.int64)
         self._sums = PixelSums(options.resize)
-        self._identity = identity(dataset, options)
+        self._identity = store_plan.identity(dataset, options)
         if self._state.is_file():
             self._load()
         for left_over in folder.glob("*.part-*"):
@@ -332,7 +215,7 @@ class Preparation:
         except (ValueError, KeyError) as error:
             raise DataError(f"{error}; remove {self._folder} and begin again") from error
         left_out = any(noted["bad"].values())
-        _refuse_another(self._folder, noted, self._identity, left_out)
+        store_plan.refuse_another(self._folder, noted, self._identity, left_out)
         self._about, self._bad = noted["about"], noted["bad"]
         self._cost, self._sums.count = np.array(noted["cost"], np.int64), noted["count"]
 
