@@ -1,5 +1,6 @@
 """Where the arrays come from that feed a step: read ahead on the host, or read once to stay."""
 
+import concurrent.futures
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from alexnet_jax.data.loader import (
     evaluation_batches,
     evaluation_positions,
     read_all,
+    reading_threads,
     training_positions,
 )
 from alexnet_jax.data.order import permutation
@@ -105,7 +107,7 @@ class HostFeed:
 
     def describe(self) -> str:
         """Says how the images come."""
-        return f"read ahead by {self._config.read_threads} threads"
+        return f"read ahead by {reading_threads(self._config.read_threads)} threads"
 
     def sample(self) -> Fed:
         """Returns a batch of zeros."""
@@ -157,12 +159,21 @@ class ResidentFeed:
         return rows * self.feeding.side**2 * 3
 
     def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Iterator[Fed]:
-        """Yields the same arrays; a new order at each epoch is all that is put on the devices."""
+        """Yields the same arrays; a new order at each epoch is all that is put on the devices.
+
+        The order after it is drawn in a thread meanwhile: a million numbers take long to sort.
+        """
         go, told = (self._flags(value) for value in (0, 1))
         counted = functools.cache(lambda steps: self._everywhere(np.int32(steps)))
-        for updates in dispatches:
-            self._order_from((updates.start - 1) * self.feeding.batch_size // self.count)
-            yield self._fed | {"stop": told if stop() else go, "steps": counted(len(updates))}
+        drawn: dict[int, concurrent.futures.Future[np.ndarray]] = {}
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            for updates in dispatches:
+                epoch = (updates.start - 1) * self.feeding.batch_size // self.count
+                if epoch != self._epoch:
+                    known = drawn.get(epoch)
+                    self._set_orders(epoch, known.result() if known else self._orders(epoch))
+                    drawn = {epoch + 1: thread.submit(self._orders, epoch + 1)}
+                yield self._fed | {"stop": told if stop() else go, "steps": counted(len(updates))}
 
     def evaluation(self) -> Iterator[Fed]:
         """Yields the same arrays with the number of each batch."""
@@ -212,15 +223,16 @@ class ResidentFeed:
             "stop": self._flags(0),
         }
 
-    def _order_from(self, epoch: int) -> None:
-        if epoch == self._epoch:
-            return
-        self._epoch = epoch
-        seed = self._config.seed
+    def _orders(self, epoch: int) -> np.ndarray:
+        """Returns the orders of the epochs that a dispatch may hold a part of, from one on."""
         epochs = range(epoch, epoch + self.feeding.orders)
-        orders = [permutation(seed, e, self.count) for e in epochs]
+        orders = [permutation(self._config.seed, e, self.count) for e in epochs]
+        return np.stack(orders).astype(np.int32)
+
+    def _set_orders(self, epoch: int, orders: np.ndarray) -> None:
+        self._epoch = epoch
         self._fed |= {
-            "order": self._everywhere(np.stack(orders).astype(np.int32)),
+            "order": self._everywhere(orders),
             "first_epoch": self._everywhere(np.int32(epoch)),
         }
 

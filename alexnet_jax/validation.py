@@ -38,7 +38,7 @@ LEAST: dict[str, tuple[float, bool]] = {
     "num_classes": (0, False),
     "seed": (0, False),
     "resize": (1, False),
-    "read_threads": (1, False),
+    "read_threads": (0, False),
     "read_ahead": (1, False),
     "resident_gib": (0, False),
     "steps_per_dispatch": (1, False),

@@ -1,5 +1,6 @@
 """Batches of uint8 images, read ahead in Grain's threads into a few reused buffers."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,7 @@ from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.types import Batch, DataError, Positions, Source
 
 TOGETHER = 32  # images that a thread reads before it says so
+MOST_THREADS = 16  # where their number is not said
 ALIGNMENT = 64  # bytes: what a device may read without another copy
 
 
@@ -74,6 +76,11 @@ class ImageReader:
         return "" if label < 0 else names[label] if label < len(names) else f"class {label}"
 
 
+def reading_threads(asked: int) -> int:
+    """Returns `read_threads`, or where it is 0 one for each core."""
+    return asked or min(os.cpu_count() or 1, MOST_THREADS)
+
+
 class Loader:
     """Reads batches in order, a few ahead, in threads.
 
@@ -81,7 +88,7 @@ class Loader:
     """
 
     def __init__(self, reader: ImageReader, threads: int, ahead: int) -> None:
-        self._reader, self._threads, self._ahead = reader, threads, ahead
+        self._reader, self._threads, self._ahead = reader, reading_threads(threads), ahead
 
     def batches(
         self,
@@ -158,7 +165,7 @@ def read_all(
       reader: of the split.
       first: example.
       last: example, not read.
-      threads: that read.
+      threads: that read; see `reading_threads`.
       progress: called with the images read since the last call.
 
     Returns:
@@ -178,6 +185,7 @@ def read_all(
         return len(span)
 
     count = -(-inside // TOGETHER)
+    threads = reading_threads(threads)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     tasks = iter(grain.MapDataset.range(count).map(some).to_iter_dataset(options))
     try:
