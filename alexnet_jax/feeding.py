@@ -15,6 +15,8 @@ from jax.sharding import Mesh
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import MeshConfig
 
+ORDERED = 64  # updates whose order is put on the devices at once, at least
+
 Fed = dict[str, jax.Array]
 DeviceBatch = dict[str, jax.Array]
 
@@ -156,8 +158,12 @@ class ResidentSplit:
 
     @property
     def orders(self) -> int:
-        """Epochs that the batches of one dispatch may hold a part of."""
-        return (self.count + self.steps * self.batch_size - 2) // self.count + 1
+        """Epochs whose orders are on the devices: those that a dispatch may hold a part of.
+
+        Where epochs are short there are more, for putting them there takes a millisecond.
+        """
+        images = max(self.steps, ORDERED) * self.batch_size
+        return (self.count + images - 2) // self.count + 1
 
     @property
     def padded(self) -> int:

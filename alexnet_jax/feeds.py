@@ -145,7 +145,7 @@ class ResidentFeed:
         self.count = len(reader)
         self._config, self._mesh, self._reader = config, mesh, reader
         self._fed = self._place(progress)
-        self._epoch = -1
+        self._epoch = -self.feeding.orders  # the first of those whose orders are on the devices
 
     @property
     def bad_images(self) -> list[str]:
@@ -159,20 +159,24 @@ class ResidentFeed:
         return rows * self.feeding.side**2 * 3
 
     def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Iterator[Fed]:
-        """Yields the same arrays; a new order at each epoch is all that is put on the devices.
+        """Yields the same arrays; the order of further epochs is all that is put on the devices.
 
-        The order after it is drawn in a thread meanwhile: a million numbers take long to sort.
+        It is drawn in a thread before it is asked for: a million numbers take long to sort.
         """
         go, told = (self._flags(value) for value in (0, 1))
         counted = functools.cache(lambda steps: self._everywhere(np.int32(steps)))
+        size, orders = self.feeding.batch_size, self.feeding.orders
         drawn: dict[int, concurrent.futures.Future[np.ndarray]] = {}
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             for updates in dispatches:
-                epoch = (updates.start - 1) * self.feeding.batch_size // self.count
-                if epoch != self._epoch:
-                    known = drawn.get(epoch)
-                    self._set_orders(epoch, known.result() if known else self._orders(epoch))
-                    drawn = {epoch + 1: thread.submit(self._orders, epoch + 1)}
+                first = (updates.start - 1) * size // self.count
+                last = ((updates.stop - 1) * size - 1) // self.count
+                if not self._epoch <= first <= last < self._epoch + orders:
+                    ready = [e for e in drawn if e <= first and last < e + orders]
+                    found = drawn[ready[0]].result() if ready else self._orders(first)
+                    self._set_orders(ready[0] if ready else first, found)
+                    following = self._epoch + orders - 1  # whose images a batch may hold already
+                    drawn = {following: thread.submit(self._orders, following)}
                 yield self._fed | {"stop": told if stop() else go, "steps": counted(len(updates))}
 
     def evaluation(self) -> Iterator[Fed]:
@@ -224,19 +228,16 @@ class ResidentFeed:
         }
 
     def _orders(self, epoch: int) -> np.ndarray:
-        """Returns the orders of the epochs that a dispatch may hold a part of, from one on."""
+        """Returns the orders of as many epochs as the devices hold, from one on."""
         epochs = range(epoch, epoch + self.feeding.orders)
         orders = [permutation(self._config.seed, e, self.count) for e in epochs]
         return np.stack(orders).astype(np.int32)
 
     def _set_orders(self, epoch: int, orders: np.ndarray) -> None:
         self._epoch = epoch
-        self._fed |= {
-            "order": self._everywhere(orders),
-            "first_epoch": self._everywhere(np.int32(epoch)),
-        }
+        self._fed |= self._everywhere({"order": orders, "first_epoch": np.int32(epoch)})
 
-    def _everywhere(self, value: Any) -> jax.Array:
+    def _everywhere(self, value: Any) -> Any:
         return meshes.put_everywhere(value, self._mesh)
 
     def _flags(self, value: int) -> jax.Array:

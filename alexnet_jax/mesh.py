@@ -195,8 +195,8 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, config: MeshConfig) -> d
         }
 
 
-def put_everywhere(value: np.ndarray | np.generic, mesh: Mesh) -> jax.Array:
-    """Puts what every process knows alike on every device."""
+def put_everywhere(value: Any, mesh: Mesh) -> Any:
+    """Puts what every process knows alike on every device: an array, or several in a tree."""
     with jax.transfer_guard("allow"):  # several processes also compare it
         return jax.device_put(value, replicated(mesh))
 

@@ -15,6 +15,7 @@ from alexnet_jax.data.loader import (
     Loader,
     evaluation_batches,
     evaluation_positions,
+    reading_threads,
     training_positions,
 )
 from alexnet_jax.data.sources import open_dataset
@@ -129,7 +130,14 @@ def evaluated(reader, batch_size, threads):
     return [{name: values.copy() for name, values in batch.items()} for batch in batches]
 
 
-@pytest.mark.parametrize(("threads", "ahead"), [(1, 1), (4, 1), (3, 5)])
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (64, 4)])
+def test_there_is_a_thread_for_each_core_and_not_more_than_help(cores, threads, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert reading_threads(0) == threads
+    assert reading_threads(11) == 11
+
+
+@pytest.mark.parametrize(("threads", "ahead"), [(1, 1), (4, 1), (3, 5), (0, 2)])
 def test_threads_do_not_change_batches(folder, threads, ahead):
     source, count = opened(folder).open("train"), 0
     reader = ImageReader(source, 71)

@@ -11,6 +11,7 @@ from on_mesh import small as on_mesh
 from alexnet_jax import communication, feeds, mesh, train
 from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.types import DataError
 from alexnet_jax.feeding import Dispatches, Feeding
@@ -182,6 +183,25 @@ def test_every_update_of_a_dispatch_has_its_own_batch(folder):
             got = taken(feed.feeding, devices, fed, step)
             np.testing.assert_array_equal(got["index"], one["index"])
             np.testing.assert_array_equal(got["image"], one["image"])
+
+
+@pytest.mark.parametrize("most", [1, 7, 100])
+def test_orders_of_many_epochs_come_together_and_follow_the_data_order(folder, most):
+    """Where epochs are short; each new order is drawn before the updates that need it."""
+    config = small.config(folder)
+    reader = ImageReader(open_dataset(config).open("train"), config.resize, on_bad_image="skip")
+    feed = ResidentFeed(config, mesh.build(config.mesh), reader, 8, True, steps=most)
+    dispatches, seen = Dispatches(4, 203, most), []
+    for updates, fed in zip(dispatches, feed.training(dispatches, bool), strict=True):
+        if not seen or seen[-1] is not fed["order"]:
+            seen.append(fed["order"])
+            order, first = np.asarray(fed["order"]), int(fed["first_epoch"])
+        for step in updates:
+            at = batch_positions(config.seed, step, 8, len(reader))
+            epoch, place = at.position // len(reader) - first, at.position % len(reader)
+            assert epoch.min() >= 0  # else it would count from the end
+            np.testing.assert_array_equal(order[epoch, place], at.index)
+    assert len(seen) <= 4  # of 80 epochs
 
 
 def test_dispatches_end_where_something_is_due():

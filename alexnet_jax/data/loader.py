@@ -12,7 +12,7 @@ from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.types import Batch, DataError, Positions, Source
 
 TOGETHER = 32  # images that a thread reads before it says so
-MOST_THREADS = 16  # where their number is not said
+MOST_THREADS = 4  # where it is not said; more hold each other up where images are ready
 ALIGNMENT = 64  # bytes: what a device may read without another copy
 
 
