@@ -107,7 +107,8 @@ class HostFeed:
 
     def describe(self) -> str:
         """Says how the images come."""
-        return f"read ahead by {reading_threads(self._config.read_threads)} threads"
+        threads = reading_threads(self._config.read_threads, self._reader)
+        return f"read ahead by {threads} threads"
 
     def sample(self) -> Fed:
         """Returns a batch of zeros."""

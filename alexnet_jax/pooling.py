@@ -87,8 +87,8 @@ def _windows_of_places(
     # A zero that XLA does not know of; else it reads the windows from tables of its own making.
     place = lax.iota(jnp.int32, x.shape[axis]) + lax.optimization_barrier(jnp.int32(0))
     last = y.shape[axis] - 1
-    first = jnp.minimum(lax.shift_right_logical(place, 1), last)
-    second = lax.shift_right_logical(jnp.maximum(place - 1, 0), 1)
+    first = jnp.minimum(place >> 1, last)
+    second = jnp.maximum(place - 1, 0) >> 1
     half = jnp.where(first == second, 0.5, 1).astype(jnp.promote_types(x.dtype, jnp.float32))
     return (first, second), lax.broadcast_in_dim(half, x.shape, (axis,))
 

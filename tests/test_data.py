@@ -19,7 +19,7 @@ from alexnet_jax.data.loader import (
     training_positions,
 )
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.data.types import DataError
+from alexnet_jax.data.types import DataError, Example
 
 
 @pytest.fixture
@@ -130,11 +130,27 @@ def evaluated(reader, batch_size, threads):
     return [{name: values.copy() for name, values in batch.items()} for batch in batches]
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (64, 4)])
-def test_there_is_a_thread_for_each_core_and_not_more_than_help(cores, threads, monkeypatch):
+@pytest.mark.parametrize(
+    ("cores", "image", "threads"),
+    [
+        (1, b"a file", 1),
+        (2, np.zeros((4, 4, 3), np.uint8), 2),
+        (64, np.zeros((4, 4, 3), np.uint8), 4),
+        (64, b"a file", 16),
+        (64, DataError("broken"), 16),
+    ],
+)
+def test_there_is_a_thread_for_each_core_as_far_as_they_help(cores, image, threads, monkeypatch):
+    class One(list):
+        def __getitem__(self, index):
+            if isinstance(image, DataError):
+                raise image
+            return Example(image, 0, "one")
+
     monkeypatch.setattr("os.cpu_count", lambda: cores)
-    assert reading_threads(0) == threads
-    assert reading_threads(11) == 11
+    reader = ImageReader(One([0]), 4)
+    assert reading_threads(0, reader) == threads
+    assert reading_threads(11, reader) == 11
 
 
 @pytest.mark.parametrize(("threads", "ahead"), [(1, 1), (4, 1), (3, 5), (0, 2)])

@@ -1,5 +1,6 @@
 """Batches of uint8 images, read ahead in Grain's threads into a few reused buffers."""
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,9 @@ from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.types import Batch, DataError, Positions, Source
 
 TOGETHER = 32  # images that a thread reads before it says so
-MOST_THREADS = 4  # where it is not said; more hold each other up where images are ready
+# Threads where their number is not said. Records that need no decoding are taken apart under
+# Python's lock, so that more threads hold each other up.
+MOST_DECODING, MOST_READING = 16, 4
 ALIGNMENT = 64  # bytes: what a device may read without another copy
 
 
@@ -40,6 +43,14 @@ class ImageReader:
         """What could not be decoded so far, one message each."""
         with self._lock:
             return sorted(self._bad.values())
+
+    @functools.cached_property
+    def decodes(self) -> bool:
+        """Must images be decoded, or are they stored as pixels?"""
+        try:
+            return not isinstance(self._source[0].image, np.ndarray)
+        except DataError:
+            return True  # which `read` tells of
 
     def read(self, index: int, out: np.ndarray) -> tuple[int, bool]:
         """Decodes example `index` into `out`, (side, side, 3) uint8.
@@ -76,9 +87,10 @@ class ImageReader:
         return "" if label < 0 else names[label] if label < len(names) else f"class {label}"
 
 
-def reading_threads(asked: int) -> int:
-    """Returns `read_threads`, or where it is 0 one for each core."""
-    return asked or min(os.cpu_count() or 1, MOST_THREADS)
+def reading_threads(asked: int, reader: ImageReader) -> int:
+    """Returns `read_threads`, or where it is 0 one for each core, as far as more of them help."""
+    most = MOST_DECODING if reader.decodes else MOST_READING
+    return asked or min(os.cpu_count() or 1, most)
 
 
 class Loader:
@@ -88,7 +100,8 @@ class Loader:
     """
 
     def __init__(self, reader: ImageReader, threads: int, ahead: int) -> None:
-        self._reader, self._threads, self._ahead = reader, reading_threads(threads), ahead
+        self._reader, self._ahead = reader, ahead
+        self._threads = reading_threads(threads, reader)
 
     def batches(
         self,
@@ -185,7 +198,7 @@ def read_all(
         return len(span)
 
     count = -(-inside // TOGETHER)
-    threads = reading_threads(threads)
+    threads = reading_threads(threads, reader)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     tasks = iter(grain.MapDataset.range(count).map(some).to_iter_dataset(options))
     try:
