@@ -167,17 +167,18 @@ class ResidentFeed:
         go, told = (self._flags(value) for value in (0, 1))
         counted = functools.cache(lambda steps: self._everywhere(np.int32(steps)))
         size, orders = self.feeding.batch_size, self.feeding.orders
-        drawn: dict[int, concurrent.futures.Future[np.ndarray]] = {}
+        drawn: concurrent.futures.Future[np.ndarray] | None = None
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             for updates in dispatches:
                 first = (updates.start - 1) * size // self.count
                 last = ((updates.stop - 1) * size - 1) // self.count
                 if not self._epoch <= first <= last < self._epoch + orders:
-                    ready = [e for e in drawn if e <= first and last < e + orders]
-                    found = drawn[ready[0]].result() if ready else self._orders(first)
-                    self._set_orders(ready[0] if ready else first, found)
-                    following = self._epoch + orders - 1  # whose images a batch may hold already
-                    drawn = {following: thread.submit(self._orders, following)}
+                    # From the last that is there: a batch may hold its end and the next's start.
+                    start = self._epoch + orders - 1
+                    if drawn is None or not start <= first <= last < start + orders:
+                        start, drawn = first, thread.submit(self._orders, first)
+                    self._set_orders(start, drawn.result())
+                    drawn = thread.submit(self._orders, start + orders - 1)
                 yield self._fed | {"stop": told if stop() else go, "steps": counted(len(updates))}
 
     def evaluation(self) -> Iterator[Fed]:

@@ -72,16 +72,20 @@ def prepare() -> None:
             preparation.write(workers, progress.advance)
         preparation.finish()
     shutil.rmtree(folder / store.UNFINISHED)  # after its lock is closed, as some disks demand
-    bad, cost = preparation.bad_images, preparation.jpeg_cost()
-    for message in bad:
-        print(f"left out: {message}")
-    sizes = ", ".join(f"{size:,} in {split}" for split, size in sorted(dataset.sizes.items()))
-    print(f"{folder}: {sizes}" + (f", less {len(bad):,} left out" if bad else ""))
-    if cost:
+    _tell(folder, dataset.sizes, preparation.bad_images)
+    if cost := preparation.jpeg_cost():
         print(
             f"jpeg changes a pixel by {cost[0]:.2f} of 255 on average and takes {cost[1]:,.0f} "
             f"bytes an image; raw takes {3 * options.resize**2:,}"
         )
+
+
+def _tell(folder: pathlib.Path, sizes: dict[str, int], left_out: list[str]) -> None:
+    """Says what a store that was just finished holds, and what it does not."""
+    for message in left_out:
+        print(f"left out: {message}")
+    splits = ", ".join(f"{size:,} in {split}" for split, size in sorted(sizes.items()))
+    print(f"{folder}: {splits}" + (f", less {len(left_out):,} left out" if left_out else ""))
 
 
 def verify(folder: pathlib.Path) -> None:
