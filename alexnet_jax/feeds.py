@@ -107,7 +107,7 @@ class HostFeed:
 
     def describe(self) -> str:
         """Says how the images come."""
-        threads = reading_threads(self._config.read_threads, self._reader)
+        threads = reading_threads(self._config.read_threads)
         return f"read ahead by {threads} threads"
 
     def sample(self) -> Fed:

@@ -65,9 +65,9 @@ def _read(reader: Any, index: int) -> tuple[np.ndarray, str]:
     """Returns an image and its class in words, "" where that is not known."""
     from alexnet_jax.data.words import spoken
 
-    image = np.empty((reader.side, reader.side, 3), np.uint8)
-    label, _ = reader.read(index, image)
-    return image, spoken(reader.class_name(label))
+    image = np.empty((1, reader.side, reader.side, 3), np.uint8)
+    label, _ = reader.read(np.array([index]), image)
+    return image[0], spoken(reader.class_name(int(label[0])))
 
 
 def _chosen(reader: Any) -> list[int]:

@@ -84,14 +84,14 @@ def test_every_image_is_read_with_its_label(data_dir, shared_data):
     assert data.sizes == {"train": 1023, "validation": 30, "test": 20}
     assert len(data.class_names) == 1000
     train = data.open("train")
-    reader, image = ImageReader(train, 64), np.empty((64, 64, 3), np.uint8)
+    reader, image = ImageReader(train, 64), np.empty((1, 64, 64, 3), np.uint8)
     odd = {f"{name}.JPEG" for name in (PNG, *CMYK)}
     for i in range(len(train)):
         name = reader.name(i)
         if name in odd or i % 50 == 0:
-            label, good = reader.read(i, image)
-            assert good
-            assert data.class_names[label] == name.partition("_")[0]
+            label, good = reader.read(np.array([i]), image)
+            assert good[0]
+            assert data.class_names[label[0]] == name.partition("_")[0]
             assert image.std() > 5
             odd.discard(name)
     assert not odd

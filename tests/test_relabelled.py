@@ -3,10 +3,10 @@
 import numpy as np
 
 from alexnet_jax.data.relabelled import labelled_as
-from alexnet_jax.data.types import Example
+from alexnet_jax.data.types import Example, Source
 
 
-class Three:
+class Three(Source):
     class_names = ["ant", "bee", "cat"]
 
     def __len__(self) -> int:

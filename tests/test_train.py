@@ -85,9 +85,8 @@ def test_the_first_loss_is_that_of_the_initial_network(finished, folder):
 
     source = open_dataset(config).open("train")
     where = batch_positions(0, 1, 8, 20)
-    images, labels = np.empty((8, 71, 71, 3), np.uint8), []
-    for i, index in enumerate(where.index):
-        labels.append(ImageReader(source, 71).read(int(index), images[i])[0])
+    images = np.empty((8, 71, 71, 3), np.uint8)
+    labels, _ = ImageReader(source, 71).read(where.index, images)
     batch = {k: jnp.asarray(v, jnp.int32) for k, v in where._asdict().items()}
     seen = augment.Views.of(config)
     views = seen.training(batch | {"image": jnp.asarray(images)}, jax.random.key(0))
@@ -293,7 +292,7 @@ def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, vi
     apply = jax.jit(lambda v: jax.nn.softmax(model.logits(network, params, v)))
     image, losses, wrong = np.empty((1, 71, 71, 3), np.uint8), [], 0
     for i in range(14):
-        label, _ = ImageReader(source, 71).read(i, image[0])
+        label = ImageReader(source, 71).read(np.array([i]), image)[0][0]
         crops = seen.evaluation(jnp.asarray(image), views)
         p = np.mean([np.asarray(apply(crop))[0] for crop in crops], axis=0)
         losses.append(-np.log(p[label]))

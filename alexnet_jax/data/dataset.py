@@ -4,7 +4,7 @@ import tensorflow_datasets as tfds
 
 from alexnet_jax.config import unknown
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.data.types import DataError, Example, Source
+from alexnet_jax.data.types import DataError, Example, ReadyPixels, Source
 
 EVAL_SPLITS = ("validation", "val", "test")
 
@@ -91,7 +91,7 @@ class Dataset:
         return base, start, end
 
 
-class Slice:
+class Slice(Source):
     """A contiguous part of a source."""
 
     def __init__(self, source: Source, start: int, end: int) -> None:
@@ -107,3 +107,8 @@ class Slice:
     def where(self, index: int) -> str:
         """Says where an example lies."""
         return self._source.where(self._start + index)
+
+    def pixels(self) -> ReadyPixels | None:
+        """Returns the part of those that lie ready."""
+        ready = self._source.pixels()
+        return ready and ready.part(self._start, self._end)

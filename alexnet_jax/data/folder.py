@@ -71,7 +71,7 @@ def _is_image(file: pathlib.Path) -> bool:
     return file.suffix.lower() in SUFFIXES and not hidden and not file.is_dir()
 
 
-class _Files:
+class _Files(Source):
     def __init__(self, files: list[tuple[pathlib.Path, int]], class_names: list[str]) -> None:
         self.class_names, self._files = class_names, files
 

@@ -143,7 +143,7 @@ def _flat(file: IO[bytes]) -> list[Member]:
     return sorted(found)
 
 
-class _Members:
+class _Members(Source):
     """Files of an archive, by index."""
 
     def __init__(

@@ -1,6 +1,5 @@
 """Batches of uint8 images, read ahead in Grain's threads into a few reused buffers."""
 
-import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -13,9 +12,7 @@ from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.types import Batch, DataError, Positions, Source
 
 TOGETHER = 32  # images that a thread reads before it says so
-# Threads where their number is not said. Records that need no decoding are taken apart under
-# Python's lock, so that more threads hold each other up.
-MOST_DECODING, MOST_READING = 16, 4
+MOST_THREADS = 16  # where their number is not said
 ALIGNMENT = 64  # bytes: what a device may read without another copy
 
 
@@ -31,6 +28,8 @@ class ImageReader:
     ) -> None:
         self.side = side
         self._source, self._exif = source, exif_orientation
+        ready = source.pixels()
+        self._ready = ready if ready and ready.size == side * side * 3 else None
         self._skip = on_bad_image == "skip"
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -44,23 +43,25 @@ class ImageReader:
         with self._lock:
             return sorted(self._bad.values())
 
-    @functools.cached_property
-    def decodes(self) -> bool:
-        """Must images be decoded, or are they stored as pixels?"""
-        try:
-            return not isinstance(self._source[0].image, np.ndarray)
-        except DataError:
-            return True  # which `read` tells of
-
-    def read(self, index: int, out: np.ndarray) -> tuple[int, bool]:
-        """Decodes example `index` into `out`, (side, side, 3) uint8.
+    def read(self, indices: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads or decodes examples into the rows of `out`, (n, side, side, 3) uint8 without gaps.
 
         Returns:
-          Its label, and whether the image is good. A bad one is zeros, and so is its label.
+          (n,) int32 labels and (n,) bool: is the image good? A bad one is zeros, and so is its
+          label.
 
         Raises:
           DataError: names the file, where bad images are not to be skipped.
         """
+        label, good = np.zeros(len(indices), np.int32), np.zeros(len(indices), bool)
+        if self._ready:
+            good = self._ready.read(indices, out.reshape(len(indices), -1))
+            label = np.where(good, self._ready.label[indices], 0)
+        for row in np.flatnonzero(~good).tolist():  # or what is wrong with them is said
+            label[row], good[row] = self._read_example(int(indices[row]), out[row])
+        return label, good
+
+    def _read_example(self, index: int, out: np.ndarray) -> tuple[int, bool]:
         try:
             image, example = read_square(self._source, index, self.side, self._exif)
         except DataError as error:
@@ -87,10 +88,9 @@ class ImageReader:
         return "" if label < 0 else names[label] if label < len(names) else f"class {label}"
 
 
-def reading_threads(asked: int, reader: ImageReader) -> int:
+def reading_threads(asked: int) -> int:
     """Returns `read_threads`, or where it is 0 one for each core, as far as more of them help."""
-    most = MOST_DECODING if reader.decodes else MOST_READING
-    return asked or min(os.cpu_count() or 1, most)
+    return asked or min(os.cpu_count() or 1, MOST_THREADS)
 
 
 class Loader:
@@ -101,7 +101,7 @@ class Loader:
 
     def __init__(self, reader: ImageReader, threads: int, ahead: int) -> None:
         self._reader, self._ahead = reader, ahead
-        self._threads = reading_threads(threads, reader)
+        self._threads = reading_threads(threads)
 
     def batches(
         self,
@@ -157,12 +157,11 @@ class Loader:
         for name, values in where._asdict().items():
             batch[name][first:last] = 0
             batch[name][first : min(last, len(values))] = values[first:last]
-        for name in ("label", "mask", "bad"):
+        indices = where.index[first:last]
+        label, good = self._reader.read(indices, batch["image"][first : first + len(indices)])
+        for name, values in (("label", label), ("mask", good), ("bad", ~good)):
             batch[name][first:last] = 0
-        image, label, mask, bad = (batch[name] for name in ("image", "label", "mask", "bad"))
-        for i, index in enumerate(where.index[first:last].tolist(), first):
-            label[i], good = self._reader.read(index, image[i])
-            mask[i], bad[i] = good, not good
+            batch[name][first : first + len(values)] = values
 
 
 def read_all(
@@ -192,13 +191,12 @@ def read_all(
     inside = max(0, min(last, len(reader)) - first)
 
     def some(task: int) -> int:
-        span = range(task * TOGETHER, min((task + 1) * TOGETHER, inside))
-        for i in span:
-            label[i], good[i] = reader.read(first + i, images[i])
-        return len(span)
+        span = slice(task * TOGETHER, min((task + 1) * TOGETHER, inside))
+        label[span], good[span] = reader.read(first + np.arange(inside)[span], images[span])
+        return span.stop - span.start
 
     count = -(-inside // TOGETHER)
-    threads = reading_threads(threads, reader)
+    threads = reading_threads(threads)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     tasks = iter(grain.MapDataset.range(count).map(some).to_iter_dataset(options))
     try:

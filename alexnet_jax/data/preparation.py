@@ -23,7 +23,14 @@ import tensorflow_datasets as tfds
 from alexnet_jax import files
 from alexnet_jax.data import statistics, store, store_plan
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.shard_writer import Options, Shard, Written, start_worker, write_shard
+from alexnet_jax.data.shard_writer import (
+    Options,
+    Shard,
+    Written,
+    files_of,
+    start_worker,
+    write_shard,
+)
 from alexnet_jax.data.statistics import PixelSums, Statistics
 from alexnet_jax.data.types import DataError
 
@@ -131,7 +138,7 @@ class Preparation:
         if self._sums.count:
             Statistics.of(self._sums).save(self._folder)
             described.append(statistics.FILE)
-        about = {shard.file: self._about[shard.file] for shard in self._shards}
+        about = {name: self._about[name] for shard in self._shards for name in self._files(shard)}
         for name in described:
             file = self._folder / name
             about[name] = {"bytes": file.stat().st_size, "sha256": store.sha256(file)}
@@ -163,9 +170,15 @@ class Preparation:
             check_data=False,
         )
 
+    def _files(self, shard: Shard) -> list[str]:
+        return files_of(shard, self._options)
+
     def _is_written(self, shard: Shard) -> bool:
-        about, file = self._about.get(shard.file), self._folder / shard.file
-        return bool(about) and file.is_file() and file.stat().st_size == about["bytes"]
+        for name in self._files(shard):
+            about, file = self._about.get(name), self._folder / name
+            if not about or not file.is_file() or file.stat().st_size != about["bytes"]:
+                return False
+        return True
 
     def _note(self, shard: Shard, written: Written) -> None:
         """Gives a whole shard its name, and keeps what it adds.
@@ -173,18 +186,19 @@ class Preparation:
         Waiting for the disk is done here, where no image waits for it. A shard that was lost and
         written again adds nothing new.
         """
-        file = self._folder / shard.file
-        with files.named(file):
-            _flush(written.part)
-            written.part.replace(file)
-        if shard.file in self._about:
-            return
+        for name, part in written.parts.items():
+            file = self._folder / name
+            with files.named(file):
+                _flush(part)
+                part.replace(file)
+        counted = shard.file in self._about
         with _uninterrupted():  # all of it or nothing
-            self._about[shard.file] = written.about
-            self._bad[shard.file] = written.bad
-            self._cost += np.array(written.cost)
-            if written.sums:
-                self._sums.merge(written.sums)
+            self._about |= written.about
+            if not counted:
+                self._bad[shard.file] = written.bad
+                self._cost += np.array(written.cost)
+                if written.sums:
+                    self._sums.merge(written.sums)
             self._save()
 
     def _save(self) -> None:

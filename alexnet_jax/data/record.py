@@ -66,6 +66,11 @@ def decode(record: bytes) -> tuple[memoryview, int, str]:
     return memoryview(record)[start:end], label - 2**64 if label >= 2**63 else label, name
 
 
+def image_start(record: bytes) -> int:
+    """Returns where in a record that `encode` made the image's first byte is."""
+    return _values(record)[b"image"][0]
+
+
 def _values(record: bytes) -> dict[bytes, tuple[int, int]]:
     """Maps each feature's name to where its first value lies; a whole number is still packed.
 

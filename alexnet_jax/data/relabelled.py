@@ -1,9 +1,9 @@
 """Another data set's examples, with the labels that a network knows their classes by."""
 
-from alexnet_jax.data.types import Example, Source
+from alexnet_jax.data.types import Example, ReadyPixels, Source
 
 
-class Relabelled:
+class Relabelled(Source):
     """A source whose labels are places in another list of classes.
 
     Attributes:
@@ -29,6 +29,11 @@ class Relabelled:
     def where(self, index: int) -> str:
         """Says where an example lies."""
         return self._source.where(index)
+
+    def pixels(self) -> ReadyPixels | None:
+        """Returns those that lie ready, labelled alike."""
+        ready = self._source.pixels()
+        return ready and ready.labelled(self._labels)
 
 
 def labelled_as(source: Source, class_names: list[str]) -> Source:

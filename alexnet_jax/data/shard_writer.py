@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore
 
-from alexnet_jax.data import record, store
+from alexnet_jax.data import pixel_index, record, store
 from alexnet_jax.data.decode import decode, read_square
 from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.data.types import DataError, Source
@@ -57,15 +57,16 @@ class Written:
     """What is known of a finished shard.
 
     Attributes:
-      part: its file, which has not its own name yet.
-      about: `records`, `bytes`, `sha256`, for the manifest.
+      parts: its file's name, and that of its index where there is one, each with the file that
+        has not that name yet.
+      about: of each by name, for the manifest: `bytes`, `sha256`, and of the shard `records`.
       bad: images left out, a message each.
       sums: of the images, where they are of the training split.
       cost: of jpeg: sum of absolute differences of pixels, their number, bytes of JPEG.
     """
 
-    part: pathlib.Path
-    about: dict[str, Any]
+    parts: dict[str, pathlib.Path]
+    about: dict[str, dict[str, Any]]
     bad: list[str]
     sums: PixelSums | None
     cost: tuple[int, int, int] = (0, 0, 0)
@@ -107,36 +108,53 @@ def start_worker(
 
 
 def write_shard(shard: Shard) -> Written:
-    """Writes one shard under another name."""
-    file = Worker.folder / shard.file
-    part = file.with_name(f"{file.name}.part-{os.getpid()}")
-    written = Written(
-        part, {}, [], PixelSums(Worker.options.resize) if shard.split == TRAIN else None
-    )
-    records = 0
+    """Writes one shard and its index under other names.
+
+    Raises:
+      DataError: names an image that cannot be decoded, or the file that cannot be written.
+    """
+    suffix = f".part-{os.getpid()}"
+    parts = {name: Worker.folder / (name + suffix) for name in files_of(shard, Worker.options)}
+    sums = PixelSums(Worker.options.resize) if shard.split == TRAIN else None
+    written = Written(parts, {}, [], sums)
     try:
-        writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1,uncompressed")
-        for encoded in _records(shard, written):
-            writer.write(encoded)
-            records += 1
-        writer.close()
-    except (RuntimeError, OSError) as error:
-        part.unlink(missing_ok=True)
-        raise DataError(f"{file}: cannot be written ({str(error).split(';')[0]})") from error
-    except DataError:
-        part.unlink(missing_ok=True)
-        raise
-    written.about = {
-        "records": records,
-        "bytes": part.stat().st_size,
-        "sha256": store.sha256(part),
-    }
+        records = _write(shard, written)
+        for name, part in parts.items():
+            written.about[name] = {"bytes": part.stat().st_size, "sha256": store.sha256(part)}
+    except (DataError, RuntimeError, OSError) as error:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        if isinstance(error, DataError):
+            raise
+        said = str(error).split(";")[0]
+        raise DataError(f"{Worker.folder / shard.file}: cannot be written ({said})") from error
+    written.about[shard.file] = {"records": records} | written.about[shard.file]
     if written.sums:
         written.sums.finished()
     return written
 
 
-def _records(shard: Shard, written: Written) -> Iterator[bytes]:
+def files_of(shard: Shard, options: Options) -> list[str]:
+    """Returns the names of a shard's files: its own, and its index's where images are raw."""
+    raw = options.encoding == "raw"
+    return [shard.file, *([pixel_index.index_file(shard.file)] if raw else [])]
+
+
+def _write(shard: Shard, written: Written) -> int:
+    """Writes the files, and returns the number of records."""
+    part, records, entries = written.parts[shard.file], 0, pixel_index.Entries()
+    writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1,uncompressed")
+    for encoded in _records(shard, written, entries):
+        writer.write(encoded)
+        records += 1
+    writer.close()
+    index = written.parts.get(pixel_index.index_file(shard.file))
+    if index:
+        entries.save(part, index)
+    return records
+
+
+def _records(shard: Shard, written: Written, entries: pixel_index.Entries) -> Iterator[bytes]:
     options, source = Worker.options, Worker.sources[shard.split]
     for index in range(shard.start, shard.end):
         if Worker.stop.value:
@@ -155,7 +173,10 @@ def _records(shard: Shard, written: Written) -> Iterator[bytes]:
                 stored, image = _as_jpeg(image, written)
             if written.sums:
                 written.sums.add(image)
-            yield record.encode(stored, example.label, example.name)
+            encoded = record.encode(stored, example.label, example.name)
+            if options.encoding == "raw":
+                entries.add(image, example.label, record.image_start(encoded))
+            yield encoded
         with Worker.counter.get_lock():
             Worker.counter.value += 1
 

@@ -1,6 +1,7 @@
 """A store: a data set prepared once, as ArrayRecord shards of uint8 squares that TFDS opens too.
 
 STORE/NAME-SPLIT.array_record-00000-of-00004   records of image, label and id
+STORE/NAME-SPLIT.pixels-00000-of-00004.npy     where they lie in it, where they are raw
 STORE/dataset_info.json features.json ...      TFDS's description
 STORE/statistics.npz                           colour statistics of the split `train`
 STORE/manifest.json                            what made it; size and SHA-256 of every file
@@ -19,9 +20,9 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_data_source
 from google.protobuf.json_format import ParseError
 
-from alexnet_jax.data import record, statistics
+from alexnet_jax.data import pixel_index, record, statistics
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.types import DataError, Example, Source
+from alexnet_jax.data.types import DataError, Example, ReadyPixels, Source
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished"  # a folder, while the store is being made
@@ -167,7 +168,11 @@ class Store(Dataset):
         about = self._info.splits[split]
         files = [self._path / name for name in about.filenames]
         raw = self.manifest["options"]["encoding"] == "raw"
-        return StoredSplit(files, list(about.shard_lengths), self.class_names, self.side, raw)
+        indexed = all(
+            pixel_index.index_file(name) in self.manifest["files"] for name in about.filenames
+        )
+        lengths = list(about.shard_lengths)
+        return StoredSplit(files, lengths, self.class_names, self.side, raw, indexed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +185,7 @@ class _WholeFile:
     skip: int = 0
 
 
-class StoredSplit:
+class StoredSplit(Source):
     """Records of a split, by index."""
 
     def __init__(
@@ -190,8 +195,20 @@ class StoredSplit:
         class_names: list[str],
         side: int,
         raw: bool,
+        indexed: bool,
     ) -> None:
+        """Opens shards.
+
+        Args:
+          files: the shards.
+          lengths: records of each.
+          class_names: in label order.
+          side: of the images.
+          raw: are they pixels, or JPEG?
+          indexed: do indices say where the pixels lie? Stores of early versions have none.
+        """
         self.class_names, self._files, self._raw = class_names, files, raw
+        self._lengths, self._indexed = lengths, indexed
         self._shape, self._size = (side, side, 3), side * side * 3
         self._ends = list(itertools.accumulate(lengths))
         wholes: list[Any] = [_WholeFile(str(f), n, n) for f, n in zip(files, lengths, strict=True)]
@@ -224,3 +241,13 @@ class StoredSplit:
         if pixels.size != self._size:
             raise DataError(f"{self.where(index)}: holds {pixels.size:,} bytes of pixels")
         return Example(pixels.reshape(self._shape), label, name)
+
+    def pixels(self) -> ReadyPixels | None:
+        """Returns them where they are indexed.
+
+        Raises:
+          DataError: names an index that is damaged.
+        """
+        if not self._indexed:
+            return None
+        return pixel_index.Pixels.of(self._files, self._lengths, self._size)

@@ -75,7 +75,7 @@ class TfdsDataset(Dataset):
         return _Records(data, self.class_names, f"{self.name} {split}")
 
 
-class _Records:
+class _Records(Source):
     def __init__(self, data: Any, class_names: list[str], name: str) -> None:
         self.class_names, self._data, self._name = class_names, data, name
 

@@ -1,6 +1,6 @@
 """What the parts of the input pipeline hand to each other."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -35,6 +35,33 @@ class Example(NamedTuple):
     name: str
 
 
+class ReadyPixels(Protocol):
+    """Images of a split that are stored as pixels, to be read without a detour."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of an image."""
+        ...
+
+    @property
+    def label(self) -> np.ndarray:
+        """(N,) int32."""
+        ...
+
+    def part(self, start: int, end: int) -> Self:
+        """Returns images start .. end - 1."""
+        ...
+
+    def labelled(self, labels: list[int]) -> Self:
+        """Returns the same images with labels[label] in the place of each label; -1 stays."""
+        ...
+
+    def read(self, indices: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Reads images into the rows of `out`, (n, size) uint8; returns (n,) bool: which of them
+        are as they were written."""
+        ...
+
+
 class Source(Protocol):
     """One split of a data set, by index.
 
@@ -51,3 +78,11 @@ class Source(Protocol):
     def where(self, index: int) -> str:
         """Says where an example lies, for errors: a path, or data set, split and index."""
         ...
+
+    def pixels(self) -> ReadyPixels | None:
+        """Returns its images as pixels that lie ready, or None: they come by examples alone.
+
+        Raises:
+          DataError: what says where they lie is damaged.
+        """
+        return None

@@ -3,7 +3,9 @@
 import pathlib
 from typing import Any
 
-from alexnet_jax.data import store
+import numpy as np
+
+from alexnet_jax.data import pixel_index, store
 from alexnet_jax.data.decode import read_square
 from alexnet_jax.data.store import StoredSplit
 from alexnet_jax.data.types import DataError
@@ -42,13 +44,23 @@ def check_file(
         return problems
     options = manifest["options"]
     raw, side = options["encoding"] == "raw", options["resize"]
-    records = StoredSplit([path], [about["records"]], class_names, side, raw)
+    indexed = pixel_index.index_file(name) in manifest["files"]
+    records = StoredSplit([path], [about["records"]], class_names, side, raw, indexed)
+    try:
+        ready = records.pixels()
+    except DataError as error:
+        return [*problems, str(error)]
+    out = np.empty((1, side, side, 3), np.uint8)
     for index in range(len(records)):
         try:
-            _, example = read_square(records, index, side)
+            image, example = read_square(records, index, side)
         except DataError as error:
             problems.append(str(error))
             continue
         if not -1 <= example.label < len(class_names):
             problems.append(f"{records.where(index)}: label {example.label} is no class")
+        if ready:
+            good = ready.read(np.array([index]), out.reshape(1, -1))[0]
+            if not good or ready.label[index] != example.label or not np.array_equal(out[0], image):
+                problems.append(f"{records.where(index)}: its index says otherwise")
     return problems

@@ -46,8 +46,8 @@ def of_dataset(config: Config) -> Batches:
         made = steps.random_batch(config, seed=n)
         places = batch_positions(config.seed, n + 1, config.batch_size, len(reader))
         image = np.empty(made["image"].shape, np.uint8)
-        label = [reader.read(int(i), image[row])[0] for row, i in enumerate(places.index)]
-        found = {"image": image, "label": np.array(label, made["label"].dtype)}
+        label, _ = reader.read(places.index, image)
+        found = {"image": image, "label": label.astype(made["label"].dtype)}
         for name in ("index", "epoch", "position"):  # what crops, flips and colours are drawn from
             found[name] = np.asarray(getattr(places, name), made[name].dtype)
         return made | {name: jax.device_put(found[name], made[name].sharding) for name in found}
