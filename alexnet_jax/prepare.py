@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import signal
 import sys
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -146,8 +147,16 @@ def _run(arguments: list[str]) -> None:
 
 def _interrupt_once(*_: object) -> None:
     """Stops at the first Ctrl-C; those after it would stop the stopping."""
+    sys.unraisablehook = _unless_late
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _unless_late(about: Any) -> None:
+    """Reports what Python cannot raise, but for a second Ctrl-C that came just before the line that
+    ignores it: it is to be ignored too."""
+    if "ignored due to race condition" not in str(about.exc_value):
+        sys.__unraisablehook__(about)
 
 
 def define_flags() -> None:
