@@ -37,7 +37,8 @@ from alexnet_jax.feeding import Dispatches
 BARE, WITH_SUMS, PREPARE = "decode + resize", "decode + resize + sums + hash", "prepare"
 RECORDS, STORE, STREAM = "ArrayRecord reads", "store -> batches", "images -> batches"
 SHARDS = 64  # of a split: what one process does alone at the end is 1 % of a run, as of ImageNet's
-STREAM_ALL, TORCH, RESIDENT = "images -> batches, all cores", "torch DataLoader", "resident"
+STORE_ALL, STREAM_ALL = (f"{what}, all cores" for what in (STORE, STREAM))
+TORCH, RESIDENT = "torch DataLoader", "resident"
 
 
 def measure(
@@ -64,7 +65,7 @@ def measure(
         rows = _preparing(dataset, out, rounds)
         print("prepared; reading", flush=True)
         rows += _reading(dataset, out / "store", batch_size, rounds)
-        rows += _all_cores(dataset, batch_size, rounds, against_torch)
+        rows += _all_cores(dataset, out / "store", batch_size, rounds, against_torch)
         rows.append(_resident(out / "store", batch_size))
     return rows
 
@@ -195,16 +196,26 @@ def _reading(dataset: Dataset, store: pathlib.Path, batch_size: int, rounds: int
     ]
 
 
-def _all_cores(dataset: Dataset, batch_size: int, rounds: int, against_torch: bool) -> list[Row]:
+def _all_cores(
+    dataset: Dataset, store: pathlib.Path, batch_size: int, rounds: int, against_torch: bool
+) -> list[Row]:
     source, cores = _largest(dataset), os.cpu_count() or 1
     count = max(2, min(2048, len(source)) // batch_size)
     ours = _batches(source, batch_size, cores, count)
-    contenders = {STREAM_ALL: lambda: rate(count * batch_size, ours)}
+    stored_count = max(2, 6000 // batch_size)
+    stored = _batches(
+        _largest(open_dataset(Config(dataset=str(store)))), batch_size, cores, stored_count
+    )
+    contenders = {
+        STORE_ALL: lambda: rate(stored_count * batch_size, stored),
+        STREAM_ALL: lambda: rate(count * batch_size, ours),
+    }
     if against_torch:
         theirs = _torch_loader(source, batch_size, cores, count)
         contenders[TORCH] = theirs
     found = alternated(contenders, rounds)
-    rows = [row(STREAM_ALL, found, TORCH if against_torch else None, batch_size=batch_size)]
+    rows = [row(STORE_ALL, found, batch_size=batch_size)]
+    rows.append(row(STREAM_ALL, found, TORCH if against_torch else None, batch_size=batch_size))
     return rows + ([row(TORCH, found)] if against_torch else [])
 
 
