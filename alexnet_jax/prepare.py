@@ -175,7 +175,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("workers", 0, "processes; 0: one for each core", lower_bound=0)
     flags.DEFINE_integer(
-        "shards", 0, "files of each split; 0: one for each 128 MiB of pixels", lower_bound=0
+        "shards", 0, "files of each split; 0: by its size, a GiB each at most", lower_bound=0
     )
     flags.DEFINE_bool("verify", False, "check every byte and every record of STORE instead")
 

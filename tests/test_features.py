@@ -30,10 +30,10 @@ def test_fc8_of_a_split_is_the_logits_and_fc7_what_they_are_made_of(run):
     fc8 = network.params["fc8"]
     again = fc7 @ np.asarray(fc8["kernel"]) + np.asarray(fc8["bias"])
     np.testing.assert_allclose(again, logits, rtol=1e-4, atol=1e-5)
-    image = np.empty((71, 71, 3), np.uint8)
+    image = np.empty((1, 71, 71, 3), np.uint8)
     for i in (0, 13):
-        reader.read(i, image)
-        alone = np.asarray(features.activations(network, "fc7")(image[None]))[0]
+        reader.read(np.array([i]), image)
+        alone = np.asarray(features.activations(network, "fc7")(image))[0]
         np.testing.assert_allclose(alone, fc7[i], rtol=1e-4, atol=1e-5)
     with pytest.raises(ConfigError, match="--layer: fc9 is not known; did you mean fc"):
         features.activations(network, "fc9")

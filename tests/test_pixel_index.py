@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from alexnet_jax.config import Config
 from alexnet_jax.data import pixel_index, store
-from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.loader import ImageReader, Loader, evaluation_positions
 from alexnet_jax.data.preparation import Preparation
 from alexnet_jax.data.relabelled import labelled_as
 from alexnet_jax.data.shard_writer import Options
@@ -75,6 +75,21 @@ def test_another_networks_labels_are_theirs_too(made):
     _, label, _ = read(ImageReader(other, SIDE), range(len(source)))
     assert label.tolist() == [other[i].label for i in range(len(source))]
     assert set(label.tolist()) == {-1, 0}
+
+
+@pytest.mark.parametrize("threads", [1, 4, 16])
+def test_a_last_batch_of_few_images_is_filled_up(made, threads):
+    """Some threads' parts of it hold no image at all."""
+    source = opened(made, "val")
+    loader = Loader(ImageReader(source, SIDE), threads, 2)
+    batches = [
+        {name: values.copy() for name, values in batch.items()}
+        for batch in loader.batches(evaluation_positions(12, 14), range(2), slice(0, 12))
+    ]
+    assert [batch["mask"].sum() for batch in batches] == [12, 2]
+    seen = np.concatenate([batch["image"][batch["mask"] > 0] for batch in batches])
+    for index, image in enumerate(seen):
+        np.testing.assert_array_equal(image, source[index].image)
 
 
 def first_pixel(folder):
@@ -169,6 +184,25 @@ def test_what_was_begun_without_indices_goes_on_and_counts_once(made, tmp_path, 
     again.finish()
     for path in made.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_lost_shard_made_again_from_other_images_is_refused(tmp_path):
+    small.write_folder(tmp_path / "images")
+    out = tmp_path / "store"
+    (out / store.UNFINISHED).mkdir(parents=True)
+
+    def making() -> Preparation:
+        return Preparation(
+            open_dataset(Config(dataset=str(tmp_path / "images"))), out, Options(resize=SIDE)
+        )
+
+    making().write(1, lambda images: None)
+    shard = min(out.glob("*train*array_record*"))
+    shard.unlink()
+    image = min((tmp_path / "images").glob("train/*/*"))
+    image.write_bytes(max((tmp_path / "images").glob("train/*/*")).read_bytes())
+    with pytest.raises(DataError, match=re.escape(f"{shard}: was written before from other")):
+        making().write(1, lambda images: None)
 
 
 @settings(deadline=None)

@@ -42,12 +42,12 @@ def test_the_command_agrees_with_the_run_and_with_single_images(run):
     config = small.config(root / "set")
     reader = ImageReader(open_dataset(config).open("val"), 71)
     predictor = predict.Predictor(root / "w", 1, "latest")
-    image = np.empty((71, 71, 3), np.uint8)
+    image = np.empty((14, 71, 71, 3), np.uint8)
+    label, _ = reader.read(np.arange(14), image)
     for i, row in enumerate(rows):
-        label, _ = reader.read(i, image)
         assert row["image"] == reader.name(i)
-        assert row["label"] == ("dark", "light")[label]
-        p = predictor(image)
+        assert row["label"] == ("dark", "light")[label[i]]
+        p = predictor(image[i])
         assert row["class_1"] == ("dark", "light")[p.argmax()]
         assert float(row["probability_1"]) == pytest.approx(p.max(), rel=1e-4)
     table = list(csv.DictReader((root / "w" / "plots" / "class_errors_val.csv").open()))

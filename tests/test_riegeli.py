@@ -44,6 +44,25 @@ def test_records_are_read_where_they_lie(tmp_path_factory, sizes, seed):
         os.close(descriptor)
 
 
+def test_an_image_of_many_blocks_takes_several_calls(tmp_path, monkeypatch):
+    record = np.random.default_rng(0).bytes(700_000)
+    path = written(tmp_path / "records", [record])
+    ((start, size),) = riegeli.record_spans(path, 1)
+    calls, preadv = [], os.preadv
+
+    def counted(descriptor, parts, offset):
+        calls.append(len(parts))
+        return preadv(descriptor, parts, offset)
+
+    monkeypatch.setattr(riegeli, "MOST_PARTS", 6)
+    monkeypatch.setattr(os, "preadv", counted)
+    out = bytearray(size)
+    with path.open("rb") as file:
+        got = riegeli.read_into(file.fileno(), riegeli.in_file(start), memoryview(out))
+    assert (got, bytes(out)) == (size, record)
+    assert calls == [6, 6, 6, 3]
+
+
 @pytest.mark.parametrize("cut", [100, 300, 65_540, 65_536 + 24, 70_000])
 def test_a_file_that_ends_early_gives_what_there_is(tmp_path, cut):
     path = written(tmp_path / "records", [bytes(range(256)) * 600])

@@ -55,7 +55,7 @@ class ImageReader:
         """
         label, good = np.zeros(len(indices), np.int32), np.zeros(len(indices), bool)
         if self._ready:
-            good = self._ready.read(indices, out.reshape(len(indices), -1))
+            good = self._ready.read(indices, out.reshape(len(indices), self._ready.size))
             label = np.where(good, self._ready.label[indices], 0)
         for row in np.flatnonzero(~good).tolist():  # or what is wrong with them is said
             label[row], good[row] = self._read_example(int(indices[row]), out[row])

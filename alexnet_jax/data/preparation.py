@@ -185,7 +185,15 @@ class Preparation:
 
         Waiting for the disk is done here, where no image waits for it. A shard that was lost and
         written again adds nothing new.
+
+        Raises:
+          DataError: such a shard is not what it was.
         """
+        if self._about.get(shard.file, written.about[shard.file]) != written.about[shard.file]:
+            raise DataError(
+                f"{self._folder / shard.file}: was written before from other images; remove "
+                f"{self._folder} and begin again"
+            )
         for name, part in written.parts.items():
             file = self._folder / name
             with files.named(file):
@@ -237,7 +245,9 @@ class Preparation:
         if self._options.encoding != "raw":
             return
         images = sum(shard.end - shard.start for shard in self._todo)
-        needed = images * (3 * self._options.resize**2 + 200)
+        lie = [self._folder / name for shard in self._todo for name in self._files(shard)]
+        there = sum(file.stat().st_size for file in lie if file.is_file())  # and is replaced
+        needed = images * (3 * self._options.resize**2 + 200) - there
         free = shutil.disk_usage(self._folder).free
         if needed > free:
             raise DataError(

@@ -125,7 +125,7 @@ def write_shard(shard: Shard) -> Written:
         for part in parts.values():
             part.unlink(missing_ok=True)
         if isinstance(error, DataError):
-            raise
+            raise DataError(str(error).replace(suffix, "")) from error  # no file has that name now
         said = str(error).split(";")[0]
         raise DataError(f"{Worker.folder / shard.file}: cannot be written ({said})") from error
     written.about[shard.file] = {"records": records} | written.about[shard.file]
