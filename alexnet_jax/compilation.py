@@ -90,7 +90,8 @@ def jit(function: Callable[..., Any], **arguments: Any) -> Any:
 def compiled(
     function: Callable[..., Any], *abstract: Any, deterministic: bool = False, **arguments: Any
 ) -> jax.stages.Compiled:
-    """Compiles a function for abstract arguments, with `options`.
+    """Compiles a function for abstract arguments, with `options`; on a CPU, where it can be, with
+    oneDNN's convolutions, and then it is not kept for later runs.
 
     Args:
       function: to compile.
@@ -98,16 +99,6 @@ def compiled(
       deterministic: ask a GPU for kernels that give the same bits every time.
       **arguments: of `jax.jit`.
     """
-    lowered = jax.jit(function, **arguments).lower(*abstract)
-    return lowered.compile(options(deterministic))
-
-
-def compiled_for_inference(
-    function: Callable[..., Any], *abstract: Any, deterministic: bool = False
-) -> jax.stages.Compiled:
-    """Like `compiled`, for a program without gradients: on a CPU with oneDNN's convolutions.
-
-    Where it has them it is not kept for later runs.
-    """
     with onednn.convolutions():
-        return compiled(function, *abstract, deterministic=deterministic)
+        lowered = jax.jit(function, **arguments).lower(*abstract)
+        return lowered.compile(options(deterministic))

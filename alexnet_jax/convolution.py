@@ -105,9 +105,16 @@ def _over_blocks(
 def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int) -> jax.Array:
     cpu, default = (
         functools.partial(way, stride=stride, padding=padding, groups=groups)
-        for way in (onednn.conv if onednn.takes(x, kernel, padding) else _as_written, _over_blocks)
+        for way in (_on_cpu, _over_blocks)
     )
     return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+
+
+def _on_cpu(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int
+) -> jax.Array:
+    way = onednn.conv if onednn.takes(x, kernel, padding) else _as_written
+    return way(x, kernel, stride, padding, groups)
 
 
 def _conv_forward(
@@ -157,13 +164,17 @@ def _cpu_gradients(
         (width - 1 - left, width - 1 - right + rest_w),
     )
     reached = ((0, -rest_h), (0, -rest_w))
-    dx, dkernel = [], []
-    for (i, k), d in zip(_of_groups(x, kernel, groups), jnp.split(dy, groups, -1), strict=True):
-        turned = k[::-1, ::-1].swapaxes(2, 3)
-        dx.append(_plain_conv(d, turned, around, x_dilation=stride))
+    turned = [k[::-1, ::-1].swapaxes(2, 3) for k in jnp.split(kernel, groups, axis=-1)]
+    dkernel = []
+    for i, d in zip(jnp.split(x, groups, -1), jnp.split(dy, groups, -1), strict=True):
         i, d = i.transpose(3, 1, 2, 0), d.transpose(1, 2, 0, 3)
         dkernel.append(_plain_conv(i, d, reached, kernel_dilation=stride).transpose(1, 2, 0, 3))
-    return _beside(dx), _beside(dkernel)
+    if stride == 1:
+        dx = _on_cpu(dy, _beside(turned), 1, around, groups)
+    else:
+        parts = zip(jnp.split(dy, groups, -1), turned, strict=True)
+        dx = _beside([_plain_conv(d, k, around, x_dilation=stride) for d, k in parts])
+    return dx, _beside(dkernel)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)

@@ -88,7 +88,7 @@ def compile_step(
     function = make_eval_step(scheme, count, specs, feeding, views)
     step = meshes.per_device(function, mesh, specs, feeding.specs)
     abstract, sure = (params, feeding.abstract(mesh)), config.deterministic
-    return compilation.compiled_for_inference(step, *abstract, deterministic=sure)
+    return compilation.compiled(step, *abstract, deterministic=sure)
 
 
 def compile_eval_step(config: Config) -> jax.stages.Compiled:

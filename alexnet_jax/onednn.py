@@ -1,16 +1,16 @@
-"""Convolutions by oneDNN on a CPU, for programs without gradients.
+"""Convolutions by oneDNN on a CPU, and the gradients of their inputs.
 
 jaxlib's wheels for x86-64 Linux hold oneDNN, and XLA calls it where a program says `__onednn$...`;
 none of XLA's own passes does so there. It convolves the layers of `paper` a seventh to a third
-faster than XLA's products, those of `default` up to two and a half times (experiments/speed).
+faster than XLA's products, those of `default` up to two and a half times (experiments/speed). A
+kernel's gradient, whose windows are as large as the images, XLA's products give faster.
 Three things bound its use:
 
 - what a call says is XLA's own affair and has changed between versions, and one that is wrong ends
   the process, so that only versions are used that the tests have passed with (`VERSIONS`);
 - XLA cannot write such a program down, and reads memory that is not its own when it tries, so that
-  programs are kept from JAX's persistent cache (`convolutions`). The train step, whose start is
-  waited for and which gains less, does without;
-- there is no gradient in it.
+  programs are kept from JAX's persistent cache (`convolutions`): each run compiles its steps again;
+- there is no gradient in it: `convolution` says what they are.
 """
 
 import contextlib
@@ -79,7 +79,7 @@ def available() -> bool:
     except jax.errors.JaxRuntimeError as error:
         wrong = str(error)
     if wrong:
-        logging.warning("evaluation will be slower: oneDNN cannot be called (%s)", wrong)
+        logging.warning("steps will be slower: oneDNN cannot be called (%s)", wrong)
     return not wrong
 
 

@@ -1,4 +1,4 @@
-"""Convolutions by oneDNN in programs without gradients."""
+"""Convolutions by oneDNN."""
 
 import concurrent.futures
 import functools
@@ -13,7 +13,7 @@ import pytest
 import small
 from jax.experimental.compilation_cache import compilation_cache
 
-from alexnet_jax import compilation, configs, convolution, evaluate, onednn, train
+from alexnet_jax import compilation, configs, convolution, evaluate, onednn, step, train
 
 needs_onednn = pytest.mark.skipif(not onednn.available(), reason="this jaxlib's oneDNN is unknown")
 
@@ -51,7 +51,7 @@ def test_it_is_the_same_convolution(side, channels, size, out, stride, padding, 
     x = random.standard_normal((2, side, side + 1, channels), np.float32)
     kernel = random.standard_normal((size, size, channels // groups, out), np.float32)
     own = functools.partial(convolution.conv, stride=stride, padding=padding, groups=groups)
-    program = compilation.compiled_for_inference(own, x, kernel)
+    program = compilation.compiled(own, x, kernel)
     assert onednn.TARGET in program.as_text()
     zeros = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
     wanted = by_windows(x, kernel, stride, zeros, groups)
@@ -59,11 +59,65 @@ def test_it_is_the_same_convolution(side, channels, size, out, stride, padding, 
 
 
 @needs_onednn
-def test_evaluation_has_it_and_training_does_not():
+def test_both_steps_have_it():
     config = configs.get("default")
     config.num_classes, config.batch_size = 10, 8
-    assert onednn.TARGET in evaluate.compile_eval_step(config).as_text()
-    assert onednn.TARGET not in train.compile_train_step(config).as_text()
+    assert evaluate.compile_eval_step(config).as_text().count(f'"{onednn.TARGET}"') == 5
+    # Of conv1's input there is no gradient.
+    assert train.compile_train_step(config).as_text().count(f'"{onednn.TARGET}"') == 5 + 4
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("size", "padding", "groups"), [(5, 2, 2), (3, 1, 1), (3, ((0, 2), (1, 0)), 2)]
+)
+def test_the_gradients_are_those_without_it(size, padding, groups, monkeypatch):
+    random = np.random.default_rng(0)
+    x = random.standard_normal((3, 9, 8, 12), np.float32)
+    kernel = random.standard_normal((size, size, 12 // groups, 10), np.float32)
+    own = functools.partial(convolution.conv, padding=padding, groups=groups)
+    dy = random.standard_normal(jax.eval_shape(own, x, kernel).shape, np.float32)
+
+    def gradients(x, kernel, dy):
+        return jax.vjp(own, x, kernel)[1](dy)
+
+    program = compilation.compiled(gradients, x, kernel, dy)
+    assert program.as_text().count(f'"{onednn.TARGET}"') == 1
+    wanted = jax.vjp(
+        lambda x, kernel: jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            ((padding, padding),) * 2 if isinstance(padding, int) else padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+            precision="highest",
+        ),
+        x,
+        kernel,
+    )[1](dy)
+    for got, want in zip(program(x, kernel, dy), wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * np.abs(want).max())
+
+
+@needs_onednn
+def test_where_it_learns_it_learns_as_without_it(tmp_path, monkeypatch):
+    small.write_folder(tmp_path / "set")
+    config = small.config(tmp_path / "set")
+    config.num_steps = 4
+    programs, compile_step = [], step.compile_step
+
+    def seen(*arguments):
+        programs.append(compile_step(*arguments))
+        return programs[-1]
+
+    monkeypatch.setattr(step, "compile_step", seen)
+    train.train(config, tmp_path / "with")
+    monkeypatch.setattr(onednn, "available", lambda: False)
+    train.train(config, tmp_path / "without")
+    assert [onednn.TARGET in program.as_text() for program in programs] == [True, False]
+    losses = [[row["loss"] for row in small.rows(tmp_path / w)] for w in ("with", "without")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 @needs_onednn
@@ -71,7 +125,7 @@ def test_evaluation_has_it_and_training_does_not():
 def test_other_types_are_xlas(kind):
     with jax.enable_x64(True):
         x, kernel = jnp.ones((1, 5, 5, 2), kind), jnp.ones((3, 3, 2, 4), kind)
-        program = compilation.compiled_for_inference(convolution.conv, x, kernel)
+        program = compilation.compiled(convolution.conv, x, kernel)
         assert onednn.TARGET not in program.as_text()
         assert (program(x, kernel) == 18).all()
 
@@ -84,7 +138,7 @@ def test_other_types_are_xlas(kind):
 def test_what_it_would_end_the_process_for_is_xlas(image, taps, padding):
     x, kernel = jnp.ones(image), jnp.ones(taps)
     own = functools.partial(convolution.conv, padding=padding)
-    program = compilation.compiled_for_inference(own, x, kernel)
+    program = compilation.compiled(own, x, kernel)
     assert onednn.TARGET not in program.as_text()
     assert (program(x, kernel) == 9 * image[-1]).all()
 
@@ -137,7 +191,7 @@ def test_two_threads_leave_the_cache_as_it_was():
 @needs_onednn
 def test_a_kernel_may_be_larger_than_its_image():
     x, kernel = jnp.ones((2, 3, 3, 3)), jnp.ones((5, 5, 3, 4))
-    assert compilation.compiled_for_inference(convolution.conv, x, kernel)(x, kernel).size == 0
+    assert compilation.compiled(convolution.conv, x, kernel)(x, kernel).size == 0
 
 
 @needs_onednn
@@ -162,10 +216,10 @@ def test_its_programs_are_not_kept(tmp_path):
             jax.config.update(option, value)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            program = compilation.compiled_for_inference(convolution.conv, x, kernel)
+            program = compilation.compiled(convolution.conv, x, kernel)
         assert onednn.TARGET in program.as_text() and not list(tmp_path.iterdir())
         assert jax.config.values[options[1]] == 0
-        compilation.compiled(convolution.conv, x, kernel)
+        jax.jit(convolution.conv).lower(x, kernel).compile()
         assert list(tmp_path.iterdir()), "no program is kept: this test cannot tell"
     finally:
         for option, value in zip(options, before, strict=True):
@@ -183,7 +237,7 @@ def test_what_is_not_known_computes_as_ever(fresh, monkeypatch, caplog, reason):
         monkeypatch.setattr(onednn.jax, "default_backend", lambda: "gpu")
     assert not onednn.available() and not caplog.text
     x, kernel = jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4))
-    program = compilation.compiled_for_inference(convolution.conv, x, kernel)
+    program = compilation.compiled(convolution.conv, x, kernel)
     assert onednn.TARGET not in program.as_text()
     assert program(x, kernel).tolist() == np.full((1, 3, 3, 4), 18.0).tolist()
 
@@ -193,7 +247,7 @@ def test_a_jaxlib_built_without_it_says_so(fresh, monkeypatch, caplog):
     monkeypatch.setattr(onednn, "TARGET", "__no_such_library$convolution")
     with caplog.at_level(logging.WARNING):
         assert not onednn.available()
-    assert "evaluation will be slower: oneDNN cannot be called" in caplog.text
+    assert "steps will be slower: oneDNN cannot be called" in caplog.text
 
 
 @needs_onednn
