@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -23,13 +24,17 @@ from alexnet_jax.data.verification import check_file
 SIDE = 71  # bytes of an image are no multiple of eight
 
 
-def prepared(folder: pathlib.Path, images: pathlib.Path) -> pathlib.Path:
-    (folder / store.UNFINISHED).mkdir(parents=True)
-    making = Preparation(open_dataset(Config(dataset=str(images))), folder, Options(resize=SIDE))
+def begun(folder: pathlib.Path, images: pathlib.Path, shards: int = 0) -> Preparation:
+    (folder / store.UNFINISHED).mkdir(parents=True, exist_ok=True)
+    dataset = open_dataset(Config(dataset=str(images)))
+    return Preparation(dataset, folder, Options(resize=SIDE, shards=shards))
+
+
+def prepared(folder: pathlib.Path, images: pathlib.Path, shards: int = 0) -> pathlib.Path:
+    making = begun(folder, images, shards)
     making.write(1, lambda images: None)
     making.finish()
-    (folder / store.UNFINISHED / "progress.npz").unlink()
-    (folder / store.UNFINISHED).rmdir()
+    shutil.rmtree(folder / store.UNFINISHED)
     return folder
 
 
@@ -168,41 +173,32 @@ def test_verifying_finds_an_index_that_points_elsewhere(copied):
     assert [line.partition(": ")[0] for line in problems] == [f"{shard}[3]", f"{shard}[5]"]
 
 
-def test_what_was_begun_without_indices_goes_on_and_counts_once(made, tmp_path, monkeypatch):
-    images = made.parent / "images"
-    whole = open_dataset(Config(dataset=str(images)))
-    (tmp_path / store.UNFINISHED).mkdir()
-    making = Preparation(whole, tmp_path, Options(resize=SIDE))
+def test_what_was_begun_without_indices_goes_on_and_counts_once(made, tmp_path):
+    images, out = made.parent / "images", tmp_path / "begun"
+    making = begun(out, images, shards=3)
     making.write(1, lambda images: None)
-    for name in [name for name in making._about if ".pixels-" in name]:
-        del making._about[name]
-        (tmp_path / name).unlink()
+    first = min(name for name in making._about if "train.pixels-" in name)
+    del making._about[first]
+    (out / first).unlink()
     making._save()
-    again = Preparation(whole, tmp_path, Options(resize=SIDE))
-    assert again.done == 0
+    again = begun(out, images, shards=3)
+    assert again.total - again.done == 6  # of one shard, whose images would else weigh twice
     again.write(1, lambda images: None)
     again.finish()
-    for path in made.iterdir():
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+    for path in prepared(tmp_path / "whole", images, shards=3).iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_a_lost_shard_made_again_from_other_images_is_refused(tmp_path):
     small.write_folder(tmp_path / "images")
     out = tmp_path / "store"
-    (out / store.UNFINISHED).mkdir(parents=True)
-
-    def making() -> Preparation:
-        return Preparation(
-            open_dataset(Config(dataset=str(tmp_path / "images"))), out, Options(resize=SIDE)
-        )
-
-    making().write(1, lambda images: None)
+    begun(out, tmp_path / "images").write(1, lambda images: None)
     shard = min(out.glob("*train*array_record*"))
     shard.unlink()
     image = min((tmp_path / "images").glob("train/*/*"))
     image.write_bytes(max((tmp_path / "images").glob("train/*/*")).read_bytes())
     with pytest.raises(DataError, match=re.escape(f"{shard}: was written before from other")):
-        making().write(1, lambda images: None)
+        begun(out, tmp_path / "images").write(1, lambda images: None)
 
 
 @settings(deadline=None)
