@@ -17,6 +17,7 @@ from alexnet_jax.data.types import DataError
 
 BLOCK, BLOCK_HEADER = 2**16, 24  # bytes
 CONTENT = BLOCK - BLOCK_HEADER
+_SKIPPED = bytearray(BLOCK_HEADER)  # where headers of blocks go, which nobody reads
 # Of a chunk: how many bytes its data has, its type and above it the records; hashes lie between.
 CHUNK_HEADER = struct.Struct("<8x Q 8x Q 8x")
 MOST_PARTS = 1000  # of one call: Linux takes 1024
@@ -106,6 +107,3 @@ def read_into(descriptor: int, start: int, out: memoryview) -> int:
         if got < sum(map(len, some)):
             break
     return _content_before(at) - _content_before(start)
-
-
-_SKIPPED = bytearray(BLOCK_HEADER)  # where headers of blocks go, which nobody reads
