@@ -60,8 +60,7 @@ def test_sums_do_not_depend_on_the_order(images, monkeypatch):
     together = parts[0]
     for part in parts[1:]:
         together.merge(part)
-    whole = summed(images[::-1]).finished()
-    together = together.finished()
+    whole = summed(images[::-1])
     np.testing.assert_array_equal(together.pixels, whole.pixels)
     np.testing.assert_array_equal(together.products, whole.products)
     assert together.count == whole.count == 30

@@ -1,7 +1,8 @@
 """Input: preparing a store, reading it, decoding as images are read, and images that stay.
 
-Processes of the loops and of `prepare` are warm; files are in the page cache. Reading is measured
-by one thread that is kept on one core, except where all cores are said.
+Loops run in processes that live as long as `prepare`'s and are counted as they are: from the first
+images to the end of the last process. Files are in the page cache. Reading is measured by one
+thread that is kept on one core, except where all cores are said.
 """
 
 import concurrent.futures
@@ -27,7 +28,7 @@ from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.decode import read_square
 from alexnet_jax.data.loader import ImageReader, Loader, training_positions
 from alexnet_jax.data.preparation import Preparation
-from alexnet_jax.data.shard_writer import Options, Shard
+from alexnet_jax.data.shard_writer import Options, Shard, Worker
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.data.store import UNFINISHED, StoredSplit
@@ -71,70 +72,96 @@ def measure(
 
 
 def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]:
-    options, workers = Options(), os.cpu_count() or 1
     shards = store_plan.shards(dataset, Options(shards=SHARDS))
-    images = sum(dataset.sizes.values())
-    sources = {split: dataset.open(split) for split in dataset.sizes}
-    context = multiprocessing.get_context("spawn")
     out = folder / "store"
 
     def prepared() -> float:
         shutil.rmtree(out, ignore_errors=True)  # its memory in the page cache is used again
         (out / UNFINISHED).mkdir(parents=True)
-        making = Preparation(dataset, out, Options(shards=SHARDS))
-        first: list[tuple[float, int]] = []  # from the first images on: not how processes start
-
-        def advance(count: int) -> None:
-            if count and not first:
-                first.append((time.perf_counter(), count))
-
-        making.write(workers, advance)
+        making, counted = Preparation(dataset, out, Options(shards=SHARDS)), Counted()
+        making.write(os.cpu_count() or 1, counted.advance)
         making.finish()
-        (start, earlier) = first[0]
-        return (images - earlier) / (time.perf_counter() - start)
+        return counted.rate()
 
-    with concurrent.futures.ProcessPoolExecutor(
-        workers,
-        context,
-        shard_writer.start_worker,
-        (sources, folder, options, context.Value("q"), context.Value("b", 0, lock=False)),
-    ) as pool:
-        list(pool.map(_nothing, range(4 * workers)))
-        prepared()  # a page of memory that was never used costs more the first time
-        found = alternated(
-            {
-                BARE: lambda: rate(images, lambda: list(pool.map(_decode_all, shards))),
-                WITH_SUMS: lambda: rate(images, lambda: list(pool.map(_with_sums, shards))),
-                PREPARE: prepared,
-            },
-            rounds,
-        )
+    prepared()  # a page of memory that was never used costs more the first time
+    found = alternated(
+        {
+            BARE: lambda: _loop(dataset, folder, shards, _decode_all),
+            WITH_SUMS: lambda: _loop(dataset, folder, shards, _with_sums),
+            PREPARE: prepared,
+        },
+        rounds,
+    )
     return [row(BARE, found), row(WITH_SUMS, found), row(PREPARE, found, WITH_SUMS)] + [
         row(PREPARE, found, BARE)
     ]
 
 
-def _nothing(_: int) -> None:
-    time.sleep(0.05)
+class Counted:
+    """Images a second from the first images on: not how processes start."""
+
+    def __init__(self) -> None:
+        self._start: float | None = None
+        self._images = 0
+
+    def advance(self, count: int) -> None:
+        """Takes the number of images done since the last call."""
+        if self._start is not None:
+            self._images += count
+        elif count:
+            self._start = time.perf_counter()
+
+    def rate(self) -> float:
+        """Returns it, up to now."""
+        assert self._start is not None
+        return self._images / (time.perf_counter() - self._start)
+
+
+def _loop(
+    dataset: Dataset, folder: pathlib.Path, shards: list[Shard], work: Callable[[Shard], Any]
+) -> float:
+    """Returns the images a second of a loop over all cores, in processes like `prepare`'s."""
+    sources = {split: dataset.open(split) for split in dataset.sizes}
+    context, counted, seen = multiprocessing.get_context("spawn"), Counted(), 0
+    counter = context.Value("q", 0)
+    given = (sources, folder, Options(), counter, context.Value("b", 0, lock=False))
+    workers = os.cpu_count() or 1
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, shard_writer.start_worker, given
+    ) as pool:
+        waiting = {pool.submit(work, shard) for shard in shards}
+        while waiting:
+            finished, waiting = concurrent.futures.wait(
+                waiting, 0.2, concurrent.futures.FIRST_COMPLETED
+            )
+            for future in finished:
+                future.result()
+            now = int(counter.value)
+            counted.advance(now - seen)
+            seen = now
+    return counted.rate()
 
 
 def _decode_all(shard: Shard) -> None:
-    source = shard_writer.Worker.sources[shard.split]
-    for index in range(shard.start, shard.end):
-        read_square(source, index, 256)
+    for _ in _squares(shard):
+        pass
 
 
 def _with_sums(shard: Shard) -> str:
-    source, sums, digest = (
-        shard_writer.Worker.sources[shard.split],
-        PixelSums(256),
-        hashlib.sha256(),
-    )
-    for index in range(shard.start, shard.end):
-        image = np.ascontiguousarray(read_square(source, index, 256)[0])
+    sums, digest = PixelSums(256), hashlib.sha256()
+    for square in _squares(shard):
+        image = np.ascontiguousarray(square)
         sums.add(image)
         digest.update(image.data)
     return digest.hexdigest()
+
+
+def _squares(shard: Shard) -> Iterator[np.ndarray]:
+    source, counter = Worker.sources[shard.split], Worker.counter
+    for index in range(shard.start, shard.end):
+        yield read_square(source, index, 256)[0]
+        with counter.get_lock():
+            counter.value += 1
 
 
 @contextlib.contextmanager
@@ -200,7 +227,7 @@ def _all_cores(
     dataset: Dataset, store: pathlib.Path, batch_size: int, rounds: int, against_torch: bool
 ) -> list[Row]:
     source, cores = _largest(dataset), os.cpu_count() or 1
-    count = max(2, min(2048, len(source)) // batch_size)
+    count = max(2 * cores, min(4096, len(source)) // batch_size)
     ours = _batches(source, batch_size, cores, count)
     stored_count = max(2, 6000 // batch_size)
     stored = _batches(
@@ -226,14 +253,17 @@ def _torch_loader(source: Source, batch_size: int, workers: int, count: int) -> 
     except ImportError as error:
         raise ConfigError("--against=torch: PyTorch is not installed; pip install torch") from error
     images: Any = _TorchImages(source)
-    order = np.random.default_rng(0).permutation(len(source))[: count * batch_size].tolist()
+    order = np.resize(
+        np.random.default_rng(0).permutation(len(source)), count * batch_size
+    ).tolist()
 
     def run() -> float:
         loader: Any = torch.utils.data.DataLoader(
             images, batch_size, sampler=order, num_workers=workers, prefetch_factor=2
         )
         batches = iter(loader)
-        next(batches)  # its processes have started
+        for _ in range(workers):  # all have started, and none is ahead with a batch not counted
+            next(batches)
         start, seen = time.perf_counter(), 0
         for image, _ in batches:
             seen += len(image)

@@ -38,8 +38,10 @@ def sums_of(pixels: np.ndarray) -> np.ndarray:
       (n,) uint64.
     """
     whole = pixels.shape[1] // 8 * 8
-    numbers = np.add.reduce(pixels[:, :whole].view(np.uint64), 1, dtype=np.uint64)
-    return numbers + np.add.reduce(pixels[:, whole:], 1, dtype=np.uint64)
+    sums = np.add.reduce(pixels[:, :whole].view(np.uint64), 1, dtype=np.uint64)
+    if whole < pixels.shape[1]:
+        sums += np.add.reduce(pixels[:, whole:], 1, dtype=np.uint64)
+    return sums
 
 
 class Entries:

@@ -210,18 +210,17 @@ class Preparation:
             self._save()
 
     def _save(self) -> None:
-        sums = self._sums.finished()
         text = json.dumps(
             self._identity
             | {"about": self._about, "bad": self._bad, "cost": self._cost.tolist()}
-            | {"count": sums.count}
+            | {"count": self._sums.count}
         )
         data = io.BytesIO()
         np.savez(
             data,
             text=np.frombuffer(text.encode(), np.uint8),
-            pixels=sums.pixels,
-            products=sums.products,
+            pixels=self._sums.pixels,
+            products=self._sums.products,
         )
         temporary = self._state.with_suffix(".tmp")
         with files.named(self._state):
@@ -233,13 +232,13 @@ class Preparation:
         try:
             arrays = files.read_arrays(self._state)
             noted = json.loads(arrays["text"].tobytes())
-            self._sums.pixels, self._sums.products = arrays["pixels"], arrays["products"]
+            self._sums = PixelSums.of(noted["count"], arrays["pixels"], arrays["products"])
         except (ValueError, KeyError) as error:
             raise DataError(f"{error}; remove {self._folder} and begin again") from error
         left_out = any(noted["bad"].values())
         store_plan.refuse_another(self._folder, noted, self._identity, left_out)
         self._about, self._bad = noted["about"], noted["bad"]
-        self._cost, self._sums.count = np.array(noted["cost"], np.int64), noted["count"]
+        self._cost = np.array(noted["cost"], np.int64)
 
     def _check_room(self) -> None:
         if self._options.encoding != "raw":

@@ -4,8 +4,6 @@ They are written and read by their wire format (protobuf.dev/programming-guides/
 protobuf package copies an image of 197 kB several times, which takes longer than decoding it.
 """
 
-from collections.abc import Sequence
-
 from alexnet_jax.data.types import DataError
 
 LENGTH = 2  # the wire type of every field here
@@ -16,38 +14,32 @@ VALUE = 2
 BYTES_LIST, INT64_LIST = 1, 3
 
 
-def encode(image: bytes | memoryview, label: int, name: str) -> bytes:
-    """Returns the record of one example; equal arguments give equal bytes."""
-    features = (
-        ("id", BYTES_LIST, name.encode(errors="surrogateescape")),
-        ("image", BYTES_LIST, image),
-        ("label", INT64_LIST, _varint(label % 2**64)),
-    )
-    parts: list[bytes | memoryview] = []
-    for key, kind, value in features:
-        # From the inside out: each message's length stands before it, the image is never copied.
-        values = [_tag(VALUES), _varint(len(value)), value]
-        listed = [_tag(kind), _varint(_size(values)), *values]
-        entry = [_tag(KEY), _varint(len(key)), key.encode()]
-        entry += [_tag(VALUE), _varint(_size(listed)), *listed]
-        parts += [_tag(FEATURE), _varint(_size(entry)), *entry]
-    return b"".join([_tag(FEATURES), _varint(_size(parts)), *parts])
+def encode(image: bytes | memoryview, label: int, name: str) -> tuple[bytes, int]:
+    """Returns the record of one example, and where in it the image's first byte is.
+
+    Equal arguments give equal bytes.
+    """
+    before = _feature(b"id", BYTES_LIST, name.encode(errors="surrogateescape"))
+    feature = _feature(b"image", BYTES_LIST, image)  # whose last part the image is
+    after = _feature(b"label", INT64_LIST, _varint(label % 2**64))
+    record = b"".join(_message(FEATURES, [*before, *feature, *after]))
+    return record, len(record) - sum(map(len, after)) - len(image)
 
 
-def _size(parts: Sequence[bytes | memoryview]) -> int:
-    return sum(map(len, parts))
+def _feature(key: bytes, kind: int, value: bytes | memoryview) -> list[bytes | memoryview]:
+    listed = _message(kind, _message(VALUES, [value]))
+    return _message(FEATURE, [*_message(KEY, [key]), *_message(VALUE, listed)])
 
 
-def _tag(field: int) -> bytes:
-    return bytes([field << 3 | LENGTH])
+def _message(field: int, parts: list[bytes | memoryview]) -> list[bytes | memoryview]:
+    """Puts a field's tag and length before its content, which is not copied."""
+    return [bytes((field << 3 | LENGTH,)), _varint(sum(map(len, parts))), *parts]
 
 
 def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
+    if value < 0x80:
+        return bytes((value,))
+    return bytes((value & 0x7F | 0x80,)) + _varint(value >> 7)
 
 
 def decode(record: bytes) -> tuple[memoryview, int, str]:
@@ -64,11 +56,6 @@ def decode(record: bytes) -> tuple[memoryview, int, str]:
     except (IndexError, KeyError) as error:
         raise DataError(f"is not an example with image, label and id ({error!r})") from error
     return memoryview(record)[start:end], label - 2**64 if label >= 2**63 else label, name
-
-
-def image_start(record: bytes) -> int:
-    """Returns where in a record that `encode` made the image's first byte is."""
-    return _values(record)[b"image"][0]
 
 
 def _values(record: bytes) -> dict[bytes, tuple[int, int]]:

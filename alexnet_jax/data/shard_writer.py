@@ -1,6 +1,8 @@
 """Writes one shard of a store, in a process of its own."""
 
 import dataclasses
+import hashlib
+import mmap
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -14,7 +16,7 @@ import cv2
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore
 
-from alexnet_jax.data import pixel_index, record, store
+from alexnet_jax.data import pixel_index, record
 from alexnet_jax.data.decode import decode, read_square
 from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.data.types import DataError, Source
@@ -120,7 +122,7 @@ def write_shard(shard: Shard) -> Written:
     try:
         records = _write(shard, written)
         for name, part in parts.items():
-            written.about[name] = {"bytes": part.stat().st_size, "sha256": store.sha256(part)}
+            written.about[name] = {"bytes": part.stat().st_size, "sha256": _sha256(part)}
     except (DataError, RuntimeError, OSError) as error:
         for part in parts.values():
             part.unlink(missing_ok=True)
@@ -129,8 +131,6 @@ def write_shard(shard: Shard) -> Written:
         said = str(error).split(";")[0]
         raise DataError(f"{Worker.folder / shard.file}: cannot be written ({said})") from error
     written.about[shard.file] = {"records": records} | written.about[shard.file]
-    if written.sums:
-        written.sums.finished()
     return written
 
 
@@ -138,6 +138,12 @@ def files_of(shard: Shard, options: Options) -> list[str]:
     """Returns the names of a shard's files: its own, and its index's where images are raw."""
     raw = options.encoding == "raw"
     return [shard.file, *([pixel_index.index_file(shard.file)] if raw else [])]
+
+
+def _sha256(part: pathlib.Path) -> str:
+    """Returns the digest of a file just written, which is mapped: its pages are in memory."""
+    with part.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return hashlib.sha256(mapped).hexdigest()
 
 
 def _write(shard: Shard, written: Written) -> int:
@@ -173,9 +179,9 @@ def _records(shard: Shard, written: Written, entries: pixel_index.Entries) -> It
                 stored, image = _as_jpeg(image, written)
             if written.sums:
                 written.sums.add(image)
-            encoded = record.encode(stored, example.label, example.name)
+            encoded, start = record.encode(stored, example.label, example.name)
             if options.encoding == "raw":
-                entries.add(image, example.label, record.image_start(encoded))
+                entries.add(image, example.label, start)
             yield encoded
         with Worker.counter.get_lock():
             Worker.counter.value += 1

@@ -21,20 +21,39 @@ class PixelSums:
 
     Attributes:
       count: images added.
-      pixels: sum of each pixel and channel, (side, side, 3) int64.
       products: sums over all pixels of channel times channel, (3, 3) int64.
     """
 
     def __init__(self, side: int) -> None:
         self.count = 0
-        self.pixels = np.zeros((side, side, 3), np.int64)
         self.products = np.zeros((3, 3), np.int64)
-        self._recent, self._recent_count = np.zeros((side, side, 3), np.float32), 0
+        self._shape = (side, side, 3)
+        # Whole sums, int64, and those of recent images, float32, which are added to faster. Either
+        # is made when it is needed: a shard's sums go to another process in half the bytes.
+        self._whole: np.ndarray | None = None
+        self._recent: np.ndarray | None = None
+        self._recent_count = 0
+
+    @classmethod
+    def of(cls, count: int, pixels: np.ndarray, products: np.ndarray) -> "PixelSums":
+        """Returns sums that were kept."""
+        sums = cls(pixels.shape[0])
+        sums.count, sums._whole, sums.products = count, pixels, products
+        return sums
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Sum of each pixel and channel, (side, side, 3) int64."""
+        if self._recent is not None or self._whole is None:
+            self._whole = self._emptied()
+        return self._whole
 
     def add(self, image: np.ndarray) -> None:
         """Adds one image."""
         if self._recent_count == MOST_IMAGES:
-            self._flush()
+            self._whole = self._emptied()
+        if self._recent is None:
+            self._recent = np.zeros(self._shape, np.float32)
         cv2.accumulate(image, self._recent)
         self._recent_count += 1
         self.count += 1
@@ -52,21 +71,17 @@ class PixelSums:
 
     def merge(self, other: "PixelSums") -> None:
         """Adds what another has seen."""
-        self._flush()
-        other._flush()
         self.count += other.count
-        self.pixels += other.pixels
+        self._whole = self.pixels + other.pixels
         self.products += other.products
 
-    def finished(self) -> "PixelSums":
-        """Returns itself, with `pixels` up to date."""
-        self._flush()
-        return self
-
-    def _flush(self) -> None:
-        self.pixels += self._recent.astype(np.int64)
-        self._recent[:] = 0
-        self._recent_count = 0
+    def _emptied(self) -> np.ndarray:
+        """Returns the whole sums, once those of recent images are among them."""
+        whole = np.zeros(self._shape, np.int64) if self._whole is None else self._whole
+        if self._recent is not None:
+            whole += self._recent.astype(np.int64)
+        self._recent, self._recent_count = None, 0
+        return whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +105,6 @@ class Statistics:
     @classmethod
     def of(cls, sums: PixelSums) -> "Statistics":
         """Divides the sums."""
-        sums = sums.finished()
         area = sums.pixels.shape[0] * sums.pixels.shape[1]
         number = sums.count * area
         totals = [int(total) for total in sums.pixels.sum(axis=(0, 1))]
