@@ -8,9 +8,11 @@ import sys
 import commands
 import jax
 import pytest
+from small import write_folder
 
 from alexnet_jax import benchmark, configs, large_pages, recipe_flags
 from alexnet_jax.benchmarks import end_to_end, layers, memory, rows, startup, steps, work
+from alexnet_jax.benchmarks import input as input_benchmark
 from alexnet_jax.config import ConfigError, MeshConfig
 
 
@@ -21,6 +23,36 @@ def narrow(**fields):
     for name, value in fields.items():
         setattr(config, name, value)
     return config
+
+
+def test_input_has_a_row_for_each_part(tmp_path):
+    pytest.importorskip("torch")
+    write_folder(tmp_path, train=12, val=0)
+    found = input_benchmark.measure(str(tmp_path), "", 2, 1, True)
+    assert [(r.what, r.beside) for r in found] == [
+        ("decode + resize", None),
+        ("decode + resize + sums + hash", None),
+        ("prepare", "decode + resize + sums + hash"),
+        ("prepare", "decode + resize"),
+        ("ArrayRecord reads", None),
+        ("store -> batches", "ArrayRecord reads"),
+        ("images -> batches", None),
+        ("store -> batches", "images -> batches"),
+        ("store -> batches, all cores", None),
+        ("images -> batches, all cores", "torch DataLoader"),
+        ("torch DataLoader", None),
+        ("resident", None),
+    ]
+    assert all(r.images_per_second > 0 for r in found)
+
+
+def test_what_was_done_when_counting_begins_is_not_counted(monkeypatch):
+    moments = iter([10.0, 14.0])
+    monkeypatch.setattr(input_benchmark.time, "perf_counter", lambda: next(moments))
+    counted = input_benchmark.Counted()
+    for images in (0, 5, 6, 2):
+        counted.advance(images)
+    assert counted.rate() == 8 / 4
 
 
 @pytest.mark.parametrize("what", ["step", "eval"])
