@@ -123,14 +123,15 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 
 def _file_name(split: str, networks: int) -> str:
-    """Returns a part of a file's name that says which images and networks it is of."""
+    """Returns a part of a file's name that says which images, networks and views it is of."""
     apart = {"[": "_", "]": "", ":": "to", "%": "pc", "-": "minus"}
     name = "".join(apart.get(letter, letter) for letter in split)
     name = "".join(letter if letter.isalnum() else "_" for letter in name)
     if flags.FLAGS.dataset:  # beside those of the run's own
         own = pathlib.PurePath(flags.FLAGS.dataset).name
         name += "_of_" + "".join(letter if letter.isalnum() else "_" for letter in own)
-    return name + (f"_by_{networks}_networks" if networks > 1 else "")
+    name += f"_by_{networks}_networks" if networks > 1 else ""
+    return name + ("_1_view" if flags.FLAGS.views == "1" else "")
 
 
 def _say_errors(found: Predictions, split: str, networks: list[TrainedNetwork]) -> None:

@@ -30,7 +30,7 @@ import numpy as np
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # of zeros: (top, bottom), (left, right)
 
-VERSIONS = ("0.10.2",)  # of jaxlib
+VERSIONS = ("0.10.2", "0.11.2", "0.12.0.1")  # of jaxlib
 TARGET = "__onednn$convolution"
 
 # JAX traces again where this differs.

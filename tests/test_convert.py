@@ -449,6 +449,10 @@ def test_the_card_says_where_weights_come_from_through_every_format(trained_run,
     assert (
         "- data: not said by the file they come from" in (tmp_path / "a.safetensors.md").read_text()
     )
+    for damaged in ("{", "[]", '{"who": "me"}', '{"errors": 3}'):
+        (tmp_path / "v" / formats.ORIGIN_FILE).write_text(damaged)
+        with pytest.raises(WeightsError, match=r"origin.json: is damaged \(.*convert the weights"):
+            formats.read("workdir", tmp_path / "v")
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError):
         formats.WRITERS["safetensors"](run, tmp_path / "folder")

@@ -50,10 +50,10 @@ def test_the_command_agrees_with_the_run_and_with_single_images(run):
         p = predictor(image[i])
         assert row["class_1"] == ("dark", "light")[p.argmax()]
         assert float(row["probability_1"]) == pytest.approx(p.max(), rel=1e-4)
-    table = list(csv.DictReader((root / "w" / "plots" / "class_errors_val.csv").open()))
+    table = list(csv.DictReader((root / "w" / "plots" / "class_errors_val_1_view.csv").open()))
     assert [row["class"] for row in table] == ["dark", "light"]
     assert sum(int(row["images"]) for row in table) == 14
-    assert (root / "w" / "plots" / "confusions_val.png").stat().st_size > 5_000
+    assert (root / "w" / "plots" / "confusions_val_1_view.png").stat().st_size > 5_000
 
 
 def test_what_several_networks_say_is_kept_beside_what_one_says(run):
@@ -62,9 +62,9 @@ def test_what_several_networks_say_is_kept_beside_what_one_says(run):
     assert "2 networks averaged" in two.stdout
     assert one.stdout.split(" over ")[0] == two.stdout.split(" over ")[0]
     plots = run / "w" / "plots"
-    both = plots / "class_errors_val_by_2_networks.csv"
-    assert both.read_text() == (plots / "class_errors_val.csv").read_text()
-    assert (plots / "confusions_val_by_2_networks.png").is_file()
+    both = plots / "class_errors_val_by_2_networks_1_view.csv"
+    assert both.read_text() == (plots / "class_errors_val_1_view.csv").read_text()
+    assert (plots / "confusions_val_by_2_networks_1_view.png").is_file()
 
 
 def test_slices_lines_of_json_and_ten_views(run):
@@ -74,6 +74,7 @@ def test_slices_lines_of_json_and_ten_views(run):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 7
     assert rows[0]["probability_1"] + rows[0]["probability_2"] == pytest.approx(1, abs=1e-5)
+    assert (run / "w" / "plots" / "class_errors_train_5to12.csv").is_file()  # of ten views
 
 
 def test_another_data_set_s_classes_are_known_by_their_names(run, tmp_path):
@@ -85,7 +86,9 @@ def test_another_data_set_s_classes_are_known_by_their_names(run, tmp_path):
     done = evaluate(run, "--views=1", f"--dataset={val.parent}")
     assert "1 of 3 classes are not the network's (such as a_third)" in done.stdout, done.stderr
     assert f"{wanted} over 14 images" in done.stdout
-    assert (run / "w" / "plots" / "class_errors_val_of_other.csv").is_file()  # beside its own
+    assert (
+        run / "w" / "plots" / "class_errors_val_of_other_1_view.csv"
+    ).is_file()  # beside its own
 
 
 def test_mistakes_are_one_line(run):

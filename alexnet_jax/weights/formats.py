@@ -114,7 +114,11 @@ def _bound(config: Config, tensors: dict[str, np.ndarray], path: pathlib.Path) -
 
 
 def read_workdir(path: pathlib.Path, recipe: str) -> Weights:
-    """Reads the best checkpoint of a run."""
+    """Reads the best checkpoint of a run.
+
+    Raises:
+      WeightsError: --recipe is given, or what it says of its origin is damaged.
+    """
     if recipe:
         raise WeightsError(f"{path}: a run has its own config; leave --recipe out")
     run = trained.load(path)
@@ -122,10 +126,21 @@ def read_workdir(path: pathlib.Path, recipe: str) -> Weights:
     statistics = checkpoint.read_statistics(path)
     imported = path / ORIGIN_FILE
     if imported.is_file() and not (path / "metrics.jsonl").is_file():
-        origin = Origin(**json.loads(imported.read_text()))
+        origin = _read_origin(imported)
     else:
         origin = card.origin_of_run(path, run.config, run.step)
     return Weights(params, run.config, run.class_names, statistics, run.step, path, origin)
+
+
+def _read_origin(file: pathlib.Path) -> Origin:
+    try:
+        said = json.loads(file.read_text())
+        origin = Origin(**said)
+        if not all(isinstance(text, str) for text in said.values()):
+            raise ValueError("a value is not text")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{file}: is damaged ({error}); convert the weights again") from error
+    return origin
 
 
 def write_safetensors(weights: Weights, out: pathlib.Path) -> None:
