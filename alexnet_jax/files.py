@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import pathlib
 import zipfile
 import zlib
@@ -24,6 +25,12 @@ def replace_text(path: pathlib.Path, text: str) -> None:
     with named(path):
         temporary.write_text(text)
         temporary.replace(path)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Returns the digest of a file's bytes, in hexadecimal."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from absl import logging as absl_logging
 from alexnet_jax import large_pages
 from alexnet_jax.config import Config, ConfigError
 
-MOST_PIXELS = 4096  # of a side: the sums of one take 600 MB in each process
+MOST_PIXELS = 4096  # of a side: sums of one take 200 MB in each process, 400 in the parent
 
 
 def prepare() -> None:

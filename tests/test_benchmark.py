@@ -1,5 +1,6 @@
 """The benchmarks' rows, on networks small enough for a test."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,9 +12,19 @@ import pytest
 from small import write_folder
 
 from alexnet_jax import benchmark, configs, large_pages, recipe_flags
-from alexnet_jax.benchmarks import end_to_end, layers, memory, rows, startup, steps, work
+from alexnet_jax.benchmarks import (
+    end_to_end,
+    input_loops,
+    layers,
+    memory,
+    rows,
+    startup,
+    steps,
+    work,
+)
 from alexnet_jax.benchmarks import input as input_benchmark
 from alexnet_jax.config import ConfigError, MeshConfig
+from alexnet_jax.data.types import DataError
 
 
 def narrow(**fields):
@@ -26,10 +37,10 @@ def narrow(**fields):
 
 
 def test_input_has_a_row_for_each_part(tmp_path):
-    pytest.importorskip("torch")
-    write_folder(tmp_path, train=12, val=0)
-    found = input_benchmark.measure(str(tmp_path), "", 2, 1, True)
-    assert [(r.what, r.beside) for r in found] == [
+    write_folder(tmp_path, train=300, val=0)
+    with_torch = importlib.util.find_spec("torch") is not None
+    found = input_benchmark.measure(str(tmp_path), "", 2, 1, with_torch)
+    assert [(r.what, r.beside) for r in found if "torch" not in r.what] == [
         ("decode + resize", None),
         ("decode + resize + sums + hash", None),
         ("prepare", "decode + resize + sums + hash"),
@@ -39,20 +50,35 @@ def test_input_has_a_row_for_each_part(tmp_path):
         ("images -> batches", None),
         ("store -> batches", "images -> batches"),
         ("store -> batches, all cores", None),
-        ("images -> batches, all cores", "torch DataLoader"),
-        ("torch DataLoader", None),
+        ("images -> batches, all cores", "torch DataLoader" if with_torch else None),
         ("resident", None),
     ]
     assert all(r.images_per_second > 0 for r in found)
 
 
-def test_what_was_done_when_counting_begins_is_not_counted(monkeypatch):
+def test_what_was_done_when_a_rate_begins_is_not_counted(monkeypatch):
     moments = iter([10.0, 14.0])
-    monkeypatch.setattr(input_benchmark.time, "perf_counter", lambda: next(moments))
-    counted = input_benchmark.Counted()
-    for images in (0, 5, 6, 2):
-        counted.advance(images)
-    assert counted.rate() == 8 / 4
+    monkeypatch.setattr(input_loops.time, "perf_counter", lambda: next(moments))
+    rate = input_loops.Rate()
+    for images in (0, 5):
+        rate.advance(images)
+    with pytest.raises(DataError, match="too few images"):
+        rate.now()
+    for images in (6, 2):
+        rate.advance(images)
+    assert rate.now() == 8 / 4
+
+
+def test_the_loops_processes_import_what_prepares_do():
+    """Another module more, and what it takes to import and to end is counted against the loop."""
+    code = "import sys; import {}; print(*{{n.split('.')[0] for n in sys.modules}})"
+    found = [
+        set(subprocess.check_output([sys.executable, "-c", code.format(name)], text=True).split())
+        - sys.stdlib_module_names
+        for name in ("alexnet_jax.data.shard_writer", "alexnet_jax.benchmarks.input_loops")
+    ]
+    assert "cv2" in found[0]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("what", ["step", "eval"])

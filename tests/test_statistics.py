@@ -1,4 +1,5 @@
 import json
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -64,6 +65,20 @@ def test_sums_do_not_depend_on_the_order(images, monkeypatch):
     np.testing.assert_array_equal(together.pixels, whole.pixels)
     np.testing.assert_array_equal(together.products, whole.products)
     assert together.count == whole.count == 30
+
+
+def test_sums_that_were_kept_go_on(images):
+    """As a preparation does that was stopped."""
+    begun, whole = summed(images[:12]), summed(images)
+    pixels, products = begun.pixels, begun.products
+    kept = PixelSums.of(12, pixels, products)
+    kept.add(images[12])
+    kept.merge(pickle.loads(pickle.dumps(summed(images[13:]))))
+    np.testing.assert_array_equal(kept.pixels, whole.pixels)
+    np.testing.assert_array_equal(kept.products, whole.products)
+    assert kept.count == whole.count
+    np.testing.assert_array_equal(pixels, images[:12].sum(axis=0))  # is nobody's to change
+    np.testing.assert_array_equal(products, summed(images[:12]).products)
 
 
 def test_white_images_do_not_overflow():

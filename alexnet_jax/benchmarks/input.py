@@ -1,14 +1,11 @@
 """Input: preparing a store, reading it, decoding as images are read, and images that stay.
 
-Loops run in processes that live as long as `prepare`'s and are counted as they are: from the first
-images to the end of the last process. Files are in the page cache. Reading is measured by one
-thread that is kept on one core, except where all cores are said.
+Files are in the page cache. Reading is measured by one thread that is kept on one core, except
+where all cores are said.
 """
 
-import concurrent.futures
 import contextlib
-import hashlib
-import multiprocessing
+import functools
 import os
 import pathlib
 import shutil
@@ -21,16 +18,15 @@ import cv2
 import numpy as np
 
 from alexnet_jax import feeds, mesh
+from alexnet_jax.benchmarks import input_loops
 from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
 from alexnet_jax.config import Config, ConfigError, MeshConfig
-from alexnet_jax.data import shard_writer, store_plan
+from alexnet_jax.data import store_plan
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.decode import read_square
 from alexnet_jax.data.loader import ImageReader, Loader, training_positions
 from alexnet_jax.data.preparation import Preparation
-from alexnet_jax.data.shard_writer import Options, Shard, Worker
+from alexnet_jax.data.shard_writer import Options
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.data.store import UNFINISHED, StoredSplit
 from alexnet_jax.data.types import Source
 from alexnet_jax.feeding import Dispatches
@@ -72,22 +68,24 @@ def measure(
 
 
 def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]:
+    out, workers = folder / "store", os.cpu_count() or 1
     shards = store_plan.shards(dataset, Options(shards=SHARDS))
-    out = folder / "store"
+    sources = {split: dataset.open(split) for split in dataset.sizes}
 
     def prepared() -> float:
         shutil.rmtree(out, ignore_errors=True)  # its memory in the page cache is used again
         (out / UNFINISHED).mkdir(parents=True)
-        making, counted = Preparation(dataset, out, Options(shards=SHARDS)), Counted()
-        making.write(os.cpu_count() or 1, counted.advance)
+        making, found = Preparation(dataset, out, Options(shards=SHARDS)), input_loops.Rate()
+        making.write(workers, found.advance)
         making.finish()
-        return counted.rate()
+        return found.now()
 
+    loop = functools.partial(input_loops.images_per_second, sources, shards, workers)
     prepared()  # a page of memory that was never used costs more the first time
     found = alternated(
         {
-            BARE: lambda: _loop(dataset, folder, shards, _decode_all),
-            WITH_SUMS: lambda: _loop(dataset, folder, shards, _with_sums),
+            BARE: lambda: loop(input_loops.decode),
+            WITH_SUMS: lambda: loop(input_loops.decode_sum_and_hash),
             PREPARE: prepared,
         },
         rounds,
@@ -95,73 +93,6 @@ def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]
     return [row(BARE, found), row(WITH_SUMS, found), row(PREPARE, found, WITH_SUMS)] + [
         row(PREPARE, found, BARE)
     ]
-
-
-class Counted:
-    """Images a second from the first images on: not how processes start."""
-
-    def __init__(self) -> None:
-        self._start: float | None = None
-        self._images = 0
-
-    def advance(self, count: int) -> None:
-        """Takes the number of images done since the last call."""
-        if self._start is not None:
-            self._images += count
-        elif count:
-            self._start = time.perf_counter()
-
-    def rate(self) -> float:
-        """Returns it, up to now."""
-        assert self._start is not None
-        return self._images / (time.perf_counter() - self._start)
-
-
-def _loop(
-    dataset: Dataset, folder: pathlib.Path, shards: list[Shard], work: Callable[[Shard], Any]
-) -> float:
-    """Returns the images a second of a loop over all cores, in processes like `prepare`'s."""
-    sources = {split: dataset.open(split) for split in dataset.sizes}
-    context, counted, seen = multiprocessing.get_context("spawn"), Counted(), 0
-    counter = context.Value("q", 0)
-    given = (sources, folder, Options(), counter, context.Value("b", 0, lock=False))
-    workers = os.cpu_count() or 1
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, context, shard_writer.start_worker, given
-    ) as pool:
-        waiting = {pool.submit(work, shard) for shard in shards}
-        while waiting:
-            finished, waiting = concurrent.futures.wait(
-                waiting, 0.2, concurrent.futures.FIRST_COMPLETED
-            )
-            for future in finished:
-                future.result()
-            now = int(counter.value)
-            counted.advance(now - seen)
-            seen = now
-    return counted.rate()
-
-
-def _decode_all(shard: Shard) -> None:
-    for _ in _squares(shard):
-        pass
-
-
-def _with_sums(shard: Shard) -> str:
-    sums, digest = PixelSums(256), hashlib.sha256()
-    for square in _squares(shard):
-        image = np.ascontiguousarray(square)
-        sums.add(image)
-        digest.update(image.data)
-    return digest.hexdigest()
-
-
-def _squares(shard: Shard) -> Iterator[np.ndarray]:
-    source, counter = Worker.sources[shard.split], Worker.counter
-    for index in range(shard.start, shard.end):
-        yield read_square(source, index, 256)[0]
-        with counter.get_lock():
-            counter.value += 1
 
 
 @contextlib.contextmanager
@@ -262,7 +193,7 @@ def _torch_loader(source: Source, batch_size: int, workers: int, count: int) -> 
             images, batch_size, sampler=order, num_workers=workers, prefetch_factor=2
         )
         batches = iter(loader)
-        for _ in range(workers):  # all have started, and none is ahead with a batch not counted
+        for _ in range(workers):  # all have started, and none has one ready
             next(batches)
         start, seen = time.perf_counter(), 0
         for image, _ in batches:

@@ -112,12 +112,12 @@ class Preparation:
                 finished, _ = concurrent.futures.wait(
                     started.keys() - noted, 0.2, concurrent.futures.FIRST_COMPLETED
                 )
-                for future in finished:
-                    noted.add(future)
-                    self._note(started[future], future.result())
                 counted = int(counter.value)
                 advance(counted - seen)
                 seen = counted
+                for future in finished:
+                    noted.add(future)
+                    self._note(started[future], future.result())
         except BrokenProcessPool as error:
             raise DataError(
                 "prepare: a worker ended by itself, perhaps for lack of memory; run the same "
@@ -141,7 +141,7 @@ class Preparation:
         about = {name: self._about[name] for shard in self._shards for name in self._files(shard)}
         for name in described:
             file = self._folder / name
-            about[name] = {"bytes": file.stat().st_size, "sha256": store.sha256(file)}
+            about[name] = {"bytes": file.stat().st_size, "sha256": files.sha256(file)}
         manifest: dict[str, Any] = {"format": store.FORMAT} | self._identity
         manifest |= {"bad_images": self.bad_images, "files": about}
         cost = self.jpeg_cost()
@@ -207,6 +207,7 @@ class Preparation:
                 self._cost += np.array(written.cost)
                 if written.sums:
                     self._sums.merge(written.sums)
+            written.sums = None  # its future stays
             self._save()
 
     def _save(self) -> None:
@@ -233,7 +234,7 @@ class Preparation:
             arrays = files.read_arrays(self._state)
             noted = json.loads(arrays["text"].tobytes())
             self._sums = PixelSums.of(noted["count"], arrays["pixels"], arrays["products"])
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, IndexError) as error:
             raise DataError(f"{error}; remove {self._folder} and begin again") from error
         left_out = any(noted["bad"].values())
         store_plan.refuse_another(self._folder, noted, self._identity, left_out)

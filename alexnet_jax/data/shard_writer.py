@@ -1,8 +1,6 @@
 """Writes one shard of a store, in a process of its own."""
 
 import dataclasses
-import hashlib
-import mmap
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -16,6 +14,7 @@ import cv2
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore
 
+from alexnet_jax import files
 from alexnet_jax.data import pixel_index, record
 from alexnet_jax.data.decode import decode, read_square
 from alexnet_jax.data.statistics import PixelSums
@@ -122,7 +121,7 @@ def write_shard(shard: Shard) -> Written:
     try:
         records = _write(shard, written)
         for name, part in parts.items():
-            written.about[name] = {"bytes": part.stat().st_size, "sha256": _sha256(part)}
+            written.about[name] = {"bytes": part.stat().st_size, "sha256": files.sha256(part)}
     except (DataError, RuntimeError, OSError) as error:
         for part in parts.values():
             part.unlink(missing_ok=True)
@@ -138,12 +137,6 @@ def files_of(shard: Shard, options: Options) -> list[str]:
     """Returns the names of a shard's files: its own, and its index's where images are raw."""
     raw = options.encoding == "raw"
     return [shard.file, *([pixel_index.index_file(shard.file)] if raw else [])]
-
-
-def _sha256(part: pathlib.Path) -> str:
-    """Returns the digest of a file just written, which is mapped: its pages are in memory."""
-    with part.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        return hashlib.sha256(mapped).hexdigest()
 
 
 def _write(shard: Shard, written: Written) -> int:

@@ -36,22 +36,20 @@ class PixelSums:
 
     @classmethod
     def of(cls, count: int, pixels: np.ndarray, products: np.ndarray) -> "PixelSums":
-        """Returns sums that were kept."""
+        """Returns sums that were kept, as copies."""
         sums = cls(pixels.shape[0])
-        sums.count, sums._whole, sums.products = count, pixels, products
+        sums.count, sums._whole, sums.products = count, pixels.copy(), products.copy()
         return sums
 
     @property
     def pixels(self) -> np.ndarray:
-        """Sum of each pixel and channel, (side, side, 3) int64."""
-        if self._recent is not None or self._whole is None:
-            self._whole = self._emptied()
-        return self._whole
+        """Sum of each pixel and channel, (side, side, 3) int64; later images change it."""
+        return self._folded()
 
     def add(self, image: np.ndarray) -> None:
         """Adds one image."""
         if self._recent_count == MOST_IMAGES:
-            self._whole = self._emptied()
+            self._folded()
         if self._recent is None:
             self._recent = np.zeros(self._shape, np.float32)
         cv2.accumulate(image, self._recent)
@@ -72,16 +70,20 @@ class PixelSums:
     def merge(self, other: "PixelSums") -> None:
         """Adds what another has seen."""
         self.count += other.count
-        self._whole = self.pixels + other.pixels
         self.products += other.products
+        whole = self._folded()
+        for pixels in (other._whole, other._recent):
+            if pixels is not None:
+                whole += pixels.astype(np.int64)
 
-    def _emptied(self) -> np.ndarray:
-        """Returns the whole sums, once those of recent images are among them."""
-        whole = np.zeros(self._shape, np.int64) if self._whole is None else self._whole
+    def _folded(self) -> np.ndarray:
+        """Adds the sums of recent images to the whole ones, and returns these."""
+        if self._whole is None:
+            self._whole = np.zeros(self._shape, np.int64)
         if self._recent is not None:
-            whole += self._recent.astype(np.int64)
+            self._whole += self._recent.astype(np.int64)
         self._recent, self._recent_count = None, 0
-        return whole
+        return self._whole
 
 
 @dataclasses.dataclass(frozen=True)

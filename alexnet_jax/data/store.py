@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_data_source
 from google.protobuf.json_format import ParseError
 
+from alexnet_jax import files
 from alexnet_jax.data import pixel_index, record, statistics
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.types import DataError, Example, ReadyPixels, Source
@@ -97,7 +98,7 @@ def damaged_files(path: pathlib.Path, manifest: dict[str, Any]) -> list[str]:
         elif file.stat().st_size != about["bytes"]:
             size = file.stat().st_size
             problems.append(f"{file}: holds {size:,} bytes, not {about['bytes']:,}: it is cut")
-        elif "records" not in about and sha256(file) != about["sha256"]:
+        elif "records" not in about and files.sha256(file) != about["sha256"]:
             problems.append(f"{file}: its SHA-256 is not the manifest's")
     return problems
 
@@ -116,12 +117,6 @@ def open_description(path: pathlib.Path) -> Any:
         return info
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ParseError) as error:
         raise DataError(f"{path}: TFDS cannot read its description ({error})") from error
-
-
-def sha256(file: pathlib.Path) -> str:
-    """Returns the digest of a file's bytes, in hexadecimal."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def label_names(info: Any) -> list[str]:

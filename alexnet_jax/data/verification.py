@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax.data import pixel_index, store
 from alexnet_jax.data.decode import read_square
 from alexnet_jax.data.store import StoredSplit
@@ -36,7 +37,7 @@ def check_file(
     about, path = manifest["files"][name], folder / name
     problems = []
     try:
-        if store.sha256(path) != about["sha256"]:
+        if files.sha256(path) != about["sha256"]:
             problems.append(f"{path}: its SHA-256 is not the manifest's")
     except OSError as error:
         return [f"{path}: {error.strerror}"]

@@ -117,7 +117,7 @@ def read_workdir(path: pathlib.Path, recipe: str) -> Weights:
     """Reads the best checkpoint of a run.
 
     Raises:
-      WeightsError: --recipe is given, or what it says of its origin is damaged.
+      WeightsError: --recipe is given, or the run's origin.json is damaged.
     """
     if recipe:
         raise WeightsError(f"{path}: a run has its own config; leave --recipe out")
