@@ -30,7 +30,7 @@ import numpy as np
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # of zeros: (top, bottom), (left, right)
 
-VERSIONS = ("0.10.2", "0.11.2", "0.12.0.1")  # of jaxlib
+VERSIONS = ("0.10.2", "0.11.2", "0.12.0.1")  # of jaxlib; Python 3.11 gets the first, 3.12 the last
 TARGET = "__onednn$convolution"
 
 # JAX traces again where this differs.

@@ -3,6 +3,8 @@
 import concurrent.futures
 import functools
 import logging
+import pathlib
+import re
 import threading
 import warnings
 
@@ -33,6 +35,14 @@ def by_windows(x, kernel, stride, padding, groups):
     kernels = np.split(kernel.astype(np.float64), groups, axis=3)
     found = [np.einsum("nhwcij,ijco->nhwo", *pair) for pair in zip(windows, kernels, strict=True)]
     return np.concatenate(found, axis=-1)
+
+
+def test_the_versions_that_users_get_are_known():
+    """Pins that move want these tests passed with them first, and a line in `VERSIONS`."""
+    pins = pathlib.Path(__file__).parents[1].joinpath("requirements.txt").read_text()
+    given = re.findall(r"^jaxlib==(\S+)", pins, re.MULTILINE)
+    assert given
+    assert set(given) <= set(onednn.VERSIONS)
 
 
 @needs_onednn
