@@ -22,7 +22,6 @@ from alexnet_jax.benchmarks import (
     steps,
     work,
 )
-from alexnet_jax.benchmarks import input as input_benchmark
 from alexnet_jax.config import ConfigError, MeshConfig
 from alexnet_jax.data.types import DataError
 
@@ -37,10 +36,17 @@ def narrow(**fields):
 
 
 def test_input_has_a_row_for_each_part(tmp_path):
-    write_folder(tmp_path, train=300, val=0)
+    """As the command: PyTorch forks its processes, where this one's JAX has threads."""
+    write_folder(tmp_path / "set", train=300, val=0)
     with_torch = importlib.util.find_spec("torch") is not None
-    found = input_benchmark.measure(str(tmp_path), "", 2, 1, with_torch)
-    assert [(r.what, r.beside) for r in found if "torch" not in r.what] == [
+    command = [sys.executable, "-m", "alexnet_jax.benchmark", "input", "--rounds=1"]
+    command += [f"--dataset={tmp_path / 'set'}", "--batch_size=2"]
+    command += [f"--json={tmp_path / 'rows.json'}", *(["--against=torch"] if with_torch else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "os.fork" not in done.stderr
+    found = json.loads((tmp_path / "rows.json").read_text())
+    assert [(row["what"], row["beside"]) for row in found if "torch" not in row["what"]] == [
         ("decode + resize", None),
         ("decode + resize + sums + hash", None),
         ("prepare", "decode + resize + sums + hash"),
@@ -53,7 +59,7 @@ def test_input_has_a_row_for_each_part(tmp_path):
         ("images -> batches, all cores", "torch DataLoader" if with_torch else None),
         ("resident", None),
     ]
-    assert all(r.images_per_second > 0 for r in found)
+    assert all(row["images_per_second"] > 0 for row in found)
 
 
 def test_what_was_done_when_a_rate_begins_is_not_counted(monkeypatch):
