@@ -31,14 +31,14 @@ class Rate:
         """Takes the number of images done since the last call."""
         if self._start is not None:
             self._images += count
-        elif count:
+        elif count:  # done in a time that is not known
             self._start = time.perf_counter()
 
     def now(self) -> float:
-        """Returns it.
+        """Returns images a second, from when the first came to this call.
 
         Raises:
-          DataError: all images came at once.
+          DataError: all images came at once, or none.
         """
         if self._start is None or not self._images:
             raise DataError("--dataset: has too few images to measure how fast they come")
