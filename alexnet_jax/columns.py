@@ -48,6 +48,10 @@ class Columns:
         """Gathers the channels of this device's own column; nothing where it has all of them."""
         return meshes.gather_channels(x, self.per_column) if self.per_column > 1 else x
 
+    def share_windows(self, across: bool) -> int:
+        """Returns how many devices share the channels that windows slide over; see `edges`."""
+        return self.devices if across else self.per_column
+
     def edges(self, x: jax.Array, count: int, across: bool) -> Edges | None:
         """Fetches the `count` channels before and after this device's from its neighbours.
 
@@ -59,7 +63,7 @@ class Columns:
         Returns:
           What `lrn` takes, or None where no window leaves the device.
         """
-        together = self.devices if across else self.per_column
+        together = self.share_windows(across)
         if together == 1 or count == 0:
             return None
         return meshes.exchange_edges(x, count, self.devices, together)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax import compilation
+from alexnet_jax import compilation, layers, quads
 
 # name -> (is alpha divided by the window size?, k). Sources: paper section 3.3; layer.py of the
 # authors' 2012 code (`scale /= size`, minDiv 2); Caffe lrn_layer.cpp and caffe.proto (k = 1);
@@ -87,6 +87,20 @@ def lrn(
             raise ValueError(f"LRN: edges belong to one group of channels, not {groups}")
         return _normalise_between(x, edges, constants)
     return _normalise(x, constants, (-1,), groups)
+
+
+def rectified_lrn(x: jax.Array, constants: Lrn = Lrn(), groups: int = 1) -> jax.Array:
+    """Normalises max(x, 0) across adjacent channels; a GPU computes both gradients at once.
+
+    Args:
+      x: activations, (..., C).
+      constants: window size and the constants of the formula.
+      groups: see `lrn`.
+
+    Returns:
+      An array like x.
+    """
+    return _normalise(x, constants, (-1,), groups, True)
 
 
 def spatial_response_norm(x: jax.Array, constants: Lrn) -> jax.Array:
@@ -191,13 +205,21 @@ def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _normalise(x: jax.Array, c: Lrn, axes: tuple[int, ...], groups: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _normalise(
+    x: jax.Array, c: Lrn, axes: tuple[int, ...], groups: int, rectified: bool = False
+) -> jax.Array:
+    return _normalised(layers.relu(x) if rectified else x, c, axes, groups)
+
+
+def _normalised(x: jax.Array, c: Lrn, axes: tuple[int, ...], groups: int) -> jax.Array:
     def default(x: jax.Array) -> jax.Array:
         return _by_formula(x, c, lambda v: _window_sums(v, c.size, axes, groups))
 
     def cuda(x: jax.Array) -> jax.Array:
         rows = x.reshape(-1, x.shape[-1] // groups)
+        if quads.fit(rows, c.size // 2):
+            return quads.packed(_of_quads(quads.around(rows), c)).reshape(x.shape)
         return _by_formula(rows, c, lambda v: _window_sum(v, c.size, -1)).reshape(x.shape)
 
     if axes != (-1,):
@@ -206,30 +228,71 @@ def _normalise(x: jax.Array, c: Lrn, axes: tuple[int, ...], groups: int) -> jax.
 
 
 def _normalise_forward(
-    x: jax.Array, c: Lrn, axes: tuple[int, ...], groups: int
+    x: jax.Array, c: Lrn, axes: tuple[int, ...], groups: int, rectified: bool
 ) -> tuple[jax.Array, jax.Array]:
     # Else a GPU's compiler keeps, in float32, what both passes compute of x.
-    x = compilation.in_memory(x)
-    return _normalise(x, c, axes, groups), x
+    x = compilation.in_memory(layers.relu(x) if rectified else x)
+    return _normalised(x, c, axes, groups), x
 
 
 def _normalise_backward(
-    c: Lrn, axes: tuple[int, ...], groups: int, x: jax.Array, dy: jax.Array
+    c: Lrn, axes: tuple[int, ...], groups: int, rectified: bool, x: jax.Array, dy: jax.Array
 ) -> tuple[jax.Array]:
+    def of_input(x: jax.Array, dx: jax.Array) -> jax.Array:
+        return jnp.where(x > 0, dx, 0) if rectified else dx
+
     def default(x: jax.Array, dy: jax.Array) -> jax.Array:
-        return _gradient_by_formula(x, dy, c, lambda v: _window_sums(v, c.size, axes, groups))
+        dx = _gradient_by_formula(x, dy, c, lambda v: _window_sums(v, c.size, axes, groups))
+        return of_input(x, dx)
 
     def cuda(x: jax.Array, dy: jax.Array) -> jax.Array:
+        rows, of_rows = (a.reshape(-1, a.shape[-1] // groups) for a in (x, dy))
+        if quads.fit(rows, 2 * (c.size // 2)):
+            around = quads.around(rows)
+            dx = _gradient_of_quads(around, quads.around(of_rows), c)
+            lanes = [of_input(around[i], part) for i, part in zip(OWN, dx, strict=True)]
+            return quads.packed(lanes).reshape(x.shape)
+
         def kept(values: Any) -> Any:
             return compilation.in_memory([v.astype(x.dtype) for v in values])
 
-        rows, of_rows = (a.reshape(-1, a.shape[-1] // groups) for a in (x, dy))
         dx = _gradient_by_formula(rows, of_rows, c, lambda v: _window_sum(v, c.size, -1), kept)
-        return dx.reshape(x.shape)
+        return of_input(x, dx.reshape(x.shape))
 
     if axes != (-1,):
         return (default(x, dy),)
     return (lax.platform_dependent(*compilation.in_memory((x, dy)), cuda=cuda, default=default),)
+
+
+OWN = range(quads.QUAD, 2 * quads.QUAD)  # of what `quads.around` returns
+
+
+def _of_quads(x: list[jax.Array], c: Lrn) -> list[jax.Array]:
+    """As `_by_formula`: four channels of what lies around them, in float32."""
+    bases = _bases_of_quads(x, c, OWN)
+    return [x[i] * _inverse_power(bases[i], c.beta) for i in OWN]
+
+
+def _gradient_of_quads(x: list[jax.Array], dy: list[jax.Array], c: Lrn) -> list[jax.Array]:
+    """As `_gradient_by_formula`: of four channels, by what lies around them, in float32."""
+    half = c.size // 2
+    bases = _bases_of_quads(x, c, range(OWN.start - half, OWN.stop + half))
+    own = {i: dy[i] * _inverse_power(base, c.beta) for i, base in bases.items()}
+    of_others = {i: own[i] * x[i] * lax.square(lax.rsqrt(base)) for i, base in bases.items()}
+
+    def of_one(i: int) -> jax.Array:
+        crossed = [of_others[j] for j in range(i - half, i + half + 1)]
+        return own[i] - (2 * c.scale * c.beta) * x[i] * functools.reduce(jnp.add, crossed)
+
+    return [of_one(i) for i in OWN]
+
+
+def _bases_of_quads(x: list[jax.Array], c: Lrn, places: range) -> dict[int, jax.Array]:
+    half, squares = c.size // 2, [v * v for v in x]
+    return {
+        i: c.k + c.scale * functools.reduce(jnp.add, squares[i - half : i + half + 1])
+        for i in places
+    }
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)

@@ -14,7 +14,7 @@ from alexnet_jax.batch_norm import BatchNorm, Mean, alone
 from alexnet_jax.columns import Columns
 from alexnet_jax.config import ModelConfig
 from alexnet_jax.initialisation import bias_init, kernel_init
-from alexnet_jax.lrn import Lrn, lrn, spatial_response_norm
+from alexnet_jax.lrn import Lrn, lrn, rectified_lrn, spatial_response_norm
 from alexnet_jax.modules import Conv, FullyConnected, parameter_dtype
 from alexnet_jax.sizes import fully_connected_units
 
@@ -153,10 +153,15 @@ class AlexNet(nn.Module):
         steps: dict[str, Callable[[jax.Array], jax.Array]] = {
             "relu": layers.relu,
             "norm": lambda v: self._spatial(self._norm(layer, v, training, apart), spatial),
+            "relu_norm": lambda v: rectified_lrn(v, self._constants(), self._groups(apart)),
             "pool": pooling.MAX_POOLS[self.config.pool_size],
         }
+        order = getattr(self.config, f"layer{layer}")
+        local, across = self.config.normalisation == "local", self.config.lrn.across_columns
+        if local and not spatial and self.columns.share_windows(across) == 1:
+            order = order.replace("relu norm", "relu_norm")  # as one, whose gradient is faster
         parts = jnp.split(x, apart, axis=-1)
-        for step in getattr(self.config, f"layer{layer}").split():
+        for step in order.split():
             with jax.named_scope(f"{step}{layer}"):
                 parts = [steps[step](part) for part in parts]
         return parts[0] if apart == 1 else jnp.concatenate(parts, axis=-1)
@@ -175,9 +180,16 @@ class AlexNet(nn.Module):
 
     def _lrn(self, x: jax.Array, apart: int) -> jax.Array:
         c = self.config.lrn
-        groups = 1 if c.across_columns else self.columns.here // apart
         edges = self.columns.edges(x, c.size // 2, c.across_columns)
-        return lrn(x, Lrn.named(c.convention, c.size, c.alpha, c.beta), groups, edges)
+        return lrn(x, self._constants(), self._groups(apart), edges)
+
+    def _constants(self) -> Lrn:
+        c = self.config.lrn
+        return Lrn.named(c.convention, c.size, c.alpha, c.beta)
+
+    def _groups(self, apart: int) -> int:
+        """Groups of channels, in each of the arrays, that windows do not leave."""
+        return 1 if self.config.lrn.across_columns else self.columns.here // apart
 
     def _spatial(self, x: jax.Array, wanted: bool) -> jax.Array:
         return spatial_response_norm(x, SPATIAL_NORM2) if wanted else x

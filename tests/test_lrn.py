@@ -5,8 +5,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alexnet_jax import compilation
-from alexnet_jax.lrn import Lrn, lrn, spatial_response_norm
+from alexnet_jax import compilation, layers
+from alexnet_jax.lrn import Lrn, lrn, rectified_lrn, spatial_response_norm
 
 
 def naive_lrn(x: np.ndarray, size: int, scale: float, beta: float, k: float, groups: int):
@@ -64,6 +64,17 @@ def test_gradient_equals_finite_differences(rng, platform, beta, groups):
             up = (lrn(x + step, constants, groups) * dy).sum()
             down = (lrn(x - step, constants, groups) * dy).sum()
             np.testing.assert_allclose(got[where], (up - down) / 2e-4, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_relu_and_norm_as_one_are_both(rng, platform, groups):
+    """To the last bit: what changes is only what a GPU makes of them in bfloat16."""
+    x, dy = (jnp.asarray(rng.normal(0, 20, (3, 4, 12)), jnp.float32) for _ in range(2))
+    x = x.at[0, 0].set(0)
+    both, both_vjp = jax.vjp(lambda x: lrn(layers.relu(x), Lrn(5, 1e-3), groups), x)
+    one, one_vjp = jax.vjp(lambda x: rectified_lrn(x, Lrn(5, 1e-3), groups), x)
+    np.testing.assert_array_equal(one, both)
+    np.testing.assert_array_equal(one_vjp(dy)[0], both_vjp(dy)[0])
 
 
 def test_spatial_norm_equals_a_naive_loop_and_finite_differences(rng):
