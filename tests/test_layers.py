@@ -15,6 +15,9 @@ from experiments.speed import plain
         (32, 3, 4, 11, 4, ((0, 3), (0, 3)), 1),  # conv1, 224 with right and bottom padding
         (37, 3, 4, 11, 4, 0, 1),  # a size with pixels left over
         (9, 6, 8, 5, 1, 2, 2),
+        (8, 6, 8, 5, 1, 2, 1),  # an even number of columns
+        (9, 4, 6, 5, 1, ((1, 0), (3, 1)), 2),
+        (11, 2, 6, 7, 1, 0, 1),
         (10, 6, 8, 3, 2, 1, 2),  # strides and groups at once
         (7, 8, 6, 3, 1, 1, 1),
         (7, 140, 6, 3, 1, 1, 2),
