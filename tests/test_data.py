@@ -139,21 +139,23 @@ def test_there_is_a_thread_for_each_core_as_far_as_they_help(cores, threads, mon
 
 @pytest.mark.parametrize(("threads", "ahead"), [(1, 1), (4, 1), (3, 5), (0, 2)])
 def test_threads_do_not_change_batches(folder, threads, ahead):
-    source, count = opened(folder).open("train"), 0
+    source = opened(folder).open("train")
     reader = ImageReader(source, 71)
     positions = training_positions(0, np.arange(6), 20)
-    before = None
-    loader = Loader(reader, threads, ahead)
-    for number, batch in enumerate(loader.batches(positions, range(1, 9), slice(0, 6)), 1):
-        if before is not None:  # it stays as it is while one more is asked for
-            np.testing.assert_array_equal(before[0]["image"], before[1])
+    before, kept = [], []
+    loader = Loader(reader, threads, ahead, keep=kept.append)
+    for number, batch in enumerate(loader.batches(positions, range(1, 13), slice(0, 6)), 1):
+        for earlier, copy in before[-2:]:  # they stay as they are while one more is asked for
+            np.testing.assert_array_equal(earlier["image"], copy)
         for i, index in enumerate(positions(number).index):
             image, example = read_square(source, int(index), 71)
             assert (batch["label"][i], batch["mask"][i]) == (example.label, 1)
             np.testing.assert_array_equal(batch["image"][i], image)
         assert batch["image"].ctypes.data % 64 == 0
-        before, count = (batch, batch["image"].copy()), count + 1
-    assert count == 8
+        assert any(batch["image"] is images for images in kept)
+        before.append((batch, batch["image"].copy()))
+    assert len(before) == 12
+    assert len(kept) == min(12, ahead + 3)
 
 
 def test_evaluation_reads_each_example_once_with_a_masked_tail(folder):

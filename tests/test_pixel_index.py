@@ -97,6 +97,14 @@ def test_a_last_batch_of_few_images_is_filled_up(made, threads):
         np.testing.assert_array_equal(image, source[index].image)
 
 
+def test_as_many_small_batches_are_read_ahead_as_there_are_threads(made):
+    """For one thread reads a whole one, by one call."""
+    kept, positions = [], evaluation_positions(1, 20)
+    loader = Loader(ImageReader(opened(made), SIDE), 9, 2, keep=kept.append)
+    assert len(list(loader.batches(positions, range(20), slice(0, 1)))) == 20
+    assert len(kept) == 9 + 3
+
+
 def first_pixel(folder):
     """Returns the first shard of `train`, and where in it the first image begins."""
     shard = min(folder.glob("*train*array_record*"))

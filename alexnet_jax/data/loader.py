@@ -9,9 +9,10 @@ import numpy as np
 
 from alexnet_jax.data.decode import read_square
 from alexnet_jax.data.order import batch_positions
+from alexnet_jax.data.pixel_index import TOGETHER
 from alexnet_jax.data.types import Batch, DataError, Positions, Source
 
-TOGETHER = 32  # images that a thread reads before it says so
+SAID = 32  # images that a thread reads before it says so, at least
 MOST_THREADS = 16  # where their number is not said
 ALIGNMENT = 64  # bytes: what a device may read without another copy
 
@@ -36,6 +37,11 @@ class ImageReader:
 
     def __len__(self) -> int:
         return len(self._source)
+
+    @property
+    def together(self) -> int:
+        """Images that a thread should read at once, where there are so many."""
+        return TOGETHER if self._ready else 1
 
     @property
     def bad_images(self) -> list[str]:
@@ -99,8 +105,20 @@ class Loader:
     A failure in a thread is raised from the iterator, at the batch that has it.
     """
 
-    def __init__(self, reader: ImageReader, threads: int, ahead: int) -> None:
-        self._reader, self._ahead = reader, ahead
+    def __init__(
+        self,
+        reader: ImageReader,
+        threads: int,
+        ahead: int,
+        keep: Callable[[np.ndarray], None] = lambda images: None,
+    ) -> None:
+        """Args:
+        reader: of the split.
+        threads: see `reading_threads`.
+        ahead: batches that are read before they are asked for.
+        keep: told of each array that batches' images will lie in, again and again.
+        """
+        self._reader, self._ahead, self._keep = reader, ahead, keep
         self._threads = reading_threads(threads)
 
     def batches(
@@ -111,7 +129,7 @@ class Loader:
     ) -> Iterator[Batch]:
         """Yields some rows of each batch; where there are fewer positions they are filled up.
 
-        A batch stays as it is until the second one after it is asked for: then its memory is used
+        A batch stays as it is until the third one after it is asked for: then its memory is used
         again.
 
         Args:
@@ -124,9 +142,13 @@ class Loader:
           `mask` and `bad` (B,) float32: 1 where there is a good image, and where a bad one.
         """
         size = rows.stop - rows.start
-        buffers = [_buffer(size, self._reader.side) for _ in range(self._ahead + 2)]
-        part = max(1, -(-size // self._threads))
+        part = max(-(-size // self._threads), min(self._reader.together, size), 1)
         firsts = range(0, size, part)
+        ahead = max(self._ahead, self._threads // max(1, len(firsts)))  # no thread is idle
+        count = min(ahead + 3, len(numbers))
+        buffers = [_buffer(size, self._reader.side) for _ in range(count)]
+        for buffer in buffers:
+            self._keep(buffer["image"])
 
         def fill(task: int) -> int:
             number, which = numbers[task // len(firsts)], task % len(firsts)
@@ -141,7 +163,7 @@ class Loader:
             .map(fill)
             .to_iter_dataset(
                 grain.ReadOptions(
-                    num_threads=self._threads, prefetch_buffer_size=self._ahead * len(firsts)
+                    num_threads=self._threads, prefetch_buffer_size=ahead * len(firsts)
                 )
             )
         )
@@ -190,12 +212,14 @@ def read_all(
     label, good = np.zeros(last - first, np.int32), np.zeros(last - first, np.float32)
     inside = max(0, min(last, len(reader)) - first)
 
+    together = max(SAID, reader.together)
+
     def some(task: int) -> int:
-        span = slice(task * TOGETHER, min((task + 1) * TOGETHER, inside))
+        span = slice(task * together, min((task + 1) * together, inside))
         label[span], good[span] = reader.read(first + np.arange(inside)[span], images[span])
         return span.stop - span.start
 
-    count = -(-inside // TOGETHER)
+    count = -(-inside // together)
     threads = reading_threads(threads)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     tasks = iter(grain.MapDataset.range(count).map(some).to_iter_dataset(options))

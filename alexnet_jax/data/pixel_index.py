@@ -13,10 +13,11 @@ from typing import Self
 
 import numpy as np
 
-from alexnet_jax.data import riegeli
+from alexnet_jax.data import many_reads, riegeli
 from alexnet_jax.data.types import DataError
 
-TOGETHER = 8  # images whose sums are taken at once, while a core's cache holds them
+NOT_OPEN = -1
+TOGETHER = many_reads.MOST  # images that are read, and then summed, at once
 ENTRY = np.dtype([("position", "<i8"), ("label", "<i4"), ("sum", "<u8")])
 
 
@@ -94,21 +95,26 @@ class _Shards:
 
     def __init__(self, paths: list[pathlib.Path]) -> None:
         self._paths = paths
-        self._descriptors: list[int | None] = [None] * len(paths)
+        self._descriptors = np.full(len(paths), NOT_OPEN, np.int32)
         self._lock = threading.Lock()
 
-    def descriptor(self, which: int) -> int:
+    def descriptors(self, which: np.ndarray) -> np.ndarray:
+        """Returns those of some files, (n,); NOT_OPEN where one cannot be opened."""
         found = self._descriptors[which]
-        return self._opened(which) if found is None else found
+        for missing in np.unique(which[found == NOT_OPEN]).tolist():
+            self._open(missing)
+        return self._descriptors[which]
 
-    def _opened(self, which: int) -> int:
+    def _open(self, which: int) -> None:
         with self._lock:
-            found = self._descriptors[which]
-            if found is None:
-                found = os.open(self._paths[which], os.O_RDONLY | os.O_CLOEXEC)
-                weakref.finalize(self, os.close, found)
-                self._descriptors[which] = found
-            return found
+            if self._descriptors[which] != NOT_OPEN:
+                return
+            try:
+                opened = os.open(self._paths[which], os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:  # who reads the record says what is wrong
+                return
+            weakref.finalize(self, os.close, opened)
+            self._descriptors[which] = opened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,27 +172,14 @@ class Pixels:
     def read(self, indices: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Reads images into the rows of `out`, (n, size) uint8 without gaps.
 
-        Python's lock is held for 2.5 us an image, and a core reads one in some 50
-        (experiments/input); summing several at once halves how often threads pass the lock on.
-
         Returns:
           (n,) bool: are the bytes those that were written? A disk's error is such a row too.
         """
-        places = [values[indices].tolist() for values in (self.shard, self.offset)]
-        flat, size, good = out.reshape(-1).data, self.size, np.zeros(len(indices), bool)
+        good = np.zeros(len(indices), bool)
         for first in range(0, len(indices), TOGETHER):
-            rows = range(first, min(first + TOGETHER, len(indices)))
-            whole = [
-                self._read(places[0][row], places[1][row], flat[row * size : (row + 1) * size])
-                for row in rows
-            ]
-            part = slice(rows.start, rows.stop)
-            good[part] = sums_of(out[part]) == self.sums[indices[part]]
-            good[part] &= whole
+            part = slice(first, first + TOGETHER)
+            images, rows = indices[part], out[part]
+            files = self.shards.descriptors(self.shard[images])
+            good[part] = riegeli.read_rows(files, self.offset[images], rows)
+            good[part] &= sums_of(rows) == self.sums[images]
         return good
-
-    def _read(self, shard: int, offset: int, out: memoryview) -> bool:
-        try:
-            return riegeli.read_into(self.shards.descriptor(shard), offset, out) == self.size
-        except OSError:
-            return False

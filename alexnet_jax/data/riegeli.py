@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from alexnet_jax.data import many_reads
 from alexnet_jax.data.types import DataError
 
 BLOCK, BLOCK_HEADER = 2**16, 24  # bytes
@@ -107,3 +108,44 @@ def read_into(descriptor: int, start: int, out: memoryview) -> int:
         if got < sum(map(len, some)):
             break
     return _content_before(at) - _content_before(start)
+
+
+def read_rows(descriptors: np.ndarray, starts: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Reads what follows in several places, each into its row: by one call of the system for all.
+
+    Args:
+      descriptors: (n,) int32 of files, open for reading; below zero where there is none.
+      starts: (n,) int64, where in its file the first byte of each is; see `in_file`.
+      out: (n, size) uint8, rows without gaps; n at most `many_reads.MOST`.
+
+    Returns:
+      (n,) bool: was the whole row there? A disk's error is no row.
+    """
+    pieces = _pieces(starts, out)
+    if not many_reads.is_there() or pieces.shape[1] > many_reads.MOST_PIECES:
+        rows = zip(descriptors.tolist(), starts.tolist(), out, strict=True)
+        return np.array([_is_read(descriptor, start, row.data) for descriptor, start, row in rows])
+    return many_reads.read(descriptors, starts, pieces) == pieces["size"].sum(1)
+
+
+def _is_read(descriptor: int, start: int, out: memoryview) -> bool:
+    try:
+        return read_into(descriptor, start, out) == len(out)
+    except OSError:
+        return False
+
+
+def _pieces(starts: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Returns (n, pieces): the bytes of each row block by block, and each block's header before."""
+    rows, size = out.shape
+    room = BLOCK - starts % BLOCK  # of the block that a row begins in
+    ends = room[:, None] + CONTENT * np.arange(-(-size // CONTENT) + 1)
+    ends = np.minimum(ends, size)
+    begins = np.concatenate([np.zeros((rows, 1), np.int64), ends[:, :-1]], axis=1)
+    pieces = np.zeros((rows, ends.shape[1], 2), many_reads.PIECE)
+    headers, bytes_ = pieces[..., 0], pieces[..., 1]
+    headers["address"] = np.frombuffer(_SKIPPED, np.uint8).ctypes.data
+    headers["size"][:, 1:] = np.where(ends > begins, BLOCK_HEADER, 0)[:, 1:]
+    bytes_["address"] = out.ctypes.data + size * np.arange(rows)[:, None] + begins
+    bytes_["size"] = ends - begins
+    return pieces.reshape(rows, 2 * ends.shape[1])
