@@ -25,6 +25,7 @@ from alexnet_jax.data.loader import (
 from alexnet_jax.data.order import permutation
 from alexnet_jax.device_memory import device_memory
 from alexnet_jax.feeding import Dispatches, Fed, HostBatches, ResidentSplit
+from alexnet_jax.page_locked import page_lock
 
 GIB = 2**30
 
@@ -117,10 +118,15 @@ class HostFeed:
     def _put(self, positions: Any, numbers: range, stop: Callable[[], bool]) -> Iterator[Fed]:
         c, size = self._config, self.feeding.batch_size
         rows = meshes.local_rows(self._mesh, c.mesh, size)
-        loader = Loader(self._reader, c.read_threads, c.read_ahead)
+        loader = Loader(self._reader, c.read_threads, c.read_ahead, page_lock)
+        go, told = (stop_flags(self._mesh, c, size, value) for value in (0, 1))
+        put: list[Fed] = []
         for batch in loader.batches(positions, numbers, rows):
-            told = np.full_like(batch["mask"], stop())
-            yield meshes.put_batch(batch | {"stop": told}, self._mesh, c.mesh)
+            put.append(meshes.put_batch(batch, self._mesh, c.mesh))
+            if len(put) > 1:  # one is on its way while the one before is computed with
+                yield put.pop(0) | {"stop": told if stop() else go}
+        for last in put:
+            yield last | {"stop": told if stop() else go}
 
 
 class ResidentFeed:
@@ -243,9 +249,14 @@ class ResidentFeed:
         return meshes.put_everywhere(value, self._mesh)
 
     def _flags(self, value: int) -> jax.Array:
-        rows = meshes.local_rows(self._mesh, self._config.mesh, self.feeding.devices)
-        flags = np.full(rows.stop - rows.start, value, np.float32)
-        return meshes.put_batch({"stop": flags}, self._mesh, self._config.mesh)["stop"]
+        return stop_flags(self._mesh, self._config, self.feeding.devices, value)
+
+
+def stop_flags(mesh: Mesh, config: Config, count: int, value: int) -> jax.Array:
+    """Returns (count,) float32 that is cut like a batch: was the process of each told to end?"""
+    rows = meshes.local_rows(mesh, config.mesh, count)
+    flags = np.full(rows.stop - rows.start, value, np.float32)
+    return meshes.put_batch({"stop": flags}, mesh, config.mesh)["stop"]
 
 
 def resident_split(
