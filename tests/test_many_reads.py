@@ -71,6 +71,7 @@ def test_threads_and_forks_have_queues_of_their_own(file):
     many_reads._here.queue.process = -1  # as in a fork's child, where it is the parent's
     some("child")
     assert found["child"] == found["here"]
+    assert many_reads._here.queue.process == os.getpid()
 
 
 @there
