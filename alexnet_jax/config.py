@@ -184,7 +184,7 @@ class Config:
     exif_orientation: bool = False  # turn photographs as their EXIF field says
     on_bad_image: str = "raise"  # or skip: counted and reported
     read_threads: int = 0  # 0: one for each core, 16 at most
-    read_ahead: int = 2  # batches
+    read_ahead: int = 2  # batches, at least: small ones are read one by each thread
     # host: batches are read ahead and copied to the devices; resident: splits are read once, stay
     # on the devices as uint8, and steps gather from them; auto: resident where it fits.
     feed: str = "auto"

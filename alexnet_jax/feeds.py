@@ -23,6 +23,7 @@ from alexnet_jax.data.loader import (
     training_positions,
 )
 from alexnet_jax.data.order import permutation
+from alexnet_jax.data.types import DataError
 from alexnet_jax.device_memory import device_memory
 from alexnet_jax.feeding import Dispatches, Fed, HostBatches, ResidentSplit
 from alexnet_jax.page_locked import page_lock
@@ -121,12 +122,18 @@ class HostFeed:
         loader = Loader(self._reader, c.read_threads, c.read_ahead, page_lock)
         go, told = (stop_flags(self._mesh, c, size, value) for value in (0, 1))
         put: list[Fed] = []
-        for batch in loader.batches(positions, numbers, rows):
-            put.append(meshes.put_batch(batch, self._mesh, c.mesh))
-            if len(put) > 1:  # one is on its way while the one before is computed with
-                yield put.pop(0) | {"stop": told if stop() else go}
+        failed: DataError | None = None
+        try:
+            for batch in loader.batches(positions, numbers, rows):
+                put.append(meshes.put_batch(batch, self._mesh, c.mesh))
+                if len(put) > 1:  # one is on its way while the one before is computed with
+                    yield put.pop(0) | {"stop": told if stop() else go}
+        except DataError as error:
+            failed = error  # of the batch after what was put
         for last in put:
             yield last | {"stop": told if stop() else go}
+        if failed:
+            raise failed
 
 
 class ResidentFeed:

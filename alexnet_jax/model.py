@@ -156,7 +156,7 @@ class AlexNet(nn.Module):
             "relu_norm": lambda v: rectified_lrn(v, self._constants(), self._groups(apart)),
             "pool": pooling.MAX_POOLS[self.config.pool_size],
         }
-        order = getattr(self.config, f"layer{layer}")
+        order = " ".join(getattr(self.config, f"layer{layer}").split())
         local, across = self.config.normalisation == "local", self.config.lrn.across_columns
         if local and not spatial and self.columns.share_windows(across) == 1:
             order = order.replace("relu norm", "relu_norm")  # as one, whose gradient is faster

@@ -20,7 +20,7 @@ def page_lock(array: np.ndarray) -> None:
     that the copy is done. Where it cannot be locked all stays as it was, and a warning is logged.
 
     Args:
-      array: that goes to the device again and again, without gaps.
+      array: that goes to the device again and again, without gaps, from `loader.aligned`.
     """
     driver = _driver()
     if driver is None:
@@ -28,7 +28,12 @@ def page_lock(array: np.ndarray) -> None:
     try:
         _lock(driver, array)
     except OSError as error:
-        logging.warning("batches go to the GPU more slowly: their memory is not locked (%s)", error)
+        _warn(str(error))
+
+
+@functools.cache
+def _warn(reason: str) -> None:
+    logging.warning("batches go to the GPU more slowly: their memory is not locked (%s)", reason)
 
 
 @functools.cache
@@ -59,19 +64,20 @@ def _unlock(driver: ctypes.CDLL, address: ctypes.c_void_p) -> None:
 
 
 class _Context:
-    """The first device's context, which JAX uses too, for calls of this thread."""
+    """The context of this process's first device, which JAX uses too, for calls of this thread."""
 
     def __init__(self, driver: ctypes.CDLL) -> None:
         self._driver, self._context = driver, ctypes.c_void_p()
+        self._device = ctypes.c_int(jax.local_devices()[0].local_hardware_id or 0)
 
     def __enter__(self) -> None:
         retain = self._driver.cuDevicePrimaryCtxRetain
-        _check(retain(ctypes.byref(self._context), ctypes.c_int(0)), "cuDevicePrimaryCtxRetain")
+        _check(retain(ctypes.byref(self._context), self._device), "cuDevicePrimaryCtxRetain")
         _check(self._driver.cuCtxPushCurrent_v2(self._context), "cuCtxPushCurrent")
 
     def __exit__(self, *_: Any) -> None:
         self._driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
-        self._driver.cuDevicePrimaryCtxRelease_v2(ctypes.c_int(0))
+        self._driver.cuDevicePrimaryCtxRelease_v2(self._device)
 
 
 def _check(result: int, name: str) -> None:

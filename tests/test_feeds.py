@@ -208,3 +208,16 @@ def test_dispatches_end_where_something_is_due():
     together = [list(r) for r in Dispatches(3, 14, 4, alone=True, breaks=lambda n: n % 5 == 0)]
     assert together == [[3], [4, 5], [6, 7, 8, 9], [10], [11, 12, 13, 14]]
     assert [list(r) for r in Dispatches(2, 4)] == [[2], [3], [4]]
+
+
+def test_a_bad_image_stops_the_host_s_feed_at_its_own_batch(folder):
+    """Though each batch is put on the devices before the one before it is asked for."""
+    config = small.config(folder)
+    source = open_dataset(config).open("train")
+    bad = next(i for i in range(len(source)) if source[i].image == b"broken")
+    feed = HostFeed(config, mesh.build(config.mesh), ImageReader(source, config.resize), 2)
+    seen = []
+    with pytest.raises(DataError, match="is not a readable image"):
+        for fed in feed.evaluation():
+            seen.append(np.asarray(fed["index"]).tolist())
+    assert seen == [[2 * i, 2 * i + 1] for i in range(bad // 2)]

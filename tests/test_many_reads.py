@@ -89,6 +89,34 @@ def test_what_could_not_be_handed_in_is_an_error_of_its_row(file, monkeypatch):
     assert got.tolist() == [-errno.EAGAIN] * 2
 
 
+@there
+def test_where_too_many_are_in_use_rows_are_read_one_by_one(file, monkeypatch):
+    def none_left():
+        raise OSError(errno.EAGAIN, "too many")
+
+    monkeypatch.setattr(many_reads, "_Queue", none_left)
+    monkeypatch.setattr(many_reads, "_here", threading.local())
+    out = np.zeros((2, 1000), np.uint8)
+    assert riegeli.read_rows(np.full(2, file), np.array([24, 9000]), out).all()
+    assert out[1].tobytes() == os.pread(file, 1000, 9000)
+
+
+@there
+def test_an_interrupted_read_leaves_nothing_to_the_next(file, monkeypatch):
+    out = np.zeros((8, 1000), np.uint8)
+    finished = many_reads._Queue._finished
+
+    def interrupted(self, *about):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(many_reads._Queue, "_finished", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        many_reads.read(np.full(8, file), np.zeros(8, np.int64), pieces_of(out, []))
+    monkeypatch.setattr(many_reads._Queue, "_finished", finished)
+    got = many_reads.read(np.full(3, file), np.full(3, 399_990), pieces_of(out[:3], []))
+    assert got.tolist() == [10, 10, 10]
+
+
 @pytest.mark.parametrize("one_call", [pytest.param(True, marks=there), False])
 @settings(deadline=None, max_examples=40)
 @given(size=st.integers(1, 150_000), places=st.lists(st.integers(0, 390_000), max_size=9))

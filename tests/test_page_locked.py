@@ -15,7 +15,7 @@ class Driver:
 
     def __init__(self, result: int = 0) -> None:
         self.locked: dict[int, int] = {}
-        self.contexts, self.result = 0, result
+        self.contexts, self.result, self.devices = 0, result, []
 
     def cuMemHostRegister_v2(self, address, size, flags):  # noqa: N802
         assert self.contexts == 1
@@ -30,6 +30,7 @@ class Driver:
         return 0
 
     def cuDevicePrimaryCtxRetain(self, context, device):  # noqa: N802
+        self.devices.append(device.value)
         return 0
 
     def cuCtxPushCurrent_v2(self, context):  # noqa: N802
@@ -41,12 +42,15 @@ class Driver:
         return 0
 
     def cuDevicePrimaryCtxRelease_v2(self, device):  # noqa: N802
+        assert device.value == self.devices[-1]
         return 0
 
 
 def test_memory_is_locked_as_long_as_it_lives(monkeypatch):
     driver = Driver()
     monkeypatch.setattr(page_locked, "_driver", lambda: driver)
+    own = types.SimpleNamespace(local_hardware_id=3)  # of a process that has not the first
+    monkeypatch.setattr(page_locked.jax, "local_devices", lambda: [own])
     images = aligned((4, 8, 8, 3))
     page_locked.page_lock(images)
     assert driver.locked == {images.ctypes.data: images.nbytes}
@@ -57,14 +61,18 @@ def test_memory_is_locked_as_long_as_it_lives(monkeypatch):
     del part
     assert not gone.alive
     assert not driver.locked
+    assert driver.devices == [3, 3]
 
 
 def test_what_cannot_be_locked_is_said_and_stays_usable(monkeypatch, caplog):
     monkeypatch.setattr(page_locked, "_driver", lambda: Driver(result=304))
-    images = aligned((2, 8, 8, 3))
-    page_locked.page_lock(images)
-    images[:] = 3
-    assert "more slowly: their memory is not locked (cuMemHostRegister returned 304)" in caplog.text
+    page_locked._warn.cache_clear()
+    for _ in range(2):
+        images = aligned((2, 8, 8, 3))
+        page_locked.page_lock(images)
+        images[:] = 3
+    said = "more slowly: their memory is not locked (cuMemHostRegister returned 304)"
+    assert caplog.text.count(said) == 1
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])

@@ -115,7 +115,7 @@ class Loader:
         """Args:
         reader: of the split.
         threads: see `reading_threads`.
-        ahead: batches that are read before they are asked for.
+        ahead: batches that are read before they are asked for, at least.
         keep: told of each array that batches' images will lie in, again and again.
         """
         self._reader, self._ahead, self._keep = reader, ahead, keep
@@ -143,6 +143,7 @@ class Loader:
         """
         size = rows.stop - rows.start
         part = max(-(-size // self._threads), min(self._reader.together, size), 1)
+        part = -(-size // -(-size // part)) if size else 1  # as many to each
         firsts = range(0, size, part)
         ahead = max(self._ahead, self._threads // max(1, len(firsts)))  # no thread is idle
         count = min(ahead + 3, len(numbers))

@@ -1,7 +1,7 @@
 """Many reads by one call of Linux (io_submit, man 2), each into several pieces of memory.
 
 Python's lock is free meanwhile. A call for each read has it pass from thread to thread a thousand
-times a batch, so that sixteen threads read no faster than three (experiments/speed). Files in the
+times a batch, so that sixteen threads read more slowly than four (experiments/speed). Files in the
 page cache are copied within the call; what a disk must bring is waited for.
 """
 
@@ -50,7 +50,7 @@ class _Queue:
         _call(0, ctypes.c_uint(MOST), ctypes.byref(self._number))
         self.process = os.getpid()  # a fork's child has none
         destroy = ctypes.c_long(CALLS[platform.machine()][1])
-        weakref.finalize(self, _libc().syscall, destroy, self._number)
+        self.end = weakref.finalize(self, _libc().syscall, destroy, self._number)
 
     def read(self, requests: np.ndarray) -> np.ndarray:
         """Reads, and waits for all; returns each one's bytes, or an error's number below zero."""
@@ -104,7 +104,7 @@ def read(descriptors: np.ndarray, offsets: np.ndarray, pieces: np.ndarray) -> np
       (n,) int64: bytes read, fewer where a file ends; or below zero the number of an error.
 
     Raises:
-      OSError: the system has no such call; ask `is_there` first.
+      OSError: the system has no such call (ask `is_there` first), or too many are in use.
     """
     queue = getattr(_here, "queue", None)
     if queue is None or queue.process != os.getpid():
@@ -115,7 +115,12 @@ def read(descriptors: np.ndarray, offsets: np.ndarray, pieces: np.ndarray) -> np
     requests["descriptor"], requests["offset"] = descriptors, offsets
     requests["pieces"] = pieces.ctypes.data + np.arange(len(pieces)) * pieces.strides[0]
     requests["count"] = pieces.shape[1]
-    return queue.read(requests)
+    try:
+        return queue.read(requests)
+    except BaseException:
+        queue.end()  # waits for what is under way, whose memory the caller takes back
+        _here.queue = None
+        raise
 
 
 @functools.cache

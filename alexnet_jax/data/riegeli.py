@@ -12,6 +12,7 @@ import struct
 from typing import TypeVar
 
 import numpy as np
+from absl import logging
 
 from alexnet_jax.data import many_reads
 from alexnet_jax.data.types import DataError
@@ -21,7 +22,7 @@ CONTENT = BLOCK - BLOCK_HEADER
 _SKIPPED = bytearray(BLOCK_HEADER)  # where headers of blocks go, which nobody reads
 # Of a chunk: how many bytes its data has, its type and above it the records; hashes lie between.
 CHUNK_HEADER = struct.Struct("<8x Q 8x Q 8x")
-MOST_PARTS = 1000  # of one call: Linux takes 1024
+MOST_PARTS = many_reads.MOST_PIECES  # of one call
 Position = TypeVar("Position", int, np.ndarray)
 RECORDS, UNCOMPRESSED = ord("r"), 0
 # Before a record: no compression; how many bytes the next number takes; the record's size. The
@@ -122,10 +123,13 @@ def read_rows(descriptors: np.ndarray, starts: np.ndarray, out: np.ndarray) -> n
       (n,) bool: was the whole row there? A disk's error is no row.
     """
     pieces = _pieces(starts, out)
-    if not many_reads.is_there() or pieces.shape[1] > many_reads.MOST_PIECES:
-        rows = zip(descriptors.tolist(), starts.tolist(), out, strict=True)
-        return np.array([_is_read(descriptor, start, row.data) for descriptor, start, row in rows])
-    return many_reads.read(descriptors, starts, pieces) == pieces["size"].sum(1)
+    if many_reads.is_there() and pieces.shape[1] <= MOST_PARTS:
+        try:
+            return many_reads.read(descriptors, starts, pieces) == pieces["size"].sum(1)
+        except OSError as error:
+            logging.log_first_n(logging.WARNING, "images are read one by one: %s", 1, error)
+    rows = zip(descriptors.tolist(), starts.tolist(), out, strict=True)
+    return np.array([_is_read(descriptor, start, row.data) for descriptor, start, row in rows])
 
 
 def _is_read(descriptor: int, start: int, out: memoryview) -> bool:
