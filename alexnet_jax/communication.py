@@ -89,11 +89,22 @@ def _bytes(kind: str, shape: str) -> int:
 
 
 def _group(rest: str) -> int:
-    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
-    if listed:
+    """Returns how many devices take part, in any of the forms that XLA's versions write.
+
+    Raises:
+      ValueError: they are written in another.
+    """
+    if "replica_groups=" not in rest:
+        return 2  # a permute has pairs
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return len(listed[1].split(","))
-    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", rest)
-    return int(iota[2]) if iota else 2  # a permute has pairs
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
+        return int(iota[2])
+    # Since jaxlib 0.12: axes of the mesh, those over which it goes named again.
+    if axes := re.search(r"replica_groups=mesh\[([^\]]*)\] \{('[^}]*')\}", rest):
+        sizes = {name: int(size) for name, size in re.findall(r"('\w+')=(\d+)", axes[1])}
+        return math.prod(sizes[name] for name in axes[2].split(","))
+    raise ValueError(f"this jaxlib writes a collective's devices otherwise: {rest[:200]}")
 
 
 def expected(

@@ -49,6 +49,27 @@ FIGURE_2 = {
 }
 
 
+@pytest.mark.parametrize(
+    ("devices", "group"),
+    [
+        ("replica_groups={{0,1,2},{3,4,5}}, dimensions={0}", 3),
+        ("replica_groups=[2,4]<=[8], dimensions={0}", 4),
+        ("replica_groups=mesh['data'=4,'model'=2] {'data'}, dimensions={0}", 4),
+        ("replica_groups=mesh['data'=4,'model'=2] {'data','model'}, dimensions={0}", 8),
+    ],
+)
+def test_devices_are_read_as_each_version_of_xla_writes_them(devices, group):
+    line = f'%a = u8[2,6]{{1,0}} reduce-scatter(%b), {devices}, metadata={{op_name="jit/fc6/x"}}'
+    (found,) = communication._read(line)
+    assert found == Collective("reduce-scatter", "fc6", False, group, 12 * group)
+
+
+def test_devices_written_in_another_way_are_no_guess():
+    line = "%a = f32[2]{0} all-reduce(%b), replica_groups=axes('data')"
+    with pytest.raises(ValueError, match="writes a collective's devices otherwise: .*axes"):
+        list(communication._read(line))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", some(MESHES, (1, 1), (1, 2)))
 def test_compiled_steps_exchange_what_figure_2_says(shape):
