@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from alexnet_jax import compilation, onednn
@@ -152,8 +151,8 @@ def _default_gradients(
 def _cuda_gradients(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int, padding: Padding, groups: int
 ) -> tuple[jax.Array, jax.Array]:
-    few, cut = x.shape[-1] // groups < FEW_CHANNELS, np.max(padding) >= min(kernel.shape[:2])
-    if stride > 1 or kernel.shape[1] < WIDE_KERNEL or not few or cut:
+    many_channels = x.shape[-1] // groups >= FEW_CHANNELS
+    if stride > 1 or kernel.shape[1] < WIDE_KERNEL or many_channels:
         return _default_gradients(x, kernel, dy, stride, padding, groups)
     of_kernel = functools.partial(_as_written, x, stride=stride, padding=padding, groups=groups)
     (dkernel,) = jax.vjp(of_kernel, kernel)[1](dy)
