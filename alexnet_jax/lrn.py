@@ -90,7 +90,9 @@ def lrn(
 
 
 def rectified_lrn(x: jax.Array, constants: Lrn = Lrn(), groups: int = 1) -> jax.Array:
-    """Normalises max(x, 0) across adjacent channels; a GPU computes both gradients at once.
+    """Normalises max(x, 0) across adjacent channels, as the paper does (section 3.3).
+
+    A GPU then computes the gradients of both at once (experiments/speed).
 
     Args:
       x: activations, (..., C).

@@ -156,15 +156,22 @@ class AlexNet(nn.Module):
             "relu_norm": lambda v: rectified_lrn(v, self._constants(), self._groups(apart)),
             "pool": pooling.MAX_POOLS[self.config.pool_size],
         }
-        order = " ".join(getattr(self.config, f"layer{layer}").split())
-        local, across = self.config.normalisation == "local", self.config.lrn.across_columns
-        if local and not spatial and self.columns.share_windows(across) == 1:
-            order = order.replace("relu norm", "relu_norm")  # as one, whose gradient is faster
         parts = jnp.split(x, apart, axis=-1)
-        for step in order.split():
+        for step in self._order(layer, spatial):
             with jax.named_scope(f"{step}{layer}"):
                 parts = [steps[step](part) for part in parts]
         return parts[0] if apart == 1 else jnp.concatenate(parts, axis=-1)
+
+    def _order(self, layer: int, spatial: bool) -> list[str]:
+        """Names a layer's steps; ReLU and the norm after it as one, whose gradient is faster.
+
+        Not where the windows need another device's channels, or the spatial norm comes between.
+        """
+        order = getattr(self.config, f"layer{layer}").split()
+        alone = self.columns.share_windows(self.config.lrn.across_columns) == 1
+        if self.config.normalisation != "local" or spatial or not alone:
+            return order
+        return " ".join(order).replace("relu norm", "relu_norm").split()
 
     def _apart(self, layer: int) -> int:
         """In how many arrays a layer's columns go on after its convolution."""
