@@ -13,6 +13,7 @@ from alexnet_jax.onednn import Padding
 # Of a column's convolution whose input's gradient a GPU computes in pairs: it has fewer channels
 # than a tile of cuDNN's, and its kernel is so wide that a further column of it is little.
 FEW_CHANNELS, WIDE_KERNEL = 64, 5
+PIXEL = 4  # numbers of a pixel in a block of them
 
 
 def conv(
@@ -41,17 +42,21 @@ def conv(
 def _space_to_depth(x: jax.Array, kernel: jax.Array, s: int) -> tuple[jax.Array, jax.Array]:
     """Rewrites a stride-s convolution as a stride-1 one over s x s blocks of pixels.
 
-    conv1 has three input channels, too few for a matrix unit; as 3x3 over 48 it is the same sum. A
-    CPU multiplies 363 numbers a place as they are written faster than those 432.
+    conv1 has three input channels, too few for a matrix unit; as 3x3 over 64 it is the same sum,
+    its pixels filled up with zeros to four numbers, which a GPU makes and writes at once
+    (experiments/speed). A CPU multiplies 363 numbers a place as they are written faster than those.
     """
     h, w, channels, out = kernel.shape
     taps_h, taps_w = -(-h // s), -(-w // s)
     rows = (x.shape[1] - h) // s + taps_h
     columns = (x.shape[2] - w) // s + taps_w
-    kernel = jnp.pad(kernel, ((0, taps_h * s - h), (0, taps_w * s - w), (0, 0), (0, 0)))
+    filling = -channels % PIXEL
+    channels += filling
+    kernel = jnp.pad(kernel, ((0, taps_h * s - h), (0, taps_w * s - w), (0, filling), (0, 0)))
     kernel = kernel.reshape(taps_h, s, taps_w, s, channels, out).transpose(0, 2, 1, 3, 4, 5)
     x = x[:, : rows * s, : columns * s]
-    x = jnp.pad(x, ((0, 0), (0, rows * s - x.shape[1]), (0, columns * s - x.shape[2]), (0, 0)))
+    more_rows, more_columns = rows * s - x.shape[1], columns * s - x.shape[2]
+    x = jnp.pad(x, ((0, 0), (0, more_rows), (0, more_columns), (0, filling)))
     x = x.reshape(-1, rows, s, columns, s, channels).transpose(0, 1, 3, 2, 4, 5)
     return (
         x.reshape(-1, rows, columns, s * s * channels),

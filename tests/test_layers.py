@@ -37,6 +37,14 @@ def test_conv_and_its_gradients(rng, platform, side, channels, out, size, stride
             np.testing.assert_allclose(g, w, rtol=1e-10, atol=1e-10)
 
 
+def test_a_gpu_s_conv1_sees_blocks_of_whole_pixels():
+    """Four numbers a pixel: with three, each is made by itself (experiments/speed)."""
+    x, kernel = jnp.ones((2, 227, 227, 3), jnp.bfloat16), jnp.ones((11, 11, 3, 96), jnp.bfloat16)
+    conv1 = jax.jit(lambda x, kernel: convolution.conv(x, kernel, 4))
+    text = conv1.trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
+    assert "(tensor<2x57x57x64xbf16>, tensor<3x3x64x96xbf16>)" in text
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_bias_and_relu(rng, platform, groups):
     x, bias = jnp.asarray(rng.normal(size=(2, 3, 5, 8))), jnp.asarray(rng.normal(size=8))
