@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax import mesh as meshes
-from alexnet_jax.lrn import Edges
+from alexnet_jax.lrn_between import Edges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Columns:
           across: also from another column (Caffe's windows cross them).
 
         Returns:
-          What `lrn` takes, or None where no window leaves the device.
+          What `lrn_between` takes, or None where no window leaves the device.
         """
         together = self.share_windows(across)
         if together == 1 or count == 0:

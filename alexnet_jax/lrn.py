@@ -60,12 +60,7 @@ class Lrn:
         return cls(size, scale, beta, default_k if k is None else k)
 
 
-Edges = tuple[jax.Array, jax.Array]
-
-
-def lrn(
-    x: jax.Array, constants: Lrn = Lrn(), groups: int = 1, edges: Edges | None = None
-) -> jax.Array:
+def lrn(x: jax.Array, constants: Lrn = Lrn(), groups: int = 1) -> jax.Array:
     """Normalises across adjacent channels.
 
     Args:
@@ -73,19 +68,10 @@ def lrn(
       constants: window size and the constants of the formula.
       groups: windows stop at the edges of this many equal channel groups, which are the paper's
         columns. C must be divisible by it.
-      edges: the size // 2 channels before x and those after it, (..., size // 2) each, where
-        other devices hold them; zeros where there are none. For one group only.
 
     Returns:
       An array like x.
-
-    Raises:
-      ValueError: edges with several groups.
     """
-    if edges is not None:
-        if groups > 1:
-            raise ValueError(f"LRN: edges belong to one group of channels, not {groups}")
-        return _normalise_between(x, edges, constants)
     return _normalise(x, constants, (-1,), groups)
 
 
@@ -115,7 +101,7 @@ def spatial_response_norm(x: jax.Array, constants: Lrn) -> jax.Array:
     return _normalise(x, constants, (1, 2), 1)
 
 
-def _window_sum(x: jax.Array, size: int, axis: int, groups: int = 1) -> jax.Array:
+def sum_windows(x: jax.Array, size: int, axis: int, groups: int = 1) -> jax.Array:
     """Sums a centred window of odd `size` along one axis, zero past the border of a group.
 
     What a window would see of another group is masked. Rows of a group instead, such as (..., 48),
@@ -147,13 +133,13 @@ def _kept(x: jax.Array, where: np.ndarray) -> jax.Array:
     return lax.bitcast_convert_type(lax.bitcast_convert_type(x, word) & mask, x.dtype)
 
 
-def _window_sums(x: jax.Array, size: int, axes: tuple[int, ...], groups: int) -> jax.Array:
+def _sum_along(x: jax.Array, size: int, axes: tuple[int, ...], groups: int) -> jax.Array:
     for axis in axes:
-        x = _window_sum(x, size, axis, groups)
+        x = sum_windows(x, size, axis, groups)
     return x
 
 
-def _inverse_power(base: jax.Array, beta: float) -> jax.Array:
+def inverse_power(base: jax.Array, beta: float) -> jax.Array:
     """base ** -beta; the usual 0.75 by two roots, several times faster than a power.
 
     On a CPU square root and division are rounded correctly; `rsqrt` is not, and gives other last
@@ -178,10 +164,11 @@ def _by_reciprocal_roots(base: jax.Array) -> jax.Array:
 WindowSum = Callable[[jax.Array], jax.Array]
 
 
-def _by_formula(x: jax.Array, c: Lrn, window_sum: WindowSum) -> jax.Array:
-    wide = _wide(x)
+def by_formula(x: jax.Array, c: Lrn, window_sum: WindowSum) -> jax.Array:
+    """x normalised as the file's first lines have it, like x; sums at least in float32."""
+    wide = widened(x)
     base = c.k + c.scale * window_sum(wide * wide)
-    return (wide * _inverse_power(base, c.beta)).astype(x.dtype)
+    return (wide * inverse_power(base, c.beta)).astype(x.dtype)
 
 
 def _gradient_by_formula(
@@ -194,15 +181,15 @@ def _gradient_by_formula(
     # With d = k + s * W(x^2) and a symmetric window sum W:
     # dx = dy * d^-beta - 2 s beta x W(dy * x * d^(-beta - 1)). Recomputing d costs less than
     # keeping it.
-    # In the order of `_between_backward`, so that meshes agree to the last bit.
-    wide, dy = _wide(x), _wide(dy)
+    # In the order of lrn_between.py, so that meshes agree to the last bit.
+    wide, dy = widened(x), widened(dy)
     base = c.k + c.scale * window_sum(wide * wide)
-    power = _inverse_power(base, c.beta)
-    own, of_others = map(_wide, between((dy * power, dy * wide * power / base)))
+    power = inverse_power(base, c.beta)
+    own, of_others = map(widened, between((dy * power, dy * wide * power / base)))
     return (own - (2 * c.scale * c.beta) * wide * window_sum(of_others)).astype(x.dtype)
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def widened(x: jax.Array) -> jax.Array:
     """At least float32: 2 plus a small sum of squares is 2 in bfloat16."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -216,13 +203,13 @@ def _normalise(
 
 def _normalised(x: jax.Array, c: Lrn, axes: tuple[int, ...], groups: int) -> jax.Array:
     def default(x: jax.Array) -> jax.Array:
-        return _by_formula(x, c, lambda v: _window_sums(v, c.size, axes, groups))
+        return by_formula(x, c, lambda v: _sum_along(v, c.size, axes, groups))
 
     def cuda(x: jax.Array) -> jax.Array:
         rows = x.reshape(-1, x.shape[-1] // groups)
         if quads.fit(rows, c.size // 2):
             return quads.packed(_of_quads(quads.around(rows), c)).reshape(x.shape)
-        return _by_formula(rows, c, lambda v: _window_sum(v, c.size, -1)).reshape(x.shape)
+        return by_formula(rows, c, lambda v: sum_windows(v, c.size, -1)).reshape(x.shape)
 
     if axes != (-1,):
         return default(x)
@@ -244,7 +231,7 @@ def _normalise_backward(
         return jnp.where(x > 0, dx, 0) if rectified else dx
 
     def default(x: jax.Array, dy: jax.Array) -> jax.Array:
-        dx = _gradient_by_formula(x, dy, c, lambda v: _window_sums(v, c.size, axes, groups))
+        dx = _gradient_by_formula(x, dy, c, lambda v: _sum_along(v, c.size, axes, groups))
         return of_input(x, dx)
 
     def cuda(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -258,7 +245,7 @@ def _normalise_backward(
         def kept(values: Any) -> Any:
             return compilation.in_memory([v.astype(x.dtype) for v in values])
 
-        dx = _gradient_by_formula(rows, of_rows, c, lambda v: _window_sum(v, c.size, -1), kept)
+        dx = _gradient_by_formula(rows, of_rows, c, lambda v: sum_windows(v, c.size, -1), kept)
         return of_input(x, dx.reshape(x.shape))
 
     if axes != (-1,):
@@ -270,16 +257,16 @@ OWN = range(quads.QUAD, 2 * quads.QUAD)  # of what `quads.around` returns
 
 
 def _of_quads(x: list[jax.Array], c: Lrn) -> list[jax.Array]:
-    """As `_by_formula`: four channels of what lies around them, in float32."""
+    """As `by_formula`: four channels of what lies around them, in float32."""
     bases = _bases_of_quads(x, c, OWN)
-    return [x[i] * _inverse_power(bases[i], c.beta) for i in OWN]
+    return [x[i] * inverse_power(bases[i], c.beta) for i in OWN]
 
 
 def _gradient_of_quads(x: list[jax.Array], dy: list[jax.Array], c: Lrn) -> list[jax.Array]:
     """As `_gradient_by_formula`: of four channels, by what lies around them, in float32."""
     half = c.size // 2
     bases = _bases_of_quads(x, c, range(OWN.start - half, OWN.stop + half))
-    own = {i: dy[i] * _inverse_power(base, c.beta) for i, base in bases.items()}
+    own = {i: dy[i] * inverse_power(base, c.beta) for i, base in bases.items()}
     of_others = {i: own[i] * x[i] * lax.square(lax.rsqrt(base)) for i, base in bases.items()}
 
     def of_one(i: int) -> jax.Array:
@@ -298,52 +285,3 @@ def _bases_of_quads(x: list[jax.Array], c: Lrn, places: range) -> dict[int, jax.
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
-
-
-# The same on a part of the channels. `edges` has its own gradient, so whoever fetched them sends
-# each neighbour's share back.
-
-
-def _window_sum_between(x: jax.Array, edges: Edges, size: int) -> jax.Array:
-    wide = jnp.concatenate([edges[0], x, edges[1]], axis=-1)
-    shifted = (lax.slice_in_dim(wide, i, i + x.shape[-1], axis=-1) for i in range(size))
-    return functools.reduce(jnp.add, shifted)
-
-
-def _wide_edges(edges: Edges) -> Edges:
-    return _wide(edges[0]), _wide(edges[1])
-
-
-def _base_between(x: jax.Array, edges: Edges, c: Lrn) -> jax.Array:
-    squares = (edges[0] * edges[0], edges[1] * edges[1])
-    return c.k + c.scale * _window_sum_between(x * x, squares, c.size)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _normalise_between(x: jax.Array, edges: Edges, c: Lrn) -> jax.Array:
-    wide = _wide(x)
-    return (wide * _inverse_power(_base_between(wide, _wide_edges(edges), c), c.beta)).astype(
-        x.dtype
-    )
-
-
-def _between_forward(x: jax.Array, edges: Edges, c: Lrn) -> tuple[jax.Array, tuple]:
-    return _normalise_between(x, edges, c), (x, edges)
-
-
-def _between_backward(c: Lrn, residual: tuple, dy: jax.Array) -> tuple[jax.Array, Edges]:
-    dtype, x, edges, dy = dy.dtype, _wide(residual[0]), _wide_edges(residual[1]), _wide(dy)
-    half = c.size // 2
-    base = _base_between(x, edges, c)
-    power = _inverse_power(base, c.beta)
-    # What windows centred in x owe to each channel that they cover, the edges too.
-    pad = [(0, 0)] * (x.ndim - 1) + [(half, half)]
-    crossed = _window_sum(jnp.pad(dy * x * power / base, pad), c.size, -1)
-    before, own, after = jnp.split(crossed, [half, half + x.shape[-1]], axis=-1)
-    factor = -2 * c.scale * c.beta
-    dx = dy * power + factor * x * own
-    of_edges = (factor * edges[0] * before, factor * edges[1] * after)
-    return dx.astype(dtype), (of_edges[0].astype(dtype), of_edges[1].astype(dtype))
-
-
-_normalise_between.defvjp(_between_forward, _between_backward)

@@ -15,6 +15,7 @@ from alexnet_jax.columns import Columns
 from alexnet_jax.config import ModelConfig
 from alexnet_jax.initialisation import bias_init, kernel_init
 from alexnet_jax.lrn import Lrn, lrn, rectified_lrn, spatial_response_norm
+from alexnet_jax.lrn_between import lrn_between
 from alexnet_jax.modules import Conv, FullyConnected, parameter_dtype
 from alexnet_jax.sizes import fully_connected_units
 
@@ -188,7 +189,9 @@ class AlexNet(nn.Module):
     def _lrn(self, x: jax.Array, apart: int) -> jax.Array:
         c = self.config.lrn
         edges = self.columns.edges(x, c.size // 2, c.across_columns)
-        return lrn(x, self._constants(), self._groups(apart), edges)
+        if edges is not None:
+            return lrn_between(x, edges, self._constants())
+        return lrn(x, self._constants(), self._groups(apart))
 
     def _constants(self) -> Lrn:
         c = self.config.lrn

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from alexnet_jax import compilation, layers
 from alexnet_jax.lrn import Lrn, lrn, rectified_lrn, spatial_response_norm
+from alexnet_jax.lrn_between import lrn_between
 
 
 def naive_lrn(x: np.ndarray, size: int, scale: float, beta: float, k: float, groups: int):
@@ -131,13 +134,11 @@ def test_a_part_without_neighbours_is_the_whole_to_the_last_bit(rng, as_in_produ
     dy = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
     none = jnp.zeros((*x.shape[:-1], 2))
 
-    def both(edges):
-        def norm(x):
-            return lrn(x, Lrn(), 1, edges)
-
+    def both(norm):
         return compilation.jit(lambda x, dy: (norm(x), *jax.vjp(norm, x)[1](dy)))(x, dy)
 
-    for whole, part in zip(both(None), both((none, none)), strict=True):
+    alone = functools.partial(lrn_between, edges=(none, none), constants=Lrn())
+    for whole, part in zip(both(lrn), both(alone), strict=True):
         np.testing.assert_array_equal(whole, part)
 
 
@@ -151,10 +152,10 @@ def test_parts_with_their_edges_are_the_whole(rng, size):
         def in_parts(v: jax.Array) -> jax.Array:
             wide = jnp.pad(v, ((0, 0), (half, half)))
             parts = [
-                lrn(
+                lrn_between(
                     v[:, i : i + 4],
+                    (wide[:, i : i + half], wide[:, i + half + 4 : i + 2 * half + 4]),
                     constants,
-                    edges=(wide[:, i : i + half], wide[:, i + half + 4 : i + 2 * half + 4]),
                 )
                 for i in (0, 4, 8)
             ]
@@ -164,5 +165,3 @@ def test_parts_with_their_edges_are_the_whole(rng, size):
         got = jax.grad(lambda v: (in_parts(v) * dy).sum())(x)
         want = jax.grad(lambda v: (lrn(v, constants) * dy).sum())(x)
         np.testing.assert_allclose(got, want, rtol=1e-10)
-    with pytest.raises(ValueError, match="edges belong to one group"):
-        lrn(x, constants, 2, (x, x))

@@ -34,9 +34,8 @@ def max_pool(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), (2, 2))
 
 
-def lrn(x: jax.Array, constants: Lrn, groups: int = 1, edges: None = None) -> jax.Array:
+def lrn(x: jax.Array, constants: Lrn, groups: int = 1) -> jax.Array:
     """Is `lrn.lrn` by its formula and the gradient that JAX finds: (..., C)."""
-    assert edges is None
     squares = (x * x).reshape(*x.shape[:-1], groups, -1)
     window = (1,) * x.ndim + (constants.size,)
     sums = lax.reduce_window(squares, 0.0, lax.add, window, (1,) * squares.ndim, "SAME")
