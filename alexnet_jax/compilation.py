@@ -99,6 +99,6 @@ def compiled(
       deterministic: ask a GPU for kernels that give the same bits every time.
       **arguments: of `jax.jit`.
     """
-    with onednn.convolutions():
+    with onednn.calls():
         lowered = jax.jit(function, **arguments).lower(*abstract)
         return lowered.compile(options(deterministic))

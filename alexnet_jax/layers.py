@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax import compilation
+from alexnet_jax import compilation, onednn
 
 
 @jax.custom_vjp
@@ -42,45 +42,69 @@ def fully_connected(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Arr
 # Where XLA's CPU kernels change the order of their sums (seen with jaxlib 0.10.2): the columns are
 # an odd number of eights, or the rows are few and the matrix is small.
 TILE, FEW_ROWS, SMALL_MATRIX = 16, 64, 2**16
-# Rows of a matrix from which XLA's other library is level or many times faster (with ten columns
-# slower, by half a millisecond) and seldom changes the order. A device's share of the columns has
-# as many, so that all meshes take the same library.
+# From this many inputs on, XLA without YNNPACK is as fast or many times faster (with ten outputs
+# half a millisecond slower) and seldom sums in another order. A device's share of the outputs has
+# as many inputs, so that all meshes take the same library.
 DEEP_MATRIX = 2048
 
 
 def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    return lax.platform_dependent(x, matrix, cpu=_cpu_product, default=jnp.matmul)
+
+
+def _cpu_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    if onednn.takes(x, matrix):
+        return _onednn_product(x, matrix)
     if matrix.shape[0] >= DEEP_MATRIX:
-        return lax.platform_dependent(x, matrix, cpu=_deep_cpu_product, default=jnp.matmul)
-    if _columns_in_order(x, matrix) == matrix.shape[1]:
-        return x @ matrix
-    return lax.platform_dependent(x, matrix, cpu=_small_cpu_product, default=jnp.matmul)
+        return _deep_product(x, matrix)
+    return _small_product(x, matrix)
 
 
 @jax.custom_vjp
-def _deep_cpu_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Multiplies rows that lie in memory as columns, which keeps XLA's CPU compiler from YNNPACK.
+def _onednn_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    return onednn.product(x, matrix)
 
-    That one first turns the whole matrix: 8 rows with fc6 to fc8 took 317 ms by it and 16 so, 128
-    rows 119 and 73, on a CPU with AMX (jaxlib 0.10.2, IsDotSupportedByYnn).
+
+def _product_forward(
+    x: jax.Array, matrix: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _onednn_product(x, matrix), (x, matrix)
+
+
+def _product_backward(
+    residual: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, matrix = residual
+    dx = onednn.product(dy, matrix, transpose_b=True)
+    return dx, onednn.product(x, dy, transpose_a=True)
+
+
+_onednn_product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def _deep_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Multiplies rows that are stored as columns, which keeps XLA from using YNNPACK.
+
+    YNNPACK transposes the whole matrix first: fc6 to fc8 of 8 rows took 317 ms with it and 16 so,
+    of 128 rows 119 and 73, on a CPU with AMX (jaxlib 0.10.2, IsDotSupportedByYnn).
     """
     columns = lax.optimization_barrier(x.T)
     return lax.dot_general(columns, matrix, (((0,), (0,)), ((), ())))
 
 
-def _deep_product_forward(
-    x: jax.Array, matrix: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _deep_cpu_product(x, matrix), (x, matrix)
+def _deep_forward(x: jax.Array, matrix: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _deep_product(x, matrix), (x, matrix)
 
 
-def _deep_product_backward(
+def _deep_backward(
     residual: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, matrix = residual
     return dy @ matrix.T, x.T @ dy
 
 
-_deep_cpu_product.defvjp(_deep_product_forward, _deep_product_backward)
+_deep_product.defvjp(_deep_forward, _deep_backward)
 
 
 def _columns_in_order(x: jax.Array, matrix: jax.Array) -> int:
@@ -90,14 +114,16 @@ def _columns_in_order(x: jax.Array, matrix: jax.Array) -> int:
     return -(-max(columns, least) // TILE) * TILE
 
 
-def _small_cpu_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Multiplies with columns of zeros added, so that each sum has its order on every mesh.
+def _small_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Multiplies, where need be with columns of zeros added: a sum has its order on every mesh.
 
     A device with 3 channels of 24 would differ in the last bits from one with all of them; a ReLU
     near zero would make much of that, and the runs would part.
     """
     columns = matrix.shape[1]
     missing = _columns_in_order(x, matrix) - columns
+    if not missing:
+        return x @ matrix
     return (x @ jnp.pad(matrix, ((0, 0), (0, missing))))[:, :columns]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from alexnet_jax import compilation, convolution, feeding, layers, pooling
+from alexnet_jax import compilation, convolution, feeding, layers, onednn, pooling
 from experiments.speed import plain
 
 
@@ -119,11 +119,11 @@ def test_each_platforms_way_is_the_other_s(rng):
     # Positive: a sum that cancels keeps the rounding of its terms, which CPUs order as they like.
     rows = jnp.abs(x[0, 0])
     matrix = jnp.asarray(rng.uniform(0.1, 1, size=(8, 5)), jnp.float32)
-    np.testing.assert_allclose(layers._small_cpu_product(rows, rows.T), rows @ rows.T, 1e-5)
-    np.testing.assert_allclose(layers._small_cpu_product(matrix.T, matrix), matrix.T @ matrix, 1e-5)
+    np.testing.assert_allclose(layers._small_product(rows, rows.T), rows @ rows.T, 1e-5)
+    np.testing.assert_allclose(layers._small_product(matrix.T, matrix), matrix.T @ matrix, 1e-5)
     inputs = jnp.abs(x[0, 0]), matrix[:6]
     here, there = (
-        jax.vjp(of, *inputs)[1](jnp.ones((8, 5))) for of in (layers._deep_cpu_product, jnp.matmul)
+        jax.vjp(of, *inputs)[1](jnp.ones((8, 5))) for of in (layers._deep_product, jnp.matmul)
     )
     for one, other in zip(here, there, strict=True):
         np.testing.assert_allclose(one, other, 1e-5)
@@ -133,8 +133,9 @@ def test_each_platforms_way_is_the_other_s(rng):
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 1024), (128, 1024), (32, 8)])
-def test_deep_products_are_not_turned_first(rows, columns):
+def test_deep_products_are_not_turned_first(rows, columns, monkeypatch):
     """YNNPACK turns the whole matrix first; and a device's share takes what the whole takes."""
+    monkeypatch.setattr(onednn, "available", lambda: False)
     x = jax.ShapeDtypeStruct((rows, 2048), jnp.float32)
     matrix = jax.ShapeDtypeStruct((2048, columns), jnp.float32)
     text = compilation.compiled(layers.fully_connected, x, matrix).as_text()

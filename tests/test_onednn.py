@@ -1,4 +1,4 @@
-"""Convolutions by oneDNN."""
+"""Convolutions and products by oneDNN."""
 
 import concurrent.futures
 import functools
@@ -15,7 +15,7 @@ import pytest
 import small
 from jax.experimental.compilation_cache import compilation_cache
 
-from alexnet_jax import compilation, configs, convolution, evaluate, onednn, step, train
+from alexnet_jax import compilation, configs, convolution, evaluate, layers, onednn, step, train
 
 needs_onednn = pytest.mark.skipif(not onednn.available(), reason="this jaxlib's oneDNN is unknown")
 
@@ -62,7 +62,7 @@ def test_it_is_the_same_convolution(side, channels, size, out, stride, padding, 
     kernel = random.standard_normal((size, size, channels // groups, out), np.float32)
     own = functools.partial(convolution.conv, stride=stride, padding=padding, groups=groups)
     program = compilation.compiled(own, x, kernel)
-    assert onednn.TARGET in program.as_text()
+    assert onednn.CONVOLUTION in program.as_text()
     zeros = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
     wanted = by_windows(x, kernel, stride, zeros, groups)
     np.testing.assert_allclose(program(x, kernel), wanted, rtol=0, atol=3e-6 * size**2 * channels)
@@ -72,9 +72,51 @@ def test_it_is_the_same_convolution(side, channels, size, out, stride, padding, 
 def test_both_steps_have_it():
     config = configs.get("default")
     config.num_classes, config.batch_size = 10, 8
-    assert evaluate.compile_eval_step(config).as_text().count(f'"{onednn.TARGET}"') == 5
+    texts = [
+        way(config).as_text() for way in (evaluate.compile_eval_step, train.compile_train_step)
+    ]
     # Of conv1's input there is no gradient.
-    assert train.compile_train_step(config).as_text().count(f'"{onednn.TARGET}"') == 5 + 4
+    assert [text.count(f'"{onednn.CONVOLUTION}"') for text in texts] == [5, 5 + 4]
+    assert [text.count(f'"{onednn.PRODUCT}"') for text in texts] == [3, 3 * 3]
+
+
+@needs_onednn
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(4, 7, 5), (1, 64, 3), (33, 300, 1)])
+def test_products_and_their_gradients_are_float64_s(rows, depth, columns):
+    random = np.random.default_rng(0)
+    x, matrix, dy = (
+        random.standard_normal(shape, np.float32)
+        for shape in ((rows, depth), (depth, columns), (rows, columns))
+    )
+
+    def all_three(x, matrix, dy):
+        y, back = jax.vjp(layers.fully_connected, x, matrix)
+        return y, *back(dy)
+
+    program = compilation.compiled(all_three, x, matrix, dy)
+    assert program.as_text().count(f'"{onednn.PRODUCT}"') == 3
+    wide = [a.astype(np.float64) for a in (x, matrix, dy)]
+    wanted = wide[0] @ wide[1], wide[2] @ wide[1].T, wide[0].T @ wide[2]
+    for got, want in zip(program(x, matrix, dy), wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.sqrt(depth))
+
+
+@needs_onednn
+@pytest.mark.parametrize("columns", [12, 24, 96, 1000])
+def test_a_share_of_a_product_is_summed_as_the_whole(columns):
+    """Of its columns, as in tensor parallelism, and of its rows, as in data parallelism."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((32, 512), np.float32)
+    matrix = random.standard_normal((512, columns), np.float32)
+
+    def multiplied(x, matrix):
+        return np.asarray(compilation.compiled(layers.fully_connected, x, matrix)(x, matrix))
+
+    whole = multiplied(x, matrix)
+    for parts in (2, 4):
+        share = columns // parts
+        np.testing.assert_array_equal(multiplied(x, matrix[:, :share]), whole[:, :share])
+        np.testing.assert_array_equal(multiplied(x[: 32 // parts], matrix), whole[: 32 // parts])
 
 
 @needs_onednn
@@ -92,7 +134,7 @@ def test_the_gradients_are_those_without_it(size, padding, groups, monkeypatch):
         return jax.vjp(own, x, kernel)[1](dy)
 
     program = compilation.compiled(gradients, x, kernel, dy)
-    assert program.as_text().count(f'"{onednn.TARGET}"') == 1
+    assert program.as_text().count(f'"{onednn.CONVOLUTION}"') == 1
     wanted = jax.vjp(
         lambda x, kernel: jax.lax.conv_general_dilated(
             x,
@@ -125,7 +167,7 @@ def test_where_it_learns_it_learns_as_without_it(tmp_path, monkeypatch):
     train.train(config, tmp_path / "with")
     monkeypatch.setattr(onednn, "available", lambda: False)
     train.train(config, tmp_path / "without")
-    assert [onednn.TARGET in program.as_text() for program in programs] == [True, False]
+    assert [onednn.CONVOLUTION in program.as_text() for program in programs] == [True, False]
     losses = [[row["loss"] for row in small.rows(tmp_path / w)] for w in ("with", "without")]
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
@@ -136,7 +178,7 @@ def test_other_types_are_xlas(kind):
     with jax.enable_x64(True):
         x, kernel = jnp.ones((1, 5, 5, 2), kind), jnp.ones((3, 3, 2, 4), kind)
         program = compilation.compiled(convolution.conv, x, kernel)
-        assert onednn.TARGET not in program.as_text()
+        assert onednn.CONVOLUTION not in program.as_text()
         assert (program(x, kernel) == 18).all()
 
 
@@ -149,7 +191,7 @@ def test_what_it_would_end_the_process_for_is_xlas(image, taps, padding):
     x, kernel = jnp.ones(image), jnp.ones(taps)
     own = functools.partial(convolution.conv, padding=padding)
     program = compilation.compiled(own, x, kernel)
-    assert onednn.TARGET not in program.as_text()
+    assert onednn.CONVOLUTION not in program.as_text()
     assert (program(x, kernel) == 9 * image[-1]).all()
 
 
@@ -174,7 +216,7 @@ def test_a_runs_own_evaluation_has_it(fresh, tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(evaluate, "compile_step", seen)
     train.train(small.config(tmp_path / "set"), tmp_path / "w")
-    assert programs and all(onednn.TARGET in program.as_text() for program in programs)
+    assert programs and all(onednn.CONVOLUTION in program.as_text() for program in programs)
     assert "oneDNN" not in caplog.text
 
 
@@ -185,12 +227,12 @@ def test_two_threads_leave_the_cache_as_it_was():
     first_left, second_entered = threading.Event(), threading.Event()
 
     def second():
-        with onednn.convolutions():
+        with onednn.calls():
             second_entered.set()
             assert first_left.wait(60)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        with onednn.convolutions():
+        with onednn.calls():
             ended = pool.submit(second)
             assert not second_entered.wait(0.5)
         first_left.set()
@@ -209,9 +251,9 @@ def test_one_function_is_traced_for_each():
     """The same jitted function, inside and outside."""
     function, x = jax.jit(convolution.conv), np.ones((1, 5, 5, 2), np.float32)
     kernel = np.ones((3, 3, 2, 4), np.float32)
-    with onednn.convolutions():
-        assert onednn.TARGET in function.lower(x, kernel).compile().as_text()
-    assert onednn.TARGET not in function.lower(x, kernel).compile().as_text()
+    with onednn.calls():
+        assert onednn.CONVOLUTION in function.lower(x, kernel).compile().as_text()
+    assert onednn.CONVOLUTION not in function.lower(x, kernel).compile().as_text()
 
 
 @needs_onednn
@@ -227,7 +269,7 @@ def test_its_programs_are_not_kept(tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             program = compilation.compiled(convolution.conv, x, kernel)
-        assert onednn.TARGET in program.as_text() and not list(tmp_path.iterdir())
+        assert onednn.CONVOLUTION in program.as_text() and not list(tmp_path.iterdir())
         assert jax.config.values[options[1]] == 0
         jax.jit(convolution.conv).lower(x, kernel).compile()
         assert list(tmp_path.iterdir()), "no program is kept: this test cannot tell"
@@ -248,13 +290,13 @@ def test_what_is_not_known_computes_as_ever(fresh, monkeypatch, caplog, reason):
     assert not onednn.available() and not caplog.text
     x, kernel = jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4))
     program = compilation.compiled(convolution.conv, x, kernel)
-    assert onednn.TARGET not in program.as_text()
+    assert onednn.CONVOLUTION not in program.as_text()
     assert program(x, kernel).tolist() == np.full((1, 3, 3, 4), 18.0).tolist()
 
 
 @needs_onednn
 def test_a_jaxlib_built_without_it_says_so(fresh, monkeypatch, caplog):
-    monkeypatch.setattr(onednn, "TARGET", "__no_such_library$convolution")
+    monkeypatch.setattr(onednn, "CONVOLUTION", "__no_such_library$convolution")
     with caplog.at_level(logging.WARNING):
         assert not onednn.available()
     assert "steps will be slower: oneDNN cannot be called" in caplog.text
