@@ -13,13 +13,14 @@ from alexnet_jax import files
 from alexnet_jax.config import Config, ConfigError, from_json, to_json
 from alexnet_jax.data import statistics as colour
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.errors import UserError
 from alexnet_jax.resumable import changed_fields
 
 CONFIG_FILE = "config.json"
 DATASET_FILE = "dataset.json"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be read; the message names its folder and what to do."""
 
 

@@ -12,8 +12,10 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
+from alexnet_jax.errors import UserError
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError, ValueError):
     """A field that cannot be used; the message names it and the nearest right value."""
 
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from alexnet_jax import augment, compilation, metrics, model, schemes
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config
+from alexnet_jax.errors import UserError
 from alexnet_jax.feeding import Fed, Feeding, HostBatches
 from alexnet_jax.feeds import Feed
 from alexnet_jax.model import AlexNet
@@ -17,7 +18,7 @@ from alexnet_jax.schemes import Scheme
 from alexnet_jax.validation import validate
 
 
-class EvaluationError(RuntimeError):
+class EvaluationError(UserError, RuntimeError):
     """An evaluation that did not count every image once."""
 
 

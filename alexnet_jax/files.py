@@ -10,8 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from alexnet_jax.errors import UserError
 
-class FolderInUseError(RuntimeError):
+
+class FolderInUseError(UserError, RuntimeError):
     """Another process holds a folder."""
 
 

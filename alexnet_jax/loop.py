@@ -12,6 +12,7 @@ import jax
 
 from alexnet_jax import mesh as meshes
 from alexnet_jax import metrics, optimizer, step
+from alexnet_jax.errors import UserError
 from alexnet_jax.feeding import Dispatches
 from alexnet_jax.progress import Progress
 from alexnet_jax.run import Run
@@ -19,7 +20,7 @@ from alexnet_jax.state import TrainState
 from alexnet_jax.writers import NoWriters, Writers
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError, RuntimeError):
     """The loss or the gradient became NaN or Inf; the message names the step and the layer."""
 
 

@@ -17,6 +17,7 @@ from absl import logging as absl_logging
 
 from alexnet_jax import large_pages
 from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.errors import UserError
 
 MOST_PIXELS = 4096  # of a side: sums of one take 200 MB in each process, 400 in the parent
 
@@ -126,9 +127,6 @@ def verify(folder: pathlib.Path) -> None:
 
 def _run(arguments: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
-    from alexnet_jax.data.types import DataError
-    from alexnet_jax.files import FolderInUseError
-
     before = signal.signal(signal.SIGINT, _interrupt_once)
     try:
         if flags.FLAGS.verify and len(arguments) == 2:
@@ -140,7 +138,7 @@ def _run(arguments: list[str]) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
-    except (ConfigError, DataError, FolderInUseError, OSError) as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     signal.signal(signal.SIGINT, before)
 

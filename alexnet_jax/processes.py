@@ -10,12 +10,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from alexnet_jax.config import Config, ConfigError, flatten, from_json, to_json
+from alexnet_jax.errors import UserError
 
 T = TypeVar("T")
 SHUTDOWN_SECONDS = 20  # how long an end waits for the others'
 
 
-class ProcessesError(RuntimeError):
+class ProcessesError(UserError, RuntimeError):
     """Processes that cannot start together, or what went wrong in the first of them."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from absl import logging as absl_logging
 
 from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.errors import UserError
 
 
 @contextlib.contextmanager
@@ -18,27 +19,11 @@ def errors_as_one_line() -> Iterator[None]:
     logging.getLogger("absl").setLevel(logging.ERROR)
     import jax
 
-    from alexnet_jax import checkpoint, evaluate, files, processes, train, writers
-    from alexnet_jax.data.types import DataError
-    from alexnet_jax.weights.types import WeightsError
-
-    expected = (
-        ConfigError,
-        DataError,
-        checkpoint.CheckpointError,
-        evaluate.EvaluationError,
-        files.FolderInUseError,
-        processes.ProcessesError,
-        train.NonFiniteError,
-        writers.MetricsError,
-        WeightsError,
-        OSError,
-    )
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
-    except expected as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:

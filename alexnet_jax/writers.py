@@ -4,14 +4,23 @@ import contextlib
 import json
 import os
 import pathlib
+import time
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2, summary_pb2
+
+from alexnet_jax import files
+from alexnet_jax.errors import UserError
 
 Row = dict[str, Any]
 
+# Protobuf makes these as the modules are imported, where a type checker does not see them.
+_events: Any = event_pb2
+_summaries: Any = summary_pb2
 
-class MetricsError(RuntimeError):
+
+class MetricsError(UserError, RuntimeError):
     """A metrics.jsonl that cannot be continued; the message names the line."""
 
 
@@ -21,22 +30,22 @@ class MetricsFile:
     def __init__(self, path: pathlib.Path, last_step: int) -> None:
         """Opens the file to go on after `last_step`; later and half-written rows are dropped."""
         kept = [row for row in read_rows(path) if row["step"] <= last_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        temporary.replace(path)
-        self.rows = kept
+        files.replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self.rows, self._path = kept, path
         self._file = path.open("a")
 
     def write(self, row: Row) -> None:
         """Appends a row."""
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with files.named(self._path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
 
     def sync(self) -> None:
         """Returns when the rows are on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with files.named(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""
@@ -64,12 +73,57 @@ def read_rows(path: pathlib.Path) -> list[Row]:
     return rows
 
 
+class Board:
+    """A file of TensorBoard's events, written by who calls: a full disk is an error of that row.
+
+    tensorboardX's own SummaryWriter has a thread for it; where that cannot write it ends, and the
+    run then waits for ever for a place in its queue.
+    """
+
+    FLUSH_SECONDS = 30  # a picture of the run may be as old as that
+
+    def __init__(self, folder: pathlib.Path, last_step: int) -> None:
+        """Begins a file; TensorBoard then forgets what earlier ones say of later steps."""
+        self._folder, self._flushed = folder, time.monotonic()
+        with files.named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._events = EventsWriter(str(folder / "events"))
+        self._add(last_step + 1, session_log=_events.SessionLog(status=_events.SessionLog.START))
+
+    def write(self, row: Row) -> None:
+        """Adds a row's numbers, each named SPLIT/NAME."""
+        split = row["split"]
+        numbers = [
+            _summaries.Summary.Value(tag=f"{split}/{name}", simple_value=value)
+            for name, value in row.items()
+            if name not in ("step", "split")
+        ]
+        self._add(row["step"], summary=_summaries.Summary(value=numbers))
+        if time.monotonic() > self._flushed + self.FLUSH_SECONDS:
+            self.sync()
+
+    def _add(self, step: int, **about: Any) -> None:
+        with files.named(self._folder):
+            self._events.write_event(_events.Event(step=step, wall_time=time.time(), **about))
+
+    def sync(self) -> None:
+        """Returns when the events are on the disk."""
+        with files.named(self._folder):
+            self._events.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with files.named(self._folder):
+            self._events.close()
+
+
 class Writers:
     """metrics.jsonl, tensorboard/ and plots/ of one workdir, kept together."""
 
     def __init__(self, workdir: pathlib.Path, last_step: int) -> None:
         self._metrics = MetricsFile(workdir / "metrics.jsonl", last_step)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=last_step + 1)
+        self._board = Board(workdir / "tensorboard", last_step)
         self._picture = workdir / "plots" / "learning_curves.png"
 
     def __enter__(self) -> "Writers":
@@ -82,14 +136,12 @@ class Writers:
     def write(self, row: Row) -> None:
         """Writes a row of numbers that belong to `step` and `split`."""
         self._metrics.write(row)
-        for name, value in row.items():
-            if name not in ("step", "split"):
-                self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+        self._board.write(row)
 
     def sync(self) -> None:
         """Returns when every row is on the disk."""
         self._metrics.sync()
-        self._board.flush()
+        self._board.sync()
 
     def draw(self) -> None:
         """Redraws plots/learning_curves.png."""

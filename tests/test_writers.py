@@ -1,9 +1,12 @@
+import contextlib
 import json
+import struct
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from alexnet_jax.progress import Progress
-from alexnet_jax.writers import MetricsError, MetricsFile, learning_curves, read_rows
+from alexnet_jax.writers import MetricsError, MetricsFile, Writers, learning_curves, read_rows
 
 
 def row(step, split="train", **more):
@@ -39,6 +42,47 @@ def test_learning_curves_are_drawn(tmp_path):
     assert (tmp_path / "plots" / "a.png").read_bytes()[:4] == b"\x89PNG"
     learning_curves([row(1, "val")], tmp_path / "plots" / "b.png")
     assert (tmp_path / "plots" / "b.png").exists()
+
+
+def events_of(folder):
+    """The events of a folder's one file, by TensorBoard's format: length, sum, bytes, sum."""
+    (file,) = folder.iterdir()
+    data, found = file.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        found.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return found
+
+
+def test_tensorboard_gets_every_number_and_forgets_later_steps(tmp_path):
+    with Writers(tmp_path, last_step=7) as writers:
+        writers.write(row(8, learning_rate=0.25))
+        writers.write(row(9, "val"))
+        writers.sync()
+        _, begin, *rows = events_of(tmp_path / "tensorboard")
+    assert (begin.step, begin.session_log.status) == (8, SessionLog.START)
+    assert [event.step for event in rows] == [8, 9]
+    numbers = [{v.tag: v.simple_value for v in event.summary.value} for event in rows]
+    assert numbers[0] == {"train/loss": 1, "train/top1_error": 0.5, "train/learning_rate": 0.25}
+    assert numbers[1] == {"val/loss": 1, "val/top1_error": 0.5}
+
+
+def test_a_full_disk_is_an_error_of_the_row_that_names_the_file(tmp_path, monkeypatch):
+    """/dev/full takes nothing: what is written to it fails as it is flushed."""
+    writers = Writers(tmp_path, last_step=0)
+    metrics, board = writers._metrics, writers._board._events._py_recordio_writer
+    for owner, name, mode, path in (
+        (metrics, "_file", "a", "metrics.jsonl"),
+        (board, "_writer", "ab", "tensorboard"),
+    ):
+        with monkeypatch.context() as patch, contextlib.suppress(OSError):
+            with open("/dev/full", mode) as disk:
+                patch.setattr(owner, name, disk)
+                with pytest.raises(OSError, match=f"No space left on device.*{path}"):
+                    writers.write(row(1))
+                    writers.sync()
+        writers.write(row(2))
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys):

@@ -4,10 +4,12 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
+from alexnet_jax.errors import UserError
+
 Batch = dict[str, np.ndarray]
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A data set, split or image that cannot be used; the message names it."""
 
 

@@ -7,12 +7,13 @@ import numpy as np
 
 from alexnet_jax.config import Config
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import UserError
 
 # layer -> {"kernel": HWIO or (in, out), "bias": (out,)}, float32: DESIGN's standard tree.
 Params = dict[str, dict[str, np.ndarray]]
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """Weights that cannot be used; the message names the file and the tensor."""
 
 
