@@ -175,15 +175,17 @@ def pin_dataset(workdir: pathlib.Path, dataset: Dataset, num_train: int, begun: 
         "class_names": dataset.class_names,
         "train_examples": num_train,
         "colour_means": statistics.channel_mean.tolist() if statistics else [],
+        "contents": dataset.digest(),
     }
     if begun and path.exists():
         before = json.loads(path.read_text())
         for name, value in before.items():
             if now.get(name) != value:
-                sizes = f"{len(value)} names" if name == "class_names" else value
+                was = f"{len(value)} names" if name == "class_names" else value
                 raise ConfigError(
-                    f"dataset: {name} was {sizes} when {workdir} began, and has changed since; "
-                    "a resumed run needs the same data: restore it, or use another workdir"
+                    f"dataset: {name} was {was} when {workdir} began, and is not so in "
+                    f"{dataset.name}; a resumed run needs the same data, wherever it lies: restore "
+                    "it, or use another workdir"
                 )
     if statistics:
         statistics.save(workdir)

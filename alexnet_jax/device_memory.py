@@ -1,9 +1,8 @@
-"""How much memory there is."""
-
-import os
-import pathlib
+"""How much memory a device has."""
 
 import jax
+
+from alexnet_jax import host
 
 
 def device_memory() -> int:
@@ -12,12 +11,4 @@ def device_memory() -> int:
     if about and "bytes_limit" in about:
         return about["bytes_limit"]
     # A CPU's devices share the host's memory, and so do its processes.
-    return _host_memory() // len(jax.devices())
-
-
-def _host_memory() -> int:
-    """Returns the bytes that this host lets its processes have; a container may have fewer."""
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
-    told = limit.read_text().strip() if limit.is_file() else "max"
-    return min(host, int(told)) if told.isdigit() else host
+    return host.memory() // len(jax.devices())

@@ -1,9 +1,11 @@
 """Files that are whole or not there, and folders that one process at a time holds."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import pathlib
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -11,6 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from alexnet_jax.errors import UserError
+
+# NFS without its lock service, Lustre mounted without flock, and others.
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class FolderInUseError(UserError, RuntimeError):
@@ -74,6 +79,8 @@ def named(path: pathlib.Path) -> Iterator[None]:
 def only_process(folder: pathlib.Path) -> Iterator[None]:
     """Makes a folder and holds it for this process, however that ends.
 
+    Not every disk that machines share can do so; there a warning says that nothing is held.
+
     Raises:
       FolderInUseError: another process holds it.
     """
@@ -85,4 +92,12 @@ def only_process(folder: pathlib.Path) -> Iterator[None]:
             raise FolderInUseError(
                 f"another process works in {folder}; wait for it, or use another folder"
             ) from error
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise OSError(error.errno, error.strerror, str(folder / "lock")) from error
+            print(
+                f"warning: the disk of {folder} has no locks ({error.strerror}); let no other "
+                "process work in it",
+                file=sys.stderr,
+            )
         yield

@@ -123,9 +123,10 @@ def write_predictions(path: pathlib.Path, found: Predictions, network: TrainedNe
         for i in np.flatnonzero(found.readable)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    # A name of a file may be no text; CSV gets its bytes, JSON what Python has in their place.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         if path.suffix == ".jsonl":
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.writelines(json.dumps(row) + "\n" for row in rows)
             return
         writer = csv.DictWriter(file, ["image", "label", *names, *likely])
         writer.writeheader()

@@ -5,7 +5,6 @@ python -m alexnet_jax.prepare --verify STORE
 """
 
 import concurrent.futures
-import os
 import pathlib
 import shutil
 import signal
@@ -15,7 +14,7 @@ from typing import Any
 from absl import app, flags
 from absl import logging as absl_logging
 
-from alexnet_jax import large_pages
+from alexnet_jax import host, large_pages, startup
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.errors import UserError
 
@@ -65,7 +64,7 @@ def prepare() -> None:
                 pass
             shutil.rmtree(folder / store.UNFINISHED)
         return
-    workers = f.workers or os.cpu_count() or 1
+    workers = f.workers or host.cores()
     with files.only_process(folder / store.UNFINISHED):
         preparation = Preparation(dataset, folder, options)
         if preparation.done:
@@ -111,7 +110,7 @@ def verify(folder: pathlib.Path) -> None:
         problems.append(str(error))
         expected = {}
     with (
-        concurrent.futures.ThreadPoolExecutor(flags.FLAGS.workers or os.cpu_count()) as pool,
+        concurrent.futures.ThreadPoolExecutor(flags.FLAGS.workers or host.cores()) as pool,
         Progress("verify", 0, len(whole), "file") as progress,
     ):
         for found in pool.map(lambda n: check_file(folder, n, manifest, expected.get(n)), whole):
@@ -127,6 +126,7 @@ def verify(folder: pathlib.Path) -> None:
 
 def _run(arguments: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
+    startup.print_any_name()
     before = signal.signal(signal.SIGINT, _interrupt_once)
     try:
         if flags.FLAGS.verify and len(arguments) == 2:

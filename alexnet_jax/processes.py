@@ -26,8 +26,8 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
     Args:
       coordinator: HOST:PORT of the first process. Empty: everything is found in the environment
         that Slurm, OpenMPI, Kubernetes or a TPU pod sets.
-      num_processes: of the run; ignored with an empty coordinator, as is
-      process_id: from 0.
+      num_processes: how many the run has.
+      process_id: of this one, from 0. Both are ignored where coordinator is empty.
 
     Raises:
       ConfigError: flags that do not fit together.
@@ -78,12 +78,13 @@ def _from_all(value: Any) -> np.ndarray:
 
 def told_by_all(text: str) -> list[str]:
     """Returns what each process says, in their order; all of them must call it."""
-    encoded = np.frombuffer(text.encode(), np.uint8)
+    encoded = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
     lengths = _from_all(np.int32(len(encoded)))
     padded = np.zeros(max(1, int(lengths.max())), np.uint8)
     padded[: len(encoded)] = encoded
     rows = _from_all(padded)
-    return [row[:n].tobytes().decode() for row, n in zip(rows, lengths, strict=True)]
+    told = (row[:n].tobytes() for row, n in zip(rows, lengths, strict=True))
+    return [text.decode(errors="surrogateescape") for text in told]
 
 
 def agree(config: Config, workdir: str) -> None:
@@ -169,6 +170,26 @@ def summed(arrays: list[np.ndarray], spans: list[tuple[int, int]]) -> list[np.nd
         known[first:last] = True
     knows = _from_all(known).argmax(axis=0)
     return [_from_all(own)[knows, np.arange(len(known))] for own in arrays]
+
+
+def same_data(name: str, digest: str) -> None:
+    """Checks that every process opened the same data set, which may be a copy on its own disk.
+
+    Args:
+      name: of the data set.
+      digest: of its contents, as this process sees them.
+
+    Raises:
+      ConfigError: in all of them; names a process that sees others.
+    """
+    if jax.process_count() == 1:
+        return
+    for process, told in enumerate(seen := told_by_all(digest)):
+        if told != seen[0]:
+            raise ConfigError(
+                f"dataset: {name} is not the same in process {process} as in process 0; give every "
+                "process the same files"
+            )
 
 
 def same_workdir(workdir: pathlib.Path, latest_step: int) -> None:

@@ -8,6 +8,8 @@ from ml_collections import config_flags
 from alexnet_jax import configs
 from alexnet_jax.config import Config, ConfigError, flatten, unknown
 
+BARE = ("-config", "--config")  # whose value is the next argument
+
 flags.disclaim_key_flags()  # so that a command's --help lists what `define` declares for it
 
 
@@ -29,18 +31,20 @@ def resolve(arguments: list[str], default: str = "default") -> list[str]:
     """
     resolved = list(arguments)
     fields = list(flatten(Config()))
+    named = False
     for i, argument in enumerate(resolved):
         flag, equals, value = argument.partition("=")
         name = flag.lstrip("-")
-        if name == "config" and equals:
-            resolved[i] = f"{flag}={configs.path(value)}"
-        elif name == "config" and i + 1 < len(resolved):
-            resolved[i + 1] = configs.path(resolved[i + 1])
+        if i and resolved[i - 1] in BARE:
+            resolved[i], named = configs.path(argument), True
+        elif name == flag:  # the command, a value or a file
+            continue
+        elif name == "config" and equals:
+            resolved[i], named = f"{flag}={configs.path(value)}", True
         elif name.startswith(("config.", "noconfig.")):
             field = name.partition(".")[2]
             if field not in fields:
                 raise ConfigError(f"--config.{unknown(field, fields)[:300]}")
-    names = [argument.partition("=")[0].lstrip("-") for argument in arguments[1:]]
-    if "config" in names:
+    if named:
         return resolved
     return [*resolved[:1], f"--config={configs.path(default)}", *resolved[1:]]

@@ -4,7 +4,9 @@ from typing import Any
 
 from alexnet_jax.config import Config, flatten
 
-# Fields that may differ between a run and its continuation: they do not change what is computed.
+# Fields that may differ between a run and its continuation: where and how it is computed, what is
+# reported, and how long it goes on. Another length stretches a schedule over the whole run, and
+# `Run.say_stretched` says so; of a data set its contents decide (`checkpoint.pin_dataset`).
 RESUMABLE = (
     "mesh.data",
     "mesh.model",
@@ -13,6 +15,7 @@ RESUMABLE = (
     "log_every_steps",
     "checkpoint_every_steps",
     "eval_views",
+    "dataset",
     "data_dir",
     "read_threads",
     "read_ahead",

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,17 @@ from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.errors import UserError
 
 
+def print_any_name() -> None:
+    """Lets names of files that are no text in the terminal's encoding be printed, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's is not
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextlib.contextmanager
 def errors_as_one_line() -> Iterator[None]:
     """Exits with one line and a code that is not 0 where something is wrong."""
+    print_any_name()
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
     import jax

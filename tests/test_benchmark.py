@@ -251,6 +251,17 @@ def test_the_recipe_is_the_papers_where_none_is_named():
         recipe_flags.resolve(["benchmark", "step", "--config=papre"], "paper")
 
 
+def test_the_value_of_a_flag_is_no_flag():
+    paper = configs.path("paper")
+    assert recipe_flags.resolve(["main", "--config", "paper"]) == ["main", "--config", paper]
+    one = ["main", "--workdir", "config", "--config=paper"]
+    assert recipe_flags.resolve(one) == [*one[:3], f"--config={paper}"]
+    with pytest.raises(ConfigError, match="config: there is no file config.py"):
+        recipe_flags.resolve(["main", "--config", "config.py"])
+    with pytest.raises(ConfigError, match="--config.sead is not known; did you mean seed"):
+        recipe_flags.resolve(["main", "--config", "paper", "--config.sead=1"])
+
+
 def test_rows_say_with_what_they_are_compared():
     found = {"step": [30.0, 10.0, 20.0], "torch-compile": [10.0, 10.0, 10.0], "bare": [40.0] * 3}
     torch = rows.row("step", found, "torch-compile", batch_size=8).json()

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from alexnet_jax.config import Config
+from alexnet_jax.data import store
 from alexnet_jax.data.imagenet import ImagenetArchives
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
@@ -105,6 +106,17 @@ def test_every_image_is_read_with_its_label(data_dir, shared_data):
     test = data.open("test")
     assert [test[i].label for i in range(20)] == [-1] * 20
     assert test[19].name == "ILSVRC2012_test_00000020.JPEG"
+
+
+def test_a_store_beside_the_archives_does_not_hide_them(data_dir, tmp_path):
+    """Under the very name of the data set, finished or not; what TFDS prepared there is TFDS's."""
+    (tmp_path / "downloads").symlink_to(data_dir / "downloads")
+    (tmp_path / "imagenet2012" / store.UNFINISHED).mkdir(parents=True)
+    config = Config(dataset="imagenet2012", data_dir=str(tmp_path))
+    assert isinstance(open_dataset(config), ImagenetArchives)
+    (tmp_path / "imagenet2012" / store.UNFINISHED).rmdir()
+    with pytest.raises(DataError, match="TFDS"):
+        open_dataset(config)
 
 
 def test_missing_and_wrong_archives_are_named(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -133,6 +134,27 @@ def made(labels: list[int], classes: list[list[int]]) -> Predictions:
         np.array(classes),
         np.full((count, 5), 0.2, np.float32),
     )
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_names_that_are_no_text_are_kept(kind, tmp_path):
+    """As file systems have them; CSV gets their bytes, and JSON stays JSON."""
+    found = made([0], [[0, 1, 2, 3, 4]])
+    found.names[0] = name = b"caf\xe9.png".decode(errors="surrogateescape")
+    network = trained.TrainedNetwork.__new__(trained.TrainedNetwork)
+    object.__setattr__(network, "class_names", ["ant", "bee", "cat", "dog", "elk"])
+    predictions.write_predictions(path := tmp_path / f"a.{kind}", found, network)
+    if kind == "csv":
+        assert path.read_bytes().splitlines()[1].startswith(b"caf\xe9.png,ant,ant,bee")
+    else:
+        assert json.loads(path.read_bytes().decode("ascii"))["image"] == name
+
+
+def test_names_that_are_no_text_are_printed_as_escapes():
+    program = "from alexnet_jax import startup; startup.print_any_name(); print('caf\\udce9')"
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, env=strict)
+    assert said.stdout == b"caf\\udce9\n", said.stderr
 
 
 def test_a_submission_has_five_labels_a_line_in_the_judges_order(tmp_path):

@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import small
 
-from alexnet_jax import mesh
-from alexnet_jax.config import MeshConfig, to_json
+from alexnet_jax import mesh, processes
+from alexnet_jax.config import ConfigError, MeshConfig, to_json
 from alexnet_jax.data.loader import ImageReader, Loader, evaluation_positions
 from alexnet_jax.data.sources import open_dataset
 
@@ -129,6 +130,15 @@ def test_processes_that_disagree_are_all_refused(config, tmp_path):
     for status, said in ended:
         assert status == 1, said
         assert "error: batch_size: 16 in process 1, 8 in process 0; start every process" in said
+
+
+def test_copies_of_the_data_that_differ_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(processes, "told_by_all", lambda own: [own, own, "other"])
+    with pytest.raises(ConfigError, match="dataset: NAME is not the same in process 2 as in"):
+        processes.same_data("NAME", "one")
+    monkeypatch.setattr(processes, "told_by_all", lambda own: [own, own, own])
+    processes.same_data("NAME", "one")
 
 
 def test_a_wrong_mesh_is_refused_by_every_process(config, tmp_path):

@@ -1,9 +1,12 @@
 """Whole runs of the smallest network."""
 
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import pathlib
+import shutil
 
 import cv2
 import jax
@@ -148,21 +151,54 @@ def test_predicting_leaves_a_save_under_way_alone(finished):
         assert not under_way.exists()
 
 
+@pytest.mark.parametrize("code", ["ENOLCK", "ENOSYS", "EIO"])
+def test_a_disk_without_locks_is_warned_of(code, tmp_path, capsys, monkeypatch):
+    def flock(*_):
+        raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    if code == "EIO":
+        with pytest.raises(OSError, match=f"{tmp_path}/lock"), files.only_process(tmp_path):
+            pass
+    else:
+        with files.only_process(tmp_path):
+            assert f"the disk of {tmp_path} has no locks" in capsys.readouterr().err
+
+
 def test_data_that_changed_is_refused(finished, tmp_path):
     workdir, _ = finished
-    data = Dataset()
-    data.class_names = checkpoint.read_class_names(workdir)
-    more = Dataset()
+    data, more, other, coloured = (Dataset() for _ in range(4))
+    for one in (data, more, other, coloured):
+        one.name, one.sizes = "a set", {"train": 20}
+        one.class_names = checkpoint.read_class_names(workdir)
     more.class_names = [*data.class_names, "another"]
-    coloured = Dataset()
-    coloured.class_names = data.class_names
+    other.sizes = {"train": 20, "test": 1}
     coloured.statistics = Statistics(*np.ones((5, 3, 3)))
-    coloured.statistics.save(workdir)  # left by a run from a store that saved no checkpoint
-    checkpoint.pin_dataset(workdir, data, 20, True)
-    assert checkpoint.read_statistics(workdir) is None
-    for changed in ((data, 21), (more, 20), (coloured, 20)):
-        with pytest.raises(ConfigError, match="dataset: .* has changed since"):
-            checkpoint.pin_dataset(workdir, *changed, True)
+    coloured.statistics.save(tmp_path)  # left by a run from a store that saved no checkpoint
+    checkpoint.pin_dataset(tmp_path, data, 20, False)
+    assert checkpoint.read_statistics(tmp_path) is None
+    checkpoint.pin_dataset(tmp_path, data, 20, True)
+    cases = {
+        "train_examples was 20": (data, 21),
+        "class_names was 2 names": (more, 20),
+        "contents was": (other, 20),
+        "colour_means was": (coloured, 20),
+    }
+    for message, changed in cases.items():
+        with pytest.raises(ConfigError, match=f"dataset: {message}.*is not so in a set"):
+            checkpoint.pin_dataset(tmp_path, *changed, True)
+
+
+def test_a_run_goes_on_where_its_data_lie_now_if_they_are_the_same(finished, folder, tmp_path):
+    workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "w")
+    config = small.config(pathlib.Path(shutil.copytree(folder, tmp_path / "moved")))
+    config.num_epochs = 3
+    assert train.train(config, tmp_path / "w")["step"] == 8
+    file = next((tmp_path / "moved" / "train" / "dark").iterdir())
+    file.rename(file.with_name(f"other_{file.name}"))
+    with pytest.raises(ConfigError, match="contents was"):
+        train.train(config, tmp_path / "w")
 
 
 def test_rank_by_one_view_and_report_ten(finished, folder, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from alexnet_jax import feeds, mesh
+from alexnet_jax import feeds, host, mesh
 from alexnet_jax.benchmarks import input_loops
 from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
 from alexnet_jax.config import Config, ConfigError, MeshConfig
@@ -68,7 +68,7 @@ def measure(
 
 
 def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]:
-    out, workers = folder / "store", os.cpu_count() or 1
+    out, workers = folder / "store", host.cores()
     shards = store_plan.shards(dataset, Options(shards=SHARDS))
     sources = {split: dataset.open(split) for split in dataset.sizes}
 
@@ -157,7 +157,7 @@ def _reading(dataset: Dataset, store: pathlib.Path, batch_size: int, rounds: int
 def _all_cores(
     dataset: Dataset, store: pathlib.Path, batch_size: int, rounds: int, against_torch: bool
 ) -> list[Row]:
-    source, cores = _largest(dataset), os.cpu_count() or 1
+    source, cores = _largest(dataset), host.cores()
     count = max(2 * cores, min(4096, len(source)) // batch_size)
     ours = _batches(source, batch_size, cores, count)
     stored_count = max(2, 6000 // batch_size)

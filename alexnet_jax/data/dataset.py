@@ -1,5 +1,7 @@
 """A data set: its splits, opened by name or by slice."""
 
+import hashlib
+
 import tensorflow_datasets as tfds
 
 from alexnet_jax.config import unknown
@@ -35,6 +37,11 @@ class Dataset:
         Where it differs it is another data set, whatever it is called.
         """
         return [*self.class_names, *(f"{split} {n}" for split, n in sorted(self.sizes.items()))]
+
+    def digest(self) -> str:
+        """Returns a SHA-256 of its contents: the same wherever it lies."""
+        text = "\n".join(self.contents())
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
     def left_out(self, spec: str) -> int:
         """Returns how many images a split lacks because they could not be prepared."""

@@ -6,11 +6,12 @@ colours, so that a network must look for both.
 """
 
 import concurrent.futures
-import os
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+
+from alexnet_jax import host
 
 SIDE = 256
 PATTERNS = ("stripes", "checks", "dots", "rings")
@@ -124,5 +125,5 @@ class DrawnPatterns(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str):  # noqa: ANN202
         stream, count = list(SIZES).index(split), SIZES[split]
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(host.cores()) as pool:
             yield from enumerate(pool.map(lambda i: example(stream, i), range(count)))

@@ -1,12 +1,12 @@
 """Batches of uint8 images, read ahead in Grain's threads into a few reused buffers."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
 
+from alexnet_jax import host
 from alexnet_jax.data.decode import read_square
 from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.pixel_index import TOGETHER
@@ -96,7 +96,7 @@ class ImageReader:
 
 def reading_threads(asked: int) -> int:
     """Returns `read_threads`, or where it is 0 one for each core, as far as more of them help."""
-    return asked or min(os.cpu_count() or 1, MOST_THREADS)
+    return asked or min(host.cores(), MOST_THREADS)
 
 
 class Loader:

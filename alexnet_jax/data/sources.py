@@ -40,6 +40,7 @@ def open_dataset(config: Config) -> Dataset:
     if "/" in config.dataset and config.dataset[0] in "./~":
         raise DataError(f"dataset: there is no folder {path}")
     data_dir = pathlib.Path(config.data_dir or constants.DATA_DIR).expanduser()
-    if config.dataset == imagenet.NAME and not (data_dir / imagenet.NAME).is_dir():
+    by_tfds = data_dir / imagenet.NAME  # where TFDS prepares it, and people put a store of theirs
+    if config.dataset == imagenet.NAME and (not by_tfds.is_dir() or is_store(by_tfds)):
         return imagenet.ImagenetArchives(data_dir / "downloads" / "manual")
     return TfdsDataset(config.dataset, config.data_dir)

@@ -154,6 +154,11 @@ class Store(Dataset):
         has_statistics = statistics.FILE in self.manifest["files"]
         self.statistics = statistics.Statistics.load(path) if has_statistics else None
 
+    def contents(self) -> list[str]:
+        """Names every file with its SHA-256."""
+        about = sorted(self.manifest["files"].items())
+        return super().contents() + [f"{name} {one['sha256']}" for name, one in about]
+
     def left_out(self, spec: str) -> int:
         """Returns how many images of a split were left out when it was prepared."""
         name, *_ = self._range(spec)

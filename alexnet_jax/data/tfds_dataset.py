@@ -39,6 +39,10 @@ class TfdsDataset(Dataset):
         self.class_names = list(label.names)
         self.sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
 
+    def contents(self) -> list[str]:
+        """Names the data set and its version."""
+        return [*super().contents(), self._info.full_name]
+
     def _prepared(self) -> tfds.core.DatasetBuilder:
         builder = self._builder()
         if builder.is_prepared():

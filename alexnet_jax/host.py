@@ -1,0 +1,46 @@
+"""What this machine lets a process have: cores, and memory."""
+
+import os
+import pathlib
+from collections.abc import Iterator
+
+CONTROL_GROUPS = pathlib.Path("/sys/fs/cgroup")
+OWN_GROUPS = pathlib.Path("/proc/self/cgroup")
+
+
+def cores() -> int:
+    """Returns how many cores this process may run on: a job's share of its machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Returns the bytes that this machine has, or that this process's container or job may use."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *_limits()])
+
+
+def _limits() -> Iterator[int]:
+    """What Linux's control groups allow, both versions of them, from this process's own upwards."""
+    try:
+        own = OWN_GROUPS.read_text().splitlines()
+    except OSError:  # not Linux, or hidden
+        return
+    for line in own:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        version_1 = controllers == "memory"
+        mount = CONTROL_GROUPS / "memory" if version_1 else CONTROL_GROUPS
+        name = "memory.limit_in_bytes" if version_1 else "memory.max"
+        group = mount / path.lstrip("/")
+        for folder in (group, *group.parents):
+            try:
+                told = (folder / name).read_text().strip()
+            except OSError:  # a container sees its own group alone, at the top
+                told = ""
+            if told.isdigit():
+                yield int(told)
+            if folder == mount:
+                break
