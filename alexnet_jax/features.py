@@ -74,6 +74,44 @@ def of_split(
         yield found, batch["label"][:shown].copy(), batch["mask"][:shown] > 0
 
 
+def nearest_of_split(
+    network: TrainedNetwork,
+    reader: ImageReader,
+    layer: str,
+    queries: jax.Array,
+    count: int,
+    advance: Callable[[int], None] = lambda images: None,
+) -> tuple[np.ndarray, int]:
+    """Finds the images of a split whose activations are nearest; keeps those of a batch at a time.
+
+    Args:
+      network: from `trained.load`, on one device.
+      reader: of the split.
+      layer: as for `activations`.
+      queries: activations (Q, D).
+      count: of neighbours.
+      advance: told of the images as they are compared.
+
+    Returns:
+      Their numbers in the split, (Q, count) or fewer columns where it has no more that can be
+      read, nearest first; and how many were compared.
+    """
+    numbers = np.zeros((len(queries), 0), np.int64)
+    distances = np.zeros((len(queries), 0), np.float32)
+    seen = compared = 0
+    for values, _, readable in of_split(network, reader, layer):
+        here = seen + np.flatnonzero(readable)
+        seen += len(readable)
+        compared += len(here)
+        order, apart = nearest(queries, jnp.asarray(values[readable]), min(count, len(here)))
+        distances = np.concatenate([distances, np.asarray(apart)], axis=1)
+        numbers = np.concatenate([numbers, here[np.asarray(order)]], axis=1)
+        kept = np.argsort(distances, axis=1, kind="stable")[:, :count]  # the first of equals
+        distances, numbers = (np.take_along_axis(a, kept, 1) for a in (distances, numbers))
+        advance(len(readable))
+    return numbers, compared
+
+
 @functools.partial(jax.jit, static_argnums=2)
 def nearest(queries: jax.Array, candidates: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """Finds the candidates at the least Euclidean distance, by comparing with all of them.

@@ -130,8 +130,6 @@ def answers() -> pathlib.Path:
 
 def neighbours() -> pathlib.Path:
     """Draws figure 4, right: exact search over the whole training split, on the device."""
-    import jax.numpy as jnp
-
     from alexnet_jax import features
     from alexnet_jax.figures import neighbours as figure
 
@@ -141,21 +139,17 @@ def neighbours() -> pathlib.Path:
     count = flags.FLAGS.neighbours
     if len(train) < count:
         raise ConfigError(f"--neighbours: {count} is more than the {len(train)} of {train_split}")
-    known, readable = [], []
-    with _progress(f"{layer} of {train_split}", len(train)) as bar:
-        for values, _, mask in features.of_split(network, train, layer):
-            known.append(values)
-            readable.append(mask)
-            bar.advance(len(values))
-    indices = np.flatnonzero(np.concatenate(readable))
     compute = features.activations(network, layer)
     shown = [_read(reader, index) for index in _chosen(reader)]
-    queries = jnp.asarray(compute(np.stack([image for image, _ in shown])))
-    order, _ = features.nearest(queries, jnp.asarray(np.concatenate(known)[indices]), count)
+    queries = compute(np.stack([image for image, _ in shown]))
+    with _progress(f"{layer} of {train_split}", len(train)) as bar:
+        found, compared = features.nearest_of_split(
+            network, train, layer, queries, count, bar.advance
+        )
 
-    rows = [[_read(train, int(indices[k])) for k in row] for row in np.asarray(order)]
+    rows = [[_read(train, int(number)) for number in row] for row in found]
     path = _out("neighbours.png")
-    title = f"{split}, and the nearest of {train_split} in {layer} ({len(indices):,} images)"
+    title = f"{split}, and the nearest of {train_split} in {layer} ({compared:,} images)"
     figure.draw(shown, rows, path, title)
     return path
 
@@ -205,12 +199,16 @@ def features() -> pathlib.Path:
 
     network, layer = _load(_workdirs()[0]), flags.FLAGS.layer
     reader, split = _reader(network, flags.FLAGS.split)
+    values, labels = np.zeros((0, 0), np.float32), np.zeros(len(reader), np.int32)
+    readable, seen = np.zeros(len(reader), bool), 0
     with _progress(f"{layer} of {split}", len(reader)) as bar:
-        parts = []
-        for part in inside.of_split(network, reader, layer):
-            parts.append(part)
-            bar.advance(len(part[0]))
-    values, labels, readable = (np.concatenate(own) for own in zip(*parts, strict=True))
+        for own, label, mask in inside.of_split(network, reader, layer):
+            if not seen:
+                values = np.zeros((len(reader), own.shape[1]), np.float32)
+            here = slice(seen, seen + len(own))
+            values[here], labels[here], readable[here] = own, label, mask
+            seen += len(own)
+            bar.advance(len(own))
     names = [reader.name(i) if readable[i] else reader.where(i) for i in range(len(reader))]
     path = _out(f"{layer}.npz")
     if path.suffix != ".npz":

@@ -53,3 +53,21 @@ def test_nearest_is_a_search_over_all(rng, in_common):
         apart = np.linalg.norm(candidates.astype(np.float64) - q, axis=1)
         np.testing.assert_array_equal(own, np.argsort(apart, kind="stable")[:6])
         np.testing.assert_allclose(far, np.sort(apart)[:6], rtol=1e-5)
+
+
+def test_nearest_of_a_split_is_nearest_of_all_its_batches(rng, monkeypatch):
+    """Small whole numbers: many are equally far, and of those the first counts."""
+    values = rng.integers(0, 3, (23, 4)).astype(np.float32)
+    readable = rng.random(23) > 0.3
+    readable[10:15] = False  # a whole batch
+    parts = [(values[i : i + 5], None, readable[i : i + 5]) for i in range(0, 23, 5)]
+    monkeypatch.setattr(features, "of_split", lambda *_: iter(parts))
+    queries, told = rng.integers(0, 3, (3, 4)).astype(np.float32), []
+    found, compared = features.nearest_of_split(None, None, "fc7", queries, 6, told.append)
+    assert (compared, sum(told)) == (readable.sum(), 23)
+    there = np.flatnonzero(readable)
+    for query, own in zip(queries, found, strict=True):
+        apart = ((values[there] - query) ** 2).sum(axis=1)
+        np.testing.assert_array_equal(own, there[np.argsort(apart, kind="stable")[:6]])
+    fewer, _ = features.nearest_of_split(None, None, "fc7", queries, 99)
+    assert fewer.shape == (3, len(there))
