@@ -112,7 +112,7 @@ def expected(
 ) -> list[Collective]:
     """Counts what a scheme asks for on a mesh, without compiling anything.
 
-    It is the least that will do, but in turns: there an all-reduce stands for each broadcast.
+    The least that a scheme needs, except in turns: there an all-reduce stands for each broadcast.
 
     Args:
       config: with `mesh.model` set.

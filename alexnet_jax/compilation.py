@@ -41,16 +41,16 @@ def options(deterministic: bool = False) -> Options:
 def columns_apart() -> bool:
     """Says whether the columns of one device are arrays of their own.
 
-    A GPU's convolutions read and write them so, and what lies between costs a copy else. A CPU and
-    a TPU are slow with few channels. Asked when a network is traced, for the back end in use.
+    A GPU's convolutions read and write them so; as one array each would be copied. A CPU and a TPU
+    are slow with few channels. Asked when a network is traced, for the back end in use.
     """
     return jax.default_backend() == "gpu"
 
 
 def in_memory(tree: Any) -> Any:
-    """Keeps XLA for NVIDIA's from computing the arrays of a tree again where they are used.
+    """Keeps XLA from computing a tree's arrays again wherever they are read, on an NVIDIA GPU.
 
-    They are written once, and what makes them is not changed by who reads them.
+    They are written to memory once, and how they are made does not depend on who reads them.
     """
     return jax.lax.platform_dependent(
         tree, cuda=jax.lax.optimization_barrier, default=lambda tree: tree

@@ -39,7 +39,7 @@ class ModelConfig:
 
     # 2: conv2, conv4 and conv5 read their own column only; 1: everything reads everything.
     columns: int = 2
-    # Without: no crossing arrows between conv1 and fc8, where the classes read both (run #150).
+    # False: no arrows cross between conv1 and fc8; the classes alone read both columns (run #150).
     columns_meet: bool = True
     # Channels of conv1 .. conv5 and units of fc6 and fc7, both columns together (figure 2).
     channels: tuple[int, ...] = (96, 256, 384, 384, 256)
@@ -190,7 +190,8 @@ class Config:
     # host: batches are read ahead and copied to the devices; resident: splits are read once, stay
     # on the devices as uint8, and steps gather from them; auto: resident where it fits.
     feed: str = "auto"
-    resident_gib: float = 0.0  # for auto, of a device's memory; 0: a quarter of what it has
+    # Of each device's memory, for all resident splits together; 0: a quarter of what it has.
+    resident_gib: float = 0.0
     # Updates that resident images go through before the host is asked again, where no evaluation or
     # checkpoint is due between them: for steps that are shorter than what the host does for one.
     # A signal is obeyed up to four dispatches after it came.

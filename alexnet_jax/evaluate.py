@@ -93,11 +93,13 @@ def compile_step(
 
 
 def compile_eval_step(config: Config) -> jax.stages.Compiled:
-    """Compiles the evaluation step of a config whose `num_classes` is set, for its own mesh.
+    """Compiles the evaluation step for the mesh that the config asks for.
+
+    Opens the data set only where `num_classes` is 0.
 
     Raises:
-      ConfigError: a field that cannot be used, or `num_classes` = 0 for a data set that cannot be
-        opened.
+      ConfigError: a field that cannot be used.
+      DataError: a data set that is to be opened and cannot be.
     """
     validate(config)
     mesh = meshes.build(config.mesh)

@@ -30,7 +30,10 @@ class Interrupted(SystemExit):
 
 @dataclasses.dataclass
 class Clock:
-    """Times the loop between two rows; evaluation and saving stop it."""
+    """Times the loop since the last row.
+
+    Evaluation and saving begin a new span: steps between that row and them are in no rate.
+    """
 
     started: float = 0.0
     steps: int = 0

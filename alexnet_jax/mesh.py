@@ -95,10 +95,10 @@ def model_devices(mesh: Mesh) -> int:
 def specs(state: Any, mesh: Mesh | AbstractMesh, config: MeshConfig) -> Specs:
     """Returns where each leaf of a tree with the standard parameter tree in it lives.
 
-    Kernels and biases are cut along their last axis, the outputs, over `model`, in a hybrid those
-    of the fully connected layers alone; what does not divide (fc8 of an odd number of classes) and
-    what is no parameter is on every device. With `zero` kernels are also cut over `data`, along
-    their longest other axis that divides.
+    Kernels, biases and running statistics are cut along their last axis, the outputs, over `model`,
+    in a hybrid those of the fully connected layers alone; what does not divide (fc8 of an odd
+    number of classes) and what is no parameter is on every device. With `zero` kernels are also cut
+    over `data`, along their longest other axis that divides.
     """
 
     def spec(path: tuple[Any, ...], leaf: Any) -> P:

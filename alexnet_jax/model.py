@@ -75,7 +75,7 @@ class AlexNet(nn.Module):
         return self.classify(self.features(x, dropout_keys is not None), dropout_keys)
 
     def features(self, x: jax.Array, training: bool = False) -> jax.Array:
-        """Maps images (B, S, S, 3) to what fc6 computed here reads, (B, S', S', C)."""
+        """Maps images (B, S, S, 3) to what this device's part of fc6 reads, (B, S', S', C)."""
         own, both = self.columns.join, self._meet
         x = self._after(1, self._apply("conv1", x.astype(self.dtype)), training)
         x = self._after(2, self._apply("conv2", x, own), training)

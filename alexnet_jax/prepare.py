@@ -105,7 +105,7 @@ def verify(folder: pathlib.Path) -> None:
     lost = {problem.partition(":")[0] for problem in problems}
     whole = [name for name in manifest["files"] if str(folder / name) not in lost]
     try:
-        expected = record_files(folder, manifest)
+        expected = record_files(folder)
     except DataError as error:
         problems.append(str(error))
         expected = {}

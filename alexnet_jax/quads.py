@@ -1,9 +1,9 @@
 """Four neighbouring channels of bfloat16 as one word of 64 bits, for kernels that XLA writes.
 
-What windows of channels overlap in, XLA computes again for each channel, or puts into memory in
-between. A word and the two beside it hold the windows of four channels, each number named once, so
-that a GPU reads an array once for all of them (experiments/speed). To see an array as words costs
-it nothing: XLA's `bitcast`.
+Where windows of channels overlap, XLA computes what they share again for each channel, or writes
+it to memory in between. A word and the two beside it hold the windows of four channels, each number
+named once, so that a GPU reads an array once for all of them (experiments/speed). To see an array
+as words costs it nothing: XLA's `bitcast`.
 """
 
 import functools
@@ -16,7 +16,7 @@ QUAD = 4  # channels of a word
 
 
 def fit(x: jax.Array, reach: int) -> bool:
-    """Are (..., C) channels whole words, and all within `reach` of one in the words beside it?"""
+    """Can (..., C) be seen as words, so that a window reaches no further than the words beside?"""
     return x.dtype == jnp.bfloat16 and x.shape[-1] % QUAD == 0 and reach <= QUAD
 
 

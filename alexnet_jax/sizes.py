@@ -37,5 +37,5 @@ def fully_connected_units(model: ModelConfig) -> dict[str, int]:
 
 
 def conv1_padding(model: ModelConfig) -> int:
-    """Returns the columns of zeros that conv1 adds to an image."""
+    """Returns how many zeros conv1 adds to an image's width, and to its height, on both sides."""
     return model.conv1_padding_before + model.conv1_padding

@@ -19,7 +19,8 @@ class TrainState:
 
     Attributes:
       step: finished updates, 0-d int32.
-      params: the standard tree, conv1 .. fc8 with `kernel` and `bias`, float32.
+      params: the standard tree, conv1 .. fc8 with `kernel` and `bias`; with batch normalisation
+        norm1 .. norm5 with `mean` and `variance` too. float32, or float64 with that precision.
       opt_state: the velocity, inside optax's state.
       plateau: where the plateau rule stands.
       finite: has every update been so? 0-d bool; once false, updates change nothing.

@@ -42,6 +42,7 @@ def compile_train_step(config: Config) -> jax.stages.Compiled:
 
     Raises:
       ConfigError: a field that cannot be used.
+      DataError: a data set that is to be opened and cannot be.
     """
     validate(config)
     mesh = _build_mesh(config)

@@ -112,11 +112,13 @@ class Loader:
         ahead: int,
         keep: Callable[[np.ndarray], None] = lambda images: None,
     ) -> None:
-        """Args:
-        reader: of the split.
-        threads: see `reading_threads`.
-        ahead: batches that are read before they are asked for, at least.
-        keep: told of each array that batches' images will lie in, again and again.
+        """Prepares reading; no thread starts before batches are asked for.
+
+        Args:
+          reader: of the split.
+          threads: see `reading_threads`.
+          ahead: batches that are read before they are asked for, at least.
+          keep: told of each array that batches' images will lie in, again and again.
         """
         self._reader, self._ahead, self._keep = reader, ahead, keep
         self._threads = reading_threads(threads)

@@ -49,7 +49,7 @@ def shards(dataset: Dataset, options: Options) -> list[Shard]:
 
 
 def _refuse_class_names(dataset: Dataset) -> None:
-    """TFDS keeps classes as lines of a file.
+    """Refuses class names that TFDS's file of one name a line would not give back.
 
     Raises:
       DataError: names a class that would not come back as it is.

@@ -12,7 +12,7 @@ from alexnet_jax.data.store import StoredSplit
 from alexnet_jax.data.types import DataError
 
 
-def record_files(folder: pathlib.Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
+def record_files(folder: pathlib.Path) -> dict[str, list[str]]:
     """Returns the files of records that TFDS would read, each with the names of the classes.
 
     Raises:

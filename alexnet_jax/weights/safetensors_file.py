@@ -41,7 +41,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str], Sta
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
     except (safetensors.SafetensorError, OSError, TypeError) as error:
         raise WeightsError(f"{path}: is not a whole safetensors file ({error})") from error
