@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax import mesh as meshes
+from alexnet_jax import collectives
 from alexnet_jax.lrn_between import Edges
 
 
@@ -42,11 +42,11 @@ class Columns:
 
     def meet(self, x: jax.Array) -> jax.Array:
         """Gathers the channels of every column, (..., C / devices) to (..., C)."""
-        return meshes.gather_channels(x, self.devices) if self.devices > 1 else x
+        return collectives.gather_channels(x, self.devices) if self.devices > 1 else x
 
     def join(self, x: jax.Array) -> jax.Array:
         """Gathers the channels of this device's own column; nothing where it has all of them."""
-        return meshes.gather_channels(x, self.per_column) if self.per_column > 1 else x
+        return collectives.gather_channels(x, self.per_column) if self.per_column > 1 else x
 
     def share_windows(self, across: bool) -> int:
         """Returns how many devices share the channels that windows slide over; see `edges`."""
@@ -66,7 +66,7 @@ class Columns:
         together = self.share_windows(across)
         if together == 1 or count == 0:
             return None
-        return meshes.exchange_edges(x, count, self.devices, together)
+        return collectives.exchange_edges(x, count, self.devices, together)
 
     def own_units(self, per_unit: jax.Array) -> jax.Array:
         """Cuts this device's units out of something for all of them, (..., units)."""
@@ -75,4 +75,4 @@ class Columns:
         size = self.share(per_unit.shape[-1])
         missing = size * self.devices - per_unit.shape[-1]
         padded = jnp.pad(per_unit, [(0, 0)] * (per_unit.ndim - 1) + [(0, missing)])
-        return lax.dynamic_slice_in_dim(padded, meshes.model_index() * size, size, axis=-1)
+        return lax.dynamic_slice_in_dim(padded, collectives.model_index() * size, size, axis=-1)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexnet_jax import augment, compilation, metrics, model, schemes
+from alexnet_jax import augment, collectives, compilation, metrics, model, schemes
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config
 from alexnet_jax.errors import UserError
@@ -57,14 +57,14 @@ def make_eval_step(
 
     def eval_step(params: Any, fed: Fed) -> metrics.Sums:
         batch = feeding.evaluation(fed)
-        params = meshes.whole_over_data(params, specs)
+        params = collectives.whole_over_data(params, specs)
         probabilities = average_probabilities(scheme, params, batch["image"], count, views)
         tiny = jnp.finfo(probabilities.dtype).tiny
         log_probabilities = jnp.log(jnp.maximum(probabilities, tiny))
         rows = scheme.all_rows({name: batch[name] for name in ("label", "mask", "bad")})
         sums = metrics.classification(log_probabilities, rows["label"], rows["mask"])
         bad = rows["bad"].sum()
-        return meshes.sum_over_data(sums | {"bad_images": metrics.average(bad, bad)})
+        return collectives.sum_over_data(sums | {"bad_images": metrics.average(bad, bad)})
 
     return eval_step
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from alexnet_jax import collectives
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import MeshConfig
 
@@ -99,7 +100,7 @@ class HostBatches:
 
     def abstract(self, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns a global batch as shapes with their shardings."""
-        sharding = meshes.split_batch(mesh, self.config)
+        sharding = meshes.batch_sharding(mesh, self.config)
         image = (self.batch_size, self.side, self.side, 3)
         fed = {"image": jax.ShapeDtypeStruct(image, jnp.uint8, sharding=sharding)}
         for names, dtype in (
@@ -225,11 +226,11 @@ class ResidentSplit:
                 self.config, self.data, self.devices, self.batch_size, self.passes
             )
         mine = jnp.asarray(order.reshape(self.data, self.devices // self.data, -1), jnp.int32)
-        return mine[:, meshes.image_index_in_shard(self.config)]
+        return mine[:, collectives.image_index_in_shard(self.config)]
 
     def _own(self, of_shards: jax.Array) -> jax.Array:
         """Returns this device's row of (data shards, b)."""
-        return of_shards[meshes.data_index()]
+        return of_shards[collectives.data_index()]
 
     def _known(self, fed: Fed, index: jax.Array) -> DeviceBatch:
         good = fed["good"][index]
@@ -240,12 +241,12 @@ class ResidentSplit:
         if self.whole or self.data == 1:
             return _rows(part, self._own(index))
         # Each device gives what it holds to whom it belongs: all others add zeros.
-        local = index.reshape(-1) - meshes.data_index() * part.shape[0]
+        local = index.reshape(-1) - collectives.data_index() * part.shape[0]
         held = (local >= 0) & (local < part.shape[0])
         rows = _rows(part, jnp.clip(local, 0, part.shape[0] - 1))
         rows = jnp.where(held[:, None, None, None], rows, jnp.zeros((), rows.dtype))
         with jax.named_scope("images"):
-            return meshes.scatter_rows(rows)
+            return collectives.scatter_rows(rows)
 
 
 def _rows(images: jax.Array, index: jax.Array) -> jax.Array:

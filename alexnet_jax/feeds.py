@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -67,16 +66,6 @@ class Feed(Protocol):
         ...
 
 
-def zeros(abstract: Any) -> Any:
-    """Returns arrays of zeros where abstract ones say that they live."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    make = jax.jit(
-        lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract),
-        out_shardings=shardings,
-    )
-    return make()
-
-
 class HostFeed:
     """Batches read ahead in threads, put on the devices while the step before runs."""
 
@@ -114,7 +103,7 @@ class HostFeed:
 
     def sample(self) -> Fed:
         """Returns a batch of zeros."""
-        return zeros(self.feeding.abstract(self._mesh))
+        return meshes.zeros(self.feeding.abstract(self._mesh))
 
     def _put(self, positions: Any, numbers: range, stop: Callable[[], bool]) -> Iterator[Fed]:
         c, size = self._config, self.feeding.batch_size

@@ -165,9 +165,8 @@ class Loop:
                 f"validation error has not improved for {schedule.patience} evaluations: "
                 f"learning rate divided by ten ({after.drops} of {schedule.most_drops})"
             )
-        sharding = meshes.replicated(self.run_.mesh)
-        with jax.transfer_guard("allow"):  # several processes also compare what they put there
-            return dataclasses.replace(state, plateau=jax.device_put(after, sharding))
+        plateau = meshes.put_everywhere(after, self.run_.mesh)
+        return dataclasses.replace(state, plateau=plateau)
 
     def _write_pending(self, state: TrainState) -> None:
         if self._pending is None:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 import alexnet_jax
 from alexnet_jax import files
 from alexnet_jax.config import Config
-from alexnet_jax.feeds import zeros
+from alexnet_jax.mesh import zeros
 from alexnet_jax.model import AlexNet, abstract_parameters, count_parameters
 
 PACKAGES = (

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from alexnet_jax import collectives
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config
 from alexnet_jax.model import AlexNet, on_devices, own_parameters
@@ -59,8 +60,8 @@ class Scheme:
             return jnp.split(x, self.passes)[turn]
         with jax.named_scope("fc6"):
             if self.name == "hybrid_in_turns" and self.passes > 1:
-                return meshes.broadcast_from(x, turn)
-            return meshes.gather_images(jnp.split(x, self.passes)[turn])
+                return collectives.broadcast_from(x, turn)
+            return collectives.gather_images(jnp.split(x, self.passes)[turn])
 
     def all_rows(self, rows: Rows) -> Rows:
         """Gathers what is known of the images whose activations the device sees: numbers, (b,)."""
@@ -70,7 +71,7 @@ class Scheme:
         with jax.named_scope("labels"):
             # All are whole numbers: one exchange serves them.
             stacked = jnp.stack([rows[name].astype(jnp.int32) for name in names], axis=1)
-            gathered = meshes.gather_images(stacked)
+            gathered = collectives.gather_images(stacked)
         return {name: gathered[:, i].astype(rows[name].dtype) for i, name in enumerate(names)}
 
     def rows_of(self, rows: Rows, turn: int) -> Rows:
@@ -109,5 +110,5 @@ def build(config: Config, network: AlexNet, mesh: Mesh, passes: int = 1) -> Sche
     """Returns the scheme that a config asks for, of a whole network on a mesh."""
     part = on_devices(network, meshes.model_devices(mesh))
     whole = part if config.mesh.scheme == "columns" else network
-    whole = whole.clone(over_devices=lambda x: meshes.mean_over_images(x, config.mesh))
+    whole = whole.clone(over_devices=lambda x: collectives.mean_over_images(x, config.mesh))
     return Scheme(config.mesh.scheme, whole, part, passes)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexnet_jax import augment, compilation, metrics, optimizer, schemes
+from alexnet_jax import augment, collectives, compilation, metrics, optimizer, schemes
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config
 from alexnet_jax.feeding import DeviceBatch, Fed, Feeding
@@ -61,7 +61,7 @@ class TrainStep:
             "learning_rate": self._schedule(state.step, state.plateau.drops)["kernel"],
             "gradient_norm": jnp.sqrt(squared_norm),
             "finite": new.finite,
-            "stop": meshes.any_device(batch["stop"].any()),
+            "stop": collectives.any_device(batch["stop"].any()),
         }
         return dataclasses.replace(new, step=state.step + 1), figures
 
@@ -69,7 +69,7 @@ class TrainStep:
         self, state: TrainState, batch: DeviceBatch
     ) -> tuple[TrainState, jax.Array, metrics.Sums]:
         """The paper's update: all layers learn from the whole batch."""
-        params = meshes.whole_over_data(state.params, self._specs)
+        params = collectives.whole_over_data(state.params, self._specs)
         grads, sums = self._total(*self._gradient(params, batch, state.step))
         return *self._update(state, grads, sums), sums
 
@@ -89,17 +89,17 @@ class TrainStep:
             dx, squared_norm = dx + part_dx, squared_norm + of_part / passes
             sums = metrics.merge(sums, part_sums) if sums else part_sums
         assert sums is not None
-        grads = meshes.sum_gradients(back(dx), of_convolutions(self._specs))
+        grads = collectives.sum_gradients(back(dx), of_convolutions(self._specs))
         state, of_rest = self._update(state, grads, sums)
         return state, squared_norm + of_rest, sums
 
     def _total(self, grads: Any, sums: metrics.Sums) -> tuple[Any, metrics.Sums]:
         """Adds up what devices know of some layers' gradients."""
         own = {layer: self._specs[layer] for layer in grads}
-        return meshes.sum_gradients(grads, own), meshes.sum_over_data(sums)
+        return collectives.sum_gradients(grads, own), collectives.sum_over_data(sums)
 
     def _squared_norms(self, grads: Any) -> Any:
-        return meshes.squared_norms(grads, {layer: self._specs[layer] for layer in grads})
+        return collectives.squared_norms(grads, {layer: self._specs[layer] for layer in grads})
 
     def _update(
         self, state: TrainState, grads: Any, sums: metrics.Sums
@@ -226,13 +226,13 @@ def first_nonfinite_layer(
 
     def outputs(params: Any, fed: Fed) -> dict[str, jax.Array]:
         batch: DeviceBatch = feeding.training(fed, jnp.int32(at - 1))
-        params = meshes.whole_over_data(params, specs)
+        params = collectives.whole_over_data(params, specs)
         found = {f"parameters of {layer}": params[layer] for layer in params}
         found["the augmented images"] = gradient.views(batch)
         rows = gradient.rows(batch, at - 1)
         kept = scheme.outputs(params, found["the augmented images"], rows)
         found |= {name.removesuffix("_output"): output for name, output in kept.items()}
-        return meshes.any_device({name: bad(tree) for name, tree in found.items()})
+        return collectives.any_device({name: bad(tree) for name, tree in found.items()})
 
     found = jax.device_get(
         jax.jit(meshes.per_device(outputs, mesh, specs, feeding.specs))(params, fed)

@@ -95,7 +95,11 @@ def test_thirty_updates_with_dropout_are_the_same(thirty, shape):
         ),
         ((-1, 16), {"model__width": 1.0}, "mesh.model: 16 devices are asked for, there are 8"),
         ((-1, 6), {"model__width": 0.75}, "mesh.model: 6 does not divide 8 devices"),
-        ((4, 2), {"batch_size": 6}, "batch_size: 6 does not divide over 4 data shards; use 4 or 8"),
+        (
+            (4, 2),
+            {"batch_size": 6},
+            "batch_size: 6 does not divide over 4 devices that share the images; use 4 or 8",
+        ),
         ((1, 8), {"model__width": 1 / 16}, "mesh.model: 8 devices cannot share the 6 channels of"),
         ((1, 4), {"model__lrn__size": 9, "model__lrn__across_columns": True}, "than the 4 that"),
         ((1, 2), {"mesh__scheme": "hybird"}, "mesh.scheme: hybird is not known; did you mean hyb"),

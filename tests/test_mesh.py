@@ -20,7 +20,7 @@ def test_refuses_more_devices_than_there_are():
 
 @pytest.mark.parametrize(
     ("batch_size", "parts", "message"),
-    [(10, 1, "use 8 or 12"), (3, 1, "use 4"), (12, 2, "of 2 parts; use 8 or 16")],
+    [(10, 1, "use 8 or 12"), (3, 1, "use 4"), (12, 2, "in 2 parts; use 8 or 16")],
 )
 def test_refuses_batches_that_do_not_divide(batch_size, parts, message):
     config = dataclasses.replace(configs.get("default"), batch_size=batch_size, num_classes=2)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import augment, evaluate, feeds, model, state, step
+from alexnet_jax import augment, evaluate, model, state, step
 from alexnet_jax import mesh as meshes
 from alexnet_jax.benchmarks import work
 from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
@@ -92,7 +92,7 @@ def _feeding(config: Config) -> HostBatches:
 def random_batch(config: Config, seed: int = 0) -> Any:
     """Returns images of noise with labels drawn at random, every one counted, on the device."""
     rng = np.random.default_rng(seed)
-    batch = feeds.zeros(_feeding(config).abstract(meshes.build(config.mesh)))
+    batch = meshes.zeros(_feeding(config).abstract(meshes.build(config.mesh)))
     numbers = np.arange(config.batch_size, dtype=np.int32)
     fill = {
         "image": rng.integers(0, 256, batch["image"].shape, np.uint8),
