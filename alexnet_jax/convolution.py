@@ -258,7 +258,14 @@ def _bias_backward(groups: int, _: None, dy: jax.Array) -> tuple[jax.Array, jax.
         parts = compilation.in_memory(jnp.split(dy, groups, axis=-1))
         return _beside(parts), jnp.concatenate([part.sum(axis=(0, 1, 2)) for part in parts])
 
-    return lax.platform_dependent(dy, cuda=cuda, default=default)
+    def cpu(dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # XLA would compute the numbers again to sum them, one after the other; oneDNN reads them.
+        rows = dy.reshape(-1, dy.shape[-1])
+        if not onednn.takes(rows, rows):
+            return default(dy)
+        return dy, onednn.product(jnp.ones((1, len(rows)), dy.dtype), rows)[0]
+
+    return lax.platform_dependent(dy, cpu=cpu, cuda=cuda, default=default)
 
 
 add_bias.defvjp(_bias_forward, _bias_backward)

@@ -77,7 +77,24 @@ def test_both_steps_have_it():
     ]
     # Of conv1's input there is no gradient.
     assert [text.count(f'"{onednn.CONVOLUTION}"') for text in texts] == [5, 5 + 4]
-    assert [text.count(f'"{onednn.PRODUCT}"') for text in texts] == [3, 3 * 3]
+    # The five convolutions' biases too.
+    assert [text.count(f'"{onednn.PRODUCT}"') for text in texts] == [3, 3 * 3 + 5]
+
+
+@needs_onednn
+@pytest.mark.parametrize("places", [(2, 3, 4, 6), (16, 55, 55, 5), (1, 1, 1, 1)])
+def test_a_bias_s_gradient_is_the_sum_over_places(places):
+    dy = np.random.default_rng(0).uniform(0, 1, places).astype(np.float32)
+
+    def gradient(dy):
+        bias = jnp.zeros(dy.shape[-1])
+        return jax.vjp(convolution.add_bias, jnp.zeros_like(dy), bias)[1](dy)
+
+    program = compilation.compiled(gradient, dy)
+    assert program.as_text().count(f'"{onednn.PRODUCT}"') == 1
+    of_x, of_bias = program(dy)
+    np.testing.assert_array_equal(of_x, dy)
+    np.testing.assert_allclose(of_bias, dy.astype(np.float64).sum(axis=(0, 1, 2)), rtol=1e-5)
 
 
 @needs_onednn
