@@ -390,7 +390,7 @@ def test_the_first_nonfinite_layer_is_named(folder):
     devices = mesh.build(config.mesh)
     params = state.create_state(config, network, devices).params
     feeding = HostBatches(config.mesh, 8, 71)
-    batch = feeds.zeros(feeding.abstract(devices))
+    batch = mesh.zeros(feeding.abstract(devices))
 
     def first(params: dict) -> str:
         return step.first_nonfinite_layer(
