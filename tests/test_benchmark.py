@@ -256,6 +256,8 @@ def test_the_value_of_a_flag_is_no_flag():
     assert recipe_flags.resolve(["main", "--config", "paper"]) == ["main", "--config", paper]
     one = ["main", "--workdir", "config", "--config=paper"]
     assert recipe_flags.resolve(one) == [*one[:3], f"--config={paper}"]
+    two = ["main", "--workdir", "config=1", "--config=paper"]
+    assert recipe_flags.resolve(two) == [*two[:3], f"--config={paper}"]
     with pytest.raises(ConfigError, match="config: there is no file config.py"):
         recipe_flags.resolve(["main", "--config", "config.py"])
     with pytest.raises(ConfigError, match="--config.sead is not known; did you mean seed"):

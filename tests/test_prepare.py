@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ from alexnet_jax.config import Config
 from alexnet_jax.data import store
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.data.tfds_dataset import TfdsDataset
 from alexnet_jax.data.types import DataError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -193,6 +195,25 @@ def test_a_run_from_a_store_is_that_from_the_images(images, made, tmp_path):
         workdir = tmp_path / dataset.name
         found.append((train.train(config, workdir), small.rows(workdir)))
     assert found[0] == found[1]
+
+
+def test_a_store_is_known_by_its_bytes_wherever_it_lies(made, tmp_path):
+    moved = copied(made, tmp_path / "moved")
+    assert store.Store(moved).digest() == store.Store(made).digest()
+    other = store.Store(moved)
+    shard = next(name for name in other.manifest["files"] if ".array_record" in name)
+    other.manifest["files"][shard]["sha256"] = "of other pixels"
+    assert other.digest() != store.Store(made).digest()
+
+
+def test_a_data_set_of_tfds_is_known_by_its_version():
+    found = []
+    for name in ("mnist/3.0.1", "kmnist/3.0.1"):
+        about = TfdsDataset.__new__(TfdsDataset)
+        about.class_names, about.sizes = ["0", "1"], {"train": 5}
+        about._info = types.SimpleNamespace(full_name=name)
+        found.append(about.digest())
+    assert found[0] != found[1]
 
 
 def test_a_store_of_another_size_says_what_to_do(made):

@@ -76,12 +76,14 @@ def test_a_full_disk_is_an_error_of_the_row_that_names_the_file(tmp_path, monkey
         (metrics, "_file", "a", "metrics.jsonl"),
         (board, "_writer", "ab", "tensorboard"),
     ):
-        with monkeypatch.context() as patch, contextlib.suppress(OSError):
-            with open("/dev/full", mode) as disk:
-                patch.setattr(owner, name, disk)
-                with pytest.raises(OSError, match=f"No space left on device.*{path}"):
-                    writers.write(row(1))
-                    writers.sync()
+        disk = open("/dev/full", mode)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, disk)
+            with pytest.raises(OSError, match=f"No space left on device.*{path}"):
+                writers.write(row(1))
+                writers.sync()
+        with contextlib.suppress(OSError):
+            disk.close()
         writers.write(row(2))
 
 
