@@ -136,9 +136,9 @@ def test_copies_of_the_data_that_differ_are_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     monkeypatch.setattr(processes, "told_by_all", lambda own: [own, own, "other"])
     with pytest.raises(ConfigError, match="dataset: NAME is not the same in process 2 as in"):
-        processes.same_data("NAME", "one")
+        processes.same_data("NAME", lambda: "one")
     monkeypatch.setattr(processes, "told_by_all", lambda own: [own, own, own])
-    processes.same_data("NAME", "one")
+    processes.same_data("NAME", lambda: "one")
 
 
 def test_a_wrong_mesh_is_refused_by_every_process(config, tmp_path):
