@@ -88,8 +88,8 @@ def compile_step(
     specs = meshes.specs(params, mesh, config.mesh)
     function = make_eval_step(scheme, count, specs, feeding, views)
     step = meshes.per_device(function, mesh, specs, feeding.specs)
-    abstract, sure = (params, feeding.abstract(mesh)), config.deterministic
-    return compilation.compiled(step, *abstract, deterministic=sure)
+    abstract, deterministic = (params, feeding.abstract(mesh)), config.deterministic
+    return compilation.compiled(step, *abstract, deterministic=deterministic)
 
 
 def compile_eval_step(config: Config) -> jax.stages.Compiled:

@@ -219,7 +219,7 @@ class ResidentFeed:
             abstract["image"].shape, abstract["image"].sharding, placed
         )
         # Labels and masks are everywhere: each process tells those of the images that it read.
-        known = processes.summed([label, good], list(owners))
+        known = processes.filled_in([label, good], list(owners))
         return {
             "image": image,
             "label": self._everywhere(known[0]),

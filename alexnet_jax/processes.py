@@ -153,7 +153,7 @@ def first_then_all(action: Callable[[], T]) -> T:
     return results[0]
 
 
-def summed(arrays: list[np.ndarray], spans: list[tuple[int, int]]) -> list[np.ndarray]:
+def filled_in(arrays: list[np.ndarray], spans: list[tuple[int, int]]) -> list[np.ndarray]:
     """Fills in what other processes know; all of them must call it.
 
     Args:

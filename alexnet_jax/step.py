@@ -191,8 +191,8 @@ def compile_step(
         train_step = Repeated(train_step, feeding.steps)
     out = (specs, meshes.EVERYWHERE)
     step = meshes.per_device(train_step, mesh, specs, feeding.specs, out)
-    abstract, sure = (state, feeding.abstract(mesh)), config.deterministic
-    return compilation.compiled(step, *abstract, deterministic=sure, donate_argnums=0)
+    abstract, deterministic = (state, feeding.abstract(mesh)), config.deterministic
+    return compilation.compiled(step, *abstract, deterministic=deterministic, donate_argnums=0)
 
 
 def first_nonfinite_layer(

@@ -194,9 +194,9 @@ def write_workdir(weights: Weights, out: pathlib.Path) -> None:
         config = weights.config
         config.mesh = MeshConfig()
         params = jax.tree.map(jnp.asarray, weights.params)
-        velocity = optimizer.build(config.optimizer).init(params)
+        opt_state = optimizer.build(config.optimizer).init(params)
         step, start = jnp.int32(weights.step), optimizer.plateau_start()
-        state = TrainState(step, params, velocity, start, jnp.bool_(True))
+        state = TrainState(step, params, opt_state, start, jnp.bool_(True))
         with checkpoint.Checkpoints(made, 1) as checkpoints:
             checkpoints.save(weights.step, state, None)
             checkpoints.wait()
