@@ -135,6 +135,11 @@ def refuse_changes(workdir: pathlib.Path, config: Config) -> Config:
     """
     old = read_config(workdir)
     changed = changed_fields(old, config)
+    # A run that older code began does not know what its data were, but by their name.
+    path = workdir / DATASET_FILE
+    known = path.exists() and "fingerprint" in json.loads(path.read_text())
+    if old.dataset != config.dataset and not known:
+        changed["dataset"] = (old.dataset, config.dataset)
     if changed:
         rows = "; ".join(
             f"{name}: {was!r} there, {now!r} here" for name, (was, now) in changed.items()
@@ -167,7 +172,7 @@ def pin_dataset(workdir: pathlib.Path, dataset: Dataset, num_train: int, begun: 
       begun: is there anything to resume?
 
     Raises:
-      ConfigError: the training split or the classes are not those that the run began with.
+      ConfigError: the data are not those that the run began with.
     """
     path = workdir / DATASET_FILE
     statistics = dataset.statistics
@@ -175,13 +180,14 @@ def pin_dataset(workdir: pathlib.Path, dataset: Dataset, num_train: int, begun: 
         "class_names": dataset.class_names,
         "train_examples": num_train,
         "colour_means": statistics.channel_mean.tolist() if statistics else [],
-        "contents": dataset.digest(),
+        "fingerprint": dataset.fingerprint(),
     }
     if begun and path.exists():
         before = json.loads(path.read_text())
         for name, value in before.items():
             if now.get(name) != value:
                 was = f"{len(value)} names" if name == "class_names" else value
+                was = "another" if name == "fingerprint" else was
                 raise ConfigError(
                     f"dataset: {name} was {was} when {workdir} began, and is not so in "
                     f"{dataset.name}; a resumed run needs the same data, wherever it lies: restore "
@@ -191,7 +197,7 @@ def pin_dataset(workdir: pathlib.Path, dataset: Dataset, num_train: int, begun: 
         statistics.save(workdir)
     else:  # of a run that ended before it saved anything
         (workdir / colour.FILE).unlink(missing_ok=True)
-    files.replace_text(path, json.dumps(now, indent=0, ensure_ascii=False) + "\n")
+    files.replace_text(path, json.dumps(now, indent=0) + "\n")
 
 
 def write_config(workdir: pathlib.Path, config: Config) -> None:

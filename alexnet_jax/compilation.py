@@ -91,7 +91,7 @@ def compiled(
     function: Callable[..., Any], *abstract: Any, deterministic: bool = False, **arguments: Any
 ) -> jax.stages.Compiled:
     """Compiles a function for abstract arguments, with `options`; on a CPU, where it can be, with
-    oneDNN's convolutions, and then it is not kept for later runs.
+    calls of oneDNN, and then it is not kept for later runs.
 
     Args:
       function: to compile.

@@ -4,8 +4,8 @@ jaxlib's wheels for x86-64 Linux hold oneDNN, and XLA calls it where a program s
 none of XLA's own passes does so there. It convolves the layers of `paper` a seventh to a third
 faster than XLA's products, those of `default` up to two and a half times (experiments/speed). A
 kernel's gradient, whose windows are as large as the images, XLA's products give faster. It
-multiplies matrices a tenth to a third faster, and seldom sums in another order for a share of the
-rows or columns than for all. Three things bound its use:
+multiplies matrices up to a fifth faster, and of several rows it seldom sums a share of the rows or
+columns in another order than all. Three things bound its use:
 
 - what a call says is XLA's own affair and has changed between versions, and one that is wrong ends
   the process, so that only versions are used that the tests have passed with (`VERSIONS`);

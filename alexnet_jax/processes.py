@@ -172,19 +172,19 @@ def filled_in(arrays: list[np.ndarray], spans: list[tuple[int, int]]) -> list[np
     return [_from_all(own)[knows, np.arange(len(known))] for own in arrays]
 
 
-def same_data(name: str, digest: Callable[[], str]) -> None:
+def same_data(name: str, fingerprint: Callable[[], str]) -> None:
     """Checks that every process opened the same data set, which may be a copy on its own disk.
 
     Args:
       name: of the data set.
-      digest: of its contents, as this process sees them; asked for where there are several.
+      fingerprint: says what it is, as this process sees it; asked for where there are several.
 
     Raises:
       ConfigError: in all of them; names a process that sees others.
     """
     if jax.process_count() == 1:
         return
-    for process, told in enumerate(seen := told_by_all(digest())):
+    for process, told in enumerate(seen := told_by_all(fingerprint())):
         if told != seen[0]:
             raise ConfigError(
                 f"dataset: {name} is not the same in process {process} as in process 0; give every "

@@ -104,7 +104,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         processes.same_workdir(folder, start)
         before = checkpoint.refuse_changes(folder, config) if start else config
         dataset = processes.first_then_all(lambda: open_dataset(config))
-        processes.same_data(config.dataset, dataset.digest)
+        processes.same_data(config.dataset, dataset.fingerprint)
         run = Run(config, mesh, folder, checkpoints, dataset)
         if start and run.last_step < start:
             raise ConfigError(

@@ -87,7 +87,8 @@ class Board:
         self._folder, self._flushed = folder, time.monotonic()
         with files.named(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._events = EventsWriter(str(folder / "events"))
+            # Its name has the second; another start may be as quick.
+            self._events = EventsWriter(str(folder / f"events.{last_step}.{os.getpid()}"))
         self._add(last_step + 1, session_log=_events.SessionLog(status=_events.SessionLog.START))
 
     def write(self, row: Row) -> None:
@@ -130,8 +131,10 @@ class Writers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._metrics.close()
-        self._board.close()
+        try:
+            self._metrics.close()
+        finally:
+            self._board.close()
 
     def write(self, row: Row) -> None:
         """Writes a row of numbers that belong to `step` and `split`."""

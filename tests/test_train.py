@@ -169,10 +169,10 @@ def test_data_that_changed_is_refused(finished, tmp_path):
     workdir, _ = finished
     data, more, other, coloured = (Dataset() for _ in range(4))
     for one in (data, more, other, coloured):
-        one.name, one.sizes = "a set", {"train": 20}
+        one.name, one.sizes = "a set", {}
         one.class_names = checkpoint.read_class_names(workdir)
     more.class_names = [*data.class_names, "another"]
-    other.sizes = {"train": 20, "test": 1}
+    other.fingerprint = lambda: "of others"
     coloured.statistics = Statistics(*np.ones((5, 3, 3)))
     coloured.statistics.save(tmp_path)  # left by a run from a store that saved no checkpoint
     checkpoint.pin_dataset(tmp_path, data, 20, False)
@@ -181,7 +181,7 @@ def test_data_that_changed_is_refused(finished, tmp_path):
     cases = {
         "train_examples was 20": (data, 21),
         "class_names was 2 names": (more, 20),
-        "contents was": (other, 20),
+        "fingerprint was another": (other, 20),
         "colour_means was": (coloured, 20),
     }
     for message, changed in cases.items():
@@ -195,10 +195,15 @@ def test_a_run_goes_on_where_its_data_lie_now_if_they_are_the_same(finished, fol
     config = small.config(pathlib.Path(shutil.copytree(folder, tmp_path / "moved")))
     config.num_epochs = 3
     assert train.train(config, tmp_path / "w")["step"] == 8
-    file = next((tmp_path / "moved" / "train" / "dark").iterdir())
-    file.rename(file.with_name(f"other_{file.name}"))
-    with pytest.raises(ConfigError, match="contents was"):
+    for file in (tmp_path / "moved" / "train" / "dark").iterdir():  # others of the same names
+        cv2.imwrite(str(file), cv2.imread(str(file))[::2, ::2])
+    with pytest.raises(ConfigError, match="dataset: fingerprint was another when"):
         train.train(config, tmp_path / "w")
+    about = json.loads((tmp_path / "w" / checkpoint.DATASET_FILE).read_text())
+    del about["fingerprint"]  # as older code left it
+    (tmp_path / "w" / checkpoint.DATASET_FILE).write_text(json.dumps(about))
+    with pytest.raises(ConfigError, match=r"holds another run \(dataset: .*moved"):
+        train.train(dataclasses.replace(config, dataset=str(folder)), tmp_path / "w")
 
 
 def test_rank_by_one_view_and_report_ten(finished, folder, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from alexnet_jax.config import unknown
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.data.types import DataError, Example, ReadyPixels, Source
 
+SAMPLE = 16  # images of a split that its fingerprint is of, and a few more
 EVAL_SPLITS = ("validation", "val", "test")
 
 
@@ -39,9 +40,26 @@ class Dataset:
         return [*self.class_names, *(f"{split} {n}" for split, n in sorted(self.sizes.items()))]
 
     def digest(self) -> str:
-        """Returns a SHA-256 of its contents: the same wherever it lies."""
+        """Returns a SHA-256 of its contents as they are named."""
         text = "\n".join(self.contents())
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+    def fingerprint(self) -> str:
+        """Returns a SHA-256 of its contents and of some images of each split.
+
+        It is the same wherever the data set lies, and another where the same names stand for other
+        files, such as those of another resolution.
+        """
+        found = hashlib.sha256(self.digest().encode())
+        for split in sorted(self.sizes):
+            source = self.open(split)
+            for index in range(0, len(source), max(1, len(source) // SAMPLE)):
+                try:
+                    image = source[index].image
+                except DataError:
+                    continue  # the run says more of it, or skips it
+                found.update(image if isinstance(image, bytes) else image.tobytes())
+        return found.hexdigest()
 
     def left_out(self, spec: str) -> int:
         """Returns how many images a split lacks because they could not be prepared."""

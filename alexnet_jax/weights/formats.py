@@ -202,7 +202,7 @@ def write_workdir(weights: Weights, out: pathlib.Path) -> None:
             checkpoints.wait()
         checkpoint.write_config(made, config)
         about = {"class_names": weights.class_names, "train_examples": 0, "colour_means": []}
-        text = json.dumps(about, indent=0, ensure_ascii=False) + "\n"
+        text = json.dumps(about, indent=0) + "\n"
         files.replace_text(made / checkpoint.DATASET_FILE, text)
         origin = json.dumps(dataclasses.asdict(weights.origin), ensure_ascii=False) + "\n"
         files.replace_text(made / ORIGIN_FILE, origin)
