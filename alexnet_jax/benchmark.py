@@ -9,7 +9,8 @@ from absl import app, flags
 
 from alexnet_jax import configs, large_pages, recipe_flags, startup
 from alexnet_jax.benchmarks.rows import Row
-from alexnet_jax.config import Config, ConfigError, unknown
+from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.spelling import unknown
 
 MODES = ("step", "eval", "input", "end_to_end", "startup", "layers", "memory")
 

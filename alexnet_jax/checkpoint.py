@@ -186,12 +186,14 @@ def pin_dataset(workdir: pathlib.Path, dataset: Dataset, num_train: int, begun: 
         before = json.loads(path.read_text())
         for name, value in before.items():
             if now.get(name) != value:
-                was = f"{len(value)} names" if name == "class_names" else value
-                was = "another" if name == "fingerprint" else was
+                was = {
+                    "class_names": f"{len(before['class_names'])} names",
+                    "fingerprint": "of its files' names and some of their bytes",
+                }
                 raise ConfigError(
-                    f"dataset: {name} was {was} when {workdir} began, and is not so in "
-                    f"{dataset.name}; a resumed run needs the same data, wherever it lies: restore "
-                    "it, or use another workdir"
+                    f"dataset: {dataset.name} has another {name} than {workdir} began with "
+                    f"({was.get(name, value)}); a resumed run needs the same data, wherever it "
+                    "lies: restore it, or use another workdir"
                 )
     if statistics:
         statistics.save(workdir)

@@ -5,14 +5,13 @@ fields here, each with its source; the recipes in `configs/` are small differenc
 """
 
 import dataclasses
-import difflib
 import json
 import math
 import typing
-from collections.abc import Iterable
 from typing import Any
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.spelling import unknown
 
 
 class ConfigError(UserError, ValueError):
@@ -266,17 +265,6 @@ def _from_dict(cls: type, values: dict[str, Any], prefix: str) -> Any:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
-
-
-def unknown(name: object, known: Iterable[object]) -> str:
-    """Says that `name` is not among `known`, and which of them is nearest."""
-    names = [str(k) for k in known]
-    return f"{name} is not known; did you mean {nearest(name, names)}? (known: {', '.join(names)})"
-
-
-def nearest(name: object, known: Iterable[object]) -> str:
-    """Returns the known name that is most like `name`."""
-    return difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0)[0]
 
 
 def check_types(config: Any, prefix: str = "") -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import compilation
-from alexnet_jax.config import ConfigError, unknown
+from alexnet_jax.config import ConfigError
 from alexnet_jax.data.loader import (
     ImageReader,
     Loader,
@@ -17,6 +17,7 @@ from alexnet_jax.data.loader import (
     evaluation_positions,
 )
 from alexnet_jax.model import LAYERS
+from alexnet_jax.spelling import unknown
 from alexnet_jax.trained import TrainedNetwork
 
 

@@ -6,7 +6,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from alexnet_jax import configs
-from alexnet_jax.config import Config, ConfigError, flatten, unknown
+from alexnet_jax.config import Config, ConfigError, flatten
+from alexnet_jax.spelling import unknown
 
 BARE = ("-config", "--config")  # whose value is the next argument
 

@@ -18,7 +18,8 @@ import numpy as np
 from absl import app, flags
 
 from alexnet_jax import startup
-from alexnet_jax.config import ConfigError, unknown
+from alexnet_jax.config import ConfigError
+from alexnet_jax.spelling import unknown
 
 
 def define_flags() -> None:

@@ -179,13 +179,13 @@ def test_data_that_changed_is_refused(finished, tmp_path):
     assert checkpoint.read_statistics(tmp_path) is None
     checkpoint.pin_dataset(tmp_path, data, 20, True)
     cases = {
-        "train_examples was 20": (data, 21),
-        "class_names was 2 names": (more, 20),
-        "fingerprint was another": (other, 20),
-        "colour_means was": (coloured, 20),
+        r"train_examples than .* \(20\)": (data, 21),
+        r"class_names than .* \(2 names\)": (more, 20),
+        r"fingerprint than .* \(of its files' names": (other, 20),
+        r"colour_means than .* \(\[\]\)": (coloured, 20),
     }
     for message, changed in cases.items():
-        with pytest.raises(ConfigError, match=f"dataset: {message}.*is not so in a set"):
+        with pytest.raises(ConfigError, match=f"dataset: a set has another {message}"):
             checkpoint.pin_dataset(tmp_path, *changed, True)
 
 
@@ -197,7 +197,7 @@ def test_a_run_goes_on_where_its_data_lie_now_if_they_are_the_same(finished, fol
     assert train.train(config, tmp_path / "w")["step"] == 8
     for file in (tmp_path / "moved" / "train" / "dark").iterdir():  # others of the same names
         cv2.imwrite(str(file), cv2.imread(str(file))[::2, ::2])
-    with pytest.raises(ConfigError, match="dataset: fingerprint was another when"):
+    with pytest.raises(ConfigError, match="dataset: .*moved has another fingerprint than"):
         train.train(config, tmp_path / "w")
     about = json.loads((tmp_path / "w" / checkpoint.DATASET_FILE).read_text())
     del about["fingerprint"]  # as older code left it

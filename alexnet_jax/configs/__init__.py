@@ -3,7 +3,8 @@
 import importlib
 import pathlib
 
-from alexnet_jax.config import Config, ConfigError, unknown
+from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.spelling import unknown
 
 FOLDER = pathlib.Path(__file__).parent
 

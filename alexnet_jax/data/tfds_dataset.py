@@ -6,10 +6,10 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
-from alexnet_jax.config import nearest
 from alexnet_jax.data import drawn_patterns
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.types import DataError, Example, Source
+from alexnet_jax.spelling import nearest
 
 
 class TfdsDataset(Dataset):

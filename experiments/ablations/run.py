@@ -17,7 +17,8 @@ import sys
 from absl import app, flags
 
 from alexnet_jax import large_pages, recipe_flags, startup
-from alexnet_jax.config import Config, ConfigError, unknown
+from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.spelling import unknown
 from alexnet_jax.validation import validate
 from experiments.ablations.arms import ARMS
 from experiments.statistics import shown

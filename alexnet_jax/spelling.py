@@ -1,0 +1,15 @@
+"""What a misspelt name may have meant."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def unknown(name: object, known: Iterable[object]) -> str:
+    """Says that `name` is not among `known`, and which of them is nearest."""
+    names = [str(k) for k in known]
+    return f"{name} is not known; did you mean {nearest(name, names)}? (known: {', '.join(names)})"
+
+
+def nearest(name: object, known: Iterable[object]) -> str:
+    """Returns the known name that is most like `name`."""
+    return difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0)[0]
