@@ -4,6 +4,8 @@ import jax
 
 from alexnet_jax import host
 
+GIB = 2**30
+
 
 def device_memory() -> int:
     """Returns the bytes of memory that this process's first device has."""

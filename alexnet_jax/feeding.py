@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from alexnet_jax import collectives
 from alexnet_jax import mesh as meshes
-from alexnet_jax.config import MeshConfig
+from alexnet_jax.config import Config, MeshConfig
 
 ORDERED = 64  # updates whose order is put on the devices at once, at least
 
@@ -260,3 +260,10 @@ def _copied(images: jax.Array, index: jax.Array) -> jax.Array:
 
 def _gathered(images: jax.Array, index: jax.Array) -> jax.Array:
     return images.at[index].get(mode="promise_in_bounds")
+
+
+def stop_flags(mesh: Mesh, config: Config, count: int, value: int) -> jax.Array:
+    """Returns (count,) float32 that is cut like a batch: was the process of each told to end?"""
+    rows = meshes.local_rows(mesh, config.mesh, count)
+    flags = np.full(rows.stop - rows.start, value, np.float32)
+    return meshes.put_batch({"stop": flags}, mesh, config.mesh)["stop"]

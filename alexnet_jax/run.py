@@ -13,8 +13,9 @@ from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.types import DataError, Source
-from alexnet_jax.feeds import HostFeed, ResidentFeed
+from alexnet_jax.feeds import HostFeed
 from alexnet_jax.progress import Progress
+from alexnet_jax.resident_feed import ResidentFeed
 from alexnet_jax.state import TrainState, abstract_state
 
 

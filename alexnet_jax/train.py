@@ -16,6 +16,7 @@ from alexnet_jax import (
     model,
     processes,
     report,
+    resident_feed,
     step,
 )
 from alexnet_jax import mesh as meshes
@@ -61,7 +62,7 @@ def _feeding(config: Config, mesh: Mesh, examples: int) -> Feeding:
     if config.feed != "resident":
         return HostBatches(config.mesh, config.batch_size, config.resize)
     kind = feeds.kind_of_feed(config, mesh, examples, feeds.resident_budget(config))
-    return feeds.resident_split(
+    return resident_feed.resident_split(
         config, mesh, examples, config.batch_size, kind == "whole", passes, steps
     )
 

@@ -11,7 +11,7 @@ import sys
 
 sys.modules["torch"] = None  # tensorboardX would load it, for seconds, where it is installed
 
-from alexnet_jax import checkpoint, feeds, run, train, writers  # noqa: E402
+from alexnet_jax import checkpoint, feeds, resident_feed, run, train, writers  # noqa: E402
 from alexnet_jax.config import from_json  # noqa: E402
 
 
@@ -59,7 +59,7 @@ def arm(point: str) -> None:
         write(self, row)
 
     feeds.HostFeed.training = dying(feeds.HostFeed.training)
-    feeds.ResidentFeed.training = dying(feeds.ResidentFeed.training)
+    resident_feed.ResidentFeed.training = dying(resident_feed.ResidentFeed.training)
     checkpoint.Checkpoints.save = dying_save
     run.Run.evaluate = dying_evaluate
     writers.MetricsFile.write = dying_write

@@ -10,7 +10,7 @@ import jax
 import pytest
 import small
 
-from alexnet_jax import augment, configs, feeds, gradient, model, onednn, step, train
+from alexnet_jax import augment, configs, gradient, model, onednn, resident_feed, step, train
 from alexnet_jax import mesh as meshes
 from alexnet_jax.benchmarks import steps, work
 
@@ -69,7 +69,7 @@ def test_products_in_loops_are_as_fast_as_others(loop, monkeypatch):
     else:
         config.feed, config.steps_per_dispatch = "resident", 2
         mesh = meshes.build(config.mesh)
-        feeding = feeds.resident_split(config, mesh, 8, 4, True, steps=2)
+        feeding = resident_feed.resident_split(config, mesh, 8, 4, True, steps=2)
         network = model.build(config.model, 2, config.precision)
         views = augment.Views.of(config)
         text = step.compile_step(config, network, mesh, 8, feeding, views).as_text()

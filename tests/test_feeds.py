@@ -15,7 +15,8 @@ from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.types import DataError
 from alexnet_jax.feeding import Dispatches, Feeding
-from alexnet_jax.feeds import HostFeed, ResidentFeed
+from alexnet_jax.feeds import HostFeed
+from alexnet_jax.resident_feed import ResidentFeed
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from alexnet_jax import (
     files,
     mesh,
     model,
+    resident_feed,
     state,
     step,
     train,
@@ -322,7 +323,7 @@ def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, vi
     results = []
     for feed in (
         feeds.HostFeed(config, devices, ImageReader(source, 71), batch_size),
-        feeds.ResidentFeed(config, devices, ImageReader(source, 71), batch_size, True),
+        resident_feed.ResidentFeed(config, devices, ImageReader(source, 71), batch_size, True),
     ):
         compiled = evaluate.compile_step(
             config, network, devices, abstract.params, views, feed.feeding, seen

@@ -68,6 +68,13 @@ def test_tensorboard_gets_every_number_and_forgets_later_steps(tmp_path):
     assert numbers[1] == {"val/loss": 1, "val/top1_error": 0.5}
 
 
+def test_a_start_within_the_same_second_keeps_what_the_one_before_wrote(tmp_path):
+    for last_step in (0, 3):
+        with Writers(tmp_path, last_step) as writers:
+            writers.write(row(last_step + 1))
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+
+
 def test_a_full_disk_is_an_error_of_the_row_that_names_the_file(tmp_path, monkeypatch):
     """/dev/full takes nothing: what is written to it fails as it is flushed."""
     writers = Writers(tmp_path, last_step=0)

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from alexnet_jax import feeds, host, mesh
+from alexnet_jax import host, mesh, resident_feed
 from alexnet_jax.benchmarks import input_loops
 from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
 from alexnet_jax.config import Config, ConfigError, MeshConfig
@@ -234,7 +234,7 @@ def _resident(store: pathlib.Path, batch_size: int) -> Row:
     )
     devices = mesh.build(config.mesh)
     reader = ImageReader(_largest(open_dataset(config)), 256)
-    feed = feeds.ResidentFeed(config, devices, reader, batch_size, True)
+    feed = resident_feed.ResidentFeed(config, devices, reader, batch_size, True)
     steps, rates = 1000, []
     for _ in range(3):
         fed = feed.training(Dispatches(1, steps + 1), bool)
