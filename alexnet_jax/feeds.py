@@ -1,5 +1,7 @@
 """Where the arrays come from that feed a step: what all have, and those read ahead on the host."""
 
+import concurrent.futures
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -17,7 +19,6 @@ from alexnet_jax.data.loader import (
     reading_threads,
     training_positions,
 )
-from alexnet_jax.data.types import DataError
 from alexnet_jax.device_memory import GIB, device_memory
 from alexnet_jax.feeding import Dispatches, Fed, HostBatches, stop_flags
 from alexnet_jax.page_locked import page_lock
@@ -60,7 +61,7 @@ class Feed(Protocol):
 
 
 class HostFeed:
-    """Batches read ahead in threads, put on the devices while the step before runs."""
+    """Batches read ahead in threads, put on the devices by another while the step before runs."""
 
     def __init__(
         self, config: Config, mesh: Mesh, reader: ImageReader, batch_size: int, passes: int = 1
@@ -103,19 +104,19 @@ class HostFeed:
         rows = meshes.local_rows(self._mesh, c.mesh, size)
         loader = Loader(self._reader, c.read_threads, c.read_ahead, page_lock)
         go, told = (stop_flags(self._mesh, c, size, value) for value in (0, 1))
-        put: list[Fed] = []
-        failed: DataError | None = None
-        try:
-            for batch in loader.batches(positions, numbers, rows):
-                put.append(meshes.put_batch(batch, self._mesh, c.mesh))
-                if len(put) > 1:  # one is on its way while the one before is computed with
-                    yield put.pop(0) | {"stop": told if stop() else go}
-        except DataError as error:
-            failed = error  # of the batch after what was put
-        for last in put:
-            yield last | {"stop": told if stop() else go}
-        if failed:
-            raise failed
+        batches = loader.batches(positions, numbers, rows)
+
+        def put_next() -> Fed | None:
+            batch = next(batches, None)
+            return None if batch is None else meshes.put_batch(batch, self._mesh, c.mesh)
+
+        # One is on its way while the one before is computed with, and neither reading nor the
+        # copy is the loop's own work; what fails is raised where the batch would have come.
+        with contextlib.closing(batches), concurrent.futures.ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(put_next)
+            while (fed := coming.result()) is not None:
+                coming = thread.submit(put_next)
+                yield fed | {"stop": told if stop() else go}
 
 
 def resident_budget(config: Config) -> int:

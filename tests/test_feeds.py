@@ -1,6 +1,7 @@
 """Steps are fed the same batches whichever way the images come."""
 
 import dataclasses
+import threading
 
 import jax
 import numpy as np
@@ -222,3 +223,22 @@ def test_a_bad_image_stops_the_host_s_feed_at_its_own_batch(folder):
         for fed in feed.evaluation():
             seen.append(np.asarray(fed["index"]).tolist())
     assert seen == [[2 * i, 2 * i + 1] for i in range(bad // 2)]
+
+
+def test_the_loop_does_not_wait_while_the_next_batch_is_put_on_the_devices(folder, monkeypatch):
+    config = small.config(folder)
+    devices = mesh.build(config.mesh)
+    reader = ImageReader(open_dataset(config).open("train"), config.resize, on_bad_image="skip")
+    came, put, waited = threading.Event(), mesh.put_batch, []
+
+    def slow(batch, *about):
+        if "image" in batch:
+            waited.append(came.wait(30) if waited else None)
+        return put(batch, *about)
+
+    monkeypatch.setattr(mesh, "put_batch", slow)
+    feed = HostFeed(config, devices, reader, 8).training(Dispatches(1, 3), bool)
+    next(feed)
+    came.set()
+    assert len(list(feed)) == 2
+    assert waited == [None, True, True]

@@ -1,7 +1,7 @@
 """Batches of uint8 images, read ahead in Grain's threads into a few reused buffers."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import grain
 import numpy as np
@@ -128,7 +128,7 @@ class Loader:
         positions: Callable[[int], Positions],
         numbers: range,
         rows: slice,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         """Yields some rows of each batch; where there are fewer positions they are filled up.
 
         A batch stays as it is until the third one after it is asked for: then its memory is used
