@@ -1,5 +1,6 @@
 """Where the arrays come from that feed a step: what all have, and those read ahead on the host."""
 
+import collections
 import concurrent.futures
 import contextlib
 from collections.abc import Callable, Iterator
@@ -110,12 +111,13 @@ class HostFeed:
             batch = next(batches, None)
             return None if batch is None else meshes.put_batch(batch, self._mesh, c.mesh)
 
-        # One is on its way while the one before is computed with, and neither reading nor the
-        # copy is the loop's own work; what fails is raised where the batch would have come.
+        # Neither reading nor the copy is the loop's own work; what fails is raised where the batch
+        # would have come. Two are on their way: on a GPU a copy begins once the updates dispatched
+        # before it are done, so that it has to be asked for before the last of them is.
         with contextlib.closing(batches), concurrent.futures.ThreadPoolExecutor(1) as thread:
-            coming = thread.submit(put_next)
-            while (fed := coming.result()) is not None:
-                coming = thread.submit(put_next)
+            coming = collections.deque(thread.submit(put_next) for _ in range(2))
+            while (fed := coming.popleft().result()) is not None:
+                coming.append(thread.submit(put_next))
                 yield fed | {"stop": told if stop() else go}
 
 

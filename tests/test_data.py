@@ -145,7 +145,7 @@ def test_threads_do_not_change_batches(folder, threads, ahead):
     before, kept = [], []
     loader = Loader(reader, threads, ahead, keep=kept.append)
     for number, batch in enumerate(loader.batches(positions, range(1, 13), slice(0, 6)), 1):
-        for earlier, copy in before[-2:]:  # they stay as they are while one more is asked for
+        for earlier, copy in before[-3:]:  # they stay as they are until one more is asked for
             np.testing.assert_array_equal(earlier["image"], copy)
         for i, index in enumerate(positions(number).index):
             image, example = read_square(source, int(index), 71)
@@ -155,7 +155,7 @@ def test_threads_do_not_change_batches(folder, threads, ahead):
         assert any(batch["image"] is images for images in kept)
         before.append((batch, batch["image"].copy()))
     assert len(before) == 12
-    assert len(kept) == min(12, ahead + 3)
+    assert len(kept) == min(12, ahead + 4)
 
 
 def test_evaluation_reads_each_example_once_with_a_masked_tail(folder):

@@ -225,20 +225,23 @@ def test_a_bad_image_stops_the_host_s_feed_at_its_own_batch(folder):
     assert seen == [[2 * i, 2 * i + 1] for i in range(bad // 2)]
 
 
-def test_the_loop_does_not_wait_while_the_next_batch_is_put_on_the_devices(folder, monkeypatch):
+def test_the_loop_does_not_wait_while_two_more_batches_are_put_on_the_devices(folder, monkeypatch):
     config = small.config(folder)
     devices = mesh.build(config.mesh)
     reader = ImageReader(open_dataset(config).open("train"), config.resize, on_bad_image="skip")
-    came, put, waited = threading.Event(), mesh.put_batch, []
+    came, third, put, waited = threading.Event(), threading.Event(), mesh.put_batch, []
 
     def slow(batch, *about):
         if "image" in batch:
             waited.append(came.wait(30) if waited else None)
+            if len(waited) == 3:
+                third.set()
         return put(batch, *about)
 
     monkeypatch.setattr(mesh, "put_batch", slow)
-    feed = HostFeed(config, devices, reader, 8).training(Dispatches(1, 3), bool)
+    feed = HostFeed(config, devices, reader, 8).training(Dispatches(1, 4), bool)
     next(feed)
     came.set()
-    assert len(list(feed)) == 2
-    assert waited == [None, True, True]
+    assert third.wait(30)
+    assert len(list(feed)) == 3
+    assert waited == [None, True, True, True]

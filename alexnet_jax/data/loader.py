@@ -131,7 +131,7 @@ class Loader:
     ) -> Generator[Batch]:
         """Yields some rows of each batch; where there are fewer positions they are filled up.
 
-        A batch stays as it is until the third one after it is asked for: then its memory is used
+        A batch stays as it is until the fourth one after it is asked for: then its memory is used
         again.
 
         Args:
@@ -148,7 +148,7 @@ class Loader:
         part = -(-size // -(-size // part)) if size else 1  # as many to each
         firsts = range(0, size, part)
         ahead = max(self._ahead, self._threads // max(1, len(firsts)))  # no thread is idle
-        count = min(ahead + 3, len(numbers))
+        count = min(ahead + 4, len(numbers))
         buffers = [_buffer(size, self._reader.side) for _ in range(count)]
         for buffer in buffers:
             self._keep(buffer["image"])
