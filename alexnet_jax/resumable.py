@@ -6,7 +6,7 @@ from alexnet_jax.config import Config, flatten
 
 # Fields that may differ between a run and its continuation: where and how it is computed, what is
 # reported, and how long it goes on. Another length stretches a schedule over the whole run, and
-# `Run.say_stretched` says so; of a data set its contents decide (`checkpoint.pin_dataset`).
+# `Run.say_stretched` says so; of a data set its contents decide (`run_files.pin_dataset`).
 RESUMABLE = (
     "mesh.data",
     "mesh.model",

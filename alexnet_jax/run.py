@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from alexnet_jax import augment, checkpoint, evaluate, feeds, files, model, processes
+from alexnet_jax import augment, checkpoint, evaluate, feeds, files, model, processes, run_files
 from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
@@ -54,9 +54,7 @@ class Run:
         self._told_bad: set[str] = set()
         self._resident_budget = feeds.resident_budget(config)
         begun = checkpoints.latest_step() is not None
-        processes.first_does(
-            lambda: checkpoint.pin_dataset(workdir, dataset, self.num_train, begun)
-        )
+        processes.first_does(lambda: run_files.pin_dataset(workdir, dataset, self.num_train, begun))
 
     @functools.cached_property
     def train_feed(self) -> HostFeed | ResidentFeed:

@@ -17,6 +17,7 @@ from alexnet_jax import (
     processes,
     report,
     resident_feed,
+    run_files,
     step,
 )
 from alexnet_jax import mesh as meshes
@@ -103,7 +104,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         checkpoints = held.enter_context(checkpoint.Checkpoints(folder, config.keep_checkpoints))
         start = checkpoints.latest_step() or 0
         processes.same_workdir(folder, start)
-        before = checkpoint.refuse_changes(folder, config) if start else config
+        before = run_files.refuse_changes(folder, config) if start else config
         dataset = processes.first_then_all(lambda: open_dataset(config))
         processes.same_data(config.dataset, dataset.fingerprint)
         run = Run(config, mesh, folder, checkpoints, dataset)
@@ -125,7 +126,7 @@ def _writers(workdir: pathlib.Path, start: int) -> Writers | NoWriters:
 
 
 def _describe(config: Config, folder: pathlib.Path) -> None:
-    checkpoint.write_config(folder, config)
+    run_files.write_config(folder, config)
     report.write_environment(folder)
 
 

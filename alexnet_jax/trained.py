@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from alexnet_jax import augment, checkpoint, model, schemes
+from alexnet_jax import augment, checkpoint, model, run_files, schemes
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.data.dataset import Dataset
@@ -84,15 +84,15 @@ def load(
       ConfigError: not the workdir of a run, or without that checkpoint.
       CheckpointError: the checkpoint is damaged.
     """
-    config = checkpoint.read_config(workdir)
+    config = run_files.read_config(workdir)
     config.mesh = dataclasses.replace(mesh)
-    names = checkpoint.read_class_names(workdir)
+    names = run_files.read_class_names(workdir)
     devices = meshes.build(config.mesh)
     network = model.build(config.model, config.num_classes or len(names), config.precision)
     with checkpoint.Checkpoints(workdir, 1, read_only=True) as checkpoints:
         step = _step(workdir, checkpoints, which)
         state = checkpoints.restore(step, abstract_state(config, network, devices))
-    views = augment.Views.of(config, checkpoint.read_statistics(workdir))
+    views = augment.Views.of(config, run_files.read_statistics(workdir))
     return TrainedNetwork(config, names, step, network, devices, state.params, views)
 
 

@@ -7,7 +7,7 @@ import cv2
 import jax
 import numpy as np
 
-from alexnet_jax import checkpoint, configs, mesh, model, state
+from alexnet_jax import checkpoint, configs, mesh, model, run_files, state
 from alexnet_jax.config import Config
 from alexnet_jax.writers import read_rows
 
@@ -50,7 +50,7 @@ def rows(workdir: pathlib.Path) -> list[dict]:
 
 def final_state(workdir: pathlib.Path, at: int) -> dict[str, np.ndarray]:
     """Returns parameters and velocity of a checkpoint, as numpy arrays by path."""
-    config = checkpoint.read_config(workdir)
+    config = run_files.read_config(workdir)
     devices = mesh.build(dataclasses.replace(config.mesh, data=1))
     network = model.build(config.model, 2, config.precision)
     with checkpoint.Checkpoints(workdir, 2) as checkpoints:

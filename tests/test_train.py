@@ -24,6 +24,7 @@ from alexnet_jax import (
     mesh,
     model,
     resident_feed,
+    run_files,
     state,
     step,
     train,
@@ -171,14 +172,14 @@ def test_data_that_changed_is_refused(finished, tmp_path):
     data, more, other, coloured = (Dataset() for _ in range(4))
     for one in (data, more, other, coloured):
         one.name, one.sizes = "a set", {}
-        one.class_names = checkpoint.read_class_names(workdir)
+        one.class_names = run_files.read_class_names(workdir)
     more.class_names = [*data.class_names, "another"]
     other.fingerprint = lambda: "of others"
     coloured.statistics = Statistics(*np.ones((5, 3, 3)))
     coloured.statistics.save(tmp_path)  # left by a run from a store that saved no checkpoint
-    checkpoint.pin_dataset(tmp_path, data, 20, False)
-    assert checkpoint.read_statistics(tmp_path) is None
-    checkpoint.pin_dataset(tmp_path, data, 20, True)
+    run_files.pin_dataset(tmp_path, data, 20, False)
+    assert run_files.read_statistics(tmp_path) is None
+    run_files.pin_dataset(tmp_path, data, 20, True)
     cases = {
         r"train_examples than .* \(20\)": (data, 21),
         r"class_names than .* \(2 names\)": (more, 20),
@@ -187,7 +188,7 @@ def test_data_that_changed_is_refused(finished, tmp_path):
     }
     for message, changed in cases.items():
         with pytest.raises(ConfigError, match=f"dataset: a set has another {message}"):
-            checkpoint.pin_dataset(tmp_path, *changed, True)
+            run_files.pin_dataset(tmp_path, *changed, True)
 
 
 def test_a_run_goes_on_where_its_data_lie_now_if_they_are_the_same(finished, folder, tmp_path):
@@ -200,9 +201,9 @@ def test_a_run_goes_on_where_its_data_lie_now_if_they_are_the_same(finished, fol
         cv2.imwrite(str(file), cv2.imread(str(file))[::2, ::2])
     with pytest.raises(ConfigError, match="dataset: .*moved has another fingerprint than"):
         train.train(config, tmp_path / "w")
-    about = json.loads((tmp_path / "w" / checkpoint.DATASET_FILE).read_text())
+    about = json.loads((tmp_path / "w" / run_files.DATASET_FILE).read_text())
     del about["fingerprint"]  # as older code left it
-    (tmp_path / "w" / checkpoint.DATASET_FILE).write_text(json.dumps(about))
+    (tmp_path / "w" / run_files.DATASET_FILE).write_text(json.dumps(about))
     with pytest.raises(ConfigError, match=r"holds another run \(dataset: .*moved"):
         train.train(dataclasses.replace(config, dataset=str(folder)), tmp_path / "w")
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import checkpoint, configs, files, model, optimizer, trained
+from alexnet_jax import checkpoint, configs, files, model, optimizer, run_files, trained
 from alexnet_jax.config import Config, MeshConfig
 from alexnet_jax.data.imagenet import class_names
 from alexnet_jax.state import TrainState
@@ -123,7 +123,7 @@ def read_workdir(path: pathlib.Path, recipe: str) -> Weights:
         raise WeightsError(f"{path}: a run has its own config; leave --recipe out")
     run = trained.load(path)
     params = jax.tree.map(np.asarray, run.params)
-    statistics = checkpoint.read_statistics(path)
+    statistics = run_files.read_statistics(path)
     imported = path / ORIGIN_FILE
     if imported.is_file() and not (path / "metrics.jsonl").is_file():
         origin = _read_origin(imported)
@@ -200,10 +200,8 @@ def write_workdir(weights: Weights, out: pathlib.Path) -> None:
         with checkpoint.Checkpoints(made, 1) as checkpoints:
             checkpoints.save(weights.step, state, None)
             checkpoints.wait()
-        checkpoint.write_config(made, config)
-        about = {"class_names": weights.class_names, "train_examples": 0, "colour_means": []}
-        text = json.dumps(about, indent=0) + "\n"
-        files.replace_text(made / checkpoint.DATASET_FILE, text)
+        run_files.write_config(made, config)
+        run_files.write_class_names(made, weights.class_names)
         origin = json.dumps(dataclasses.asdict(weights.origin), ensure_ascii=False) + "\n"
         files.replace_text(made / ORIGIN_FILE, origin)
         if weights.statistics:
