@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import augment, compilation, convolution, layers, model, optimizer
+from alexnet_jax import augment, compilation, convolution, layers, model, modules, optimizer
 from alexnet_jax.benchmarks import work
 from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.benchmarks.steps import prepared
 from alexnet_jax.config import Config
-from alexnet_jax.sizes import feature_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +81,9 @@ def parts(config: Config) -> list[Part]:
     network = model.build(config.model, config.num_classes, config.precision)
     shapes = model.abstract_parameters(network, config.image_size)
     flops = work.forward_flops(config, config.num_classes)
-    sides, size, dtype = feature_sizes(config), config.batch_size, config.precision
-    c = config.model
-    wide = [3, *(round(n * c.width) for n in c.channels)]
-    corner = (c.conv1_padding_before, c.conv1_padding)
-    before = (config.image_size, sides.pool1, sides.pool2, sides.pool2, sides.pool2)
-    paddings = ((corner, corner), c.conv2_padding, 1, 1, c.conv5_padding)
-    groups = (1, c.columns, 1 if c.columns_meet else c.columns, c.columns, c.columns)
+    size, side, dtype = config.batch_size, config.image_size, config.precision
+    c, own = config.model, network.bind({"params": shapes})
+    before = (size, side, side, 3)  # what a layer reads
     running = {
         name: jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), leaves)
         for name, leaves in shapes.items()
@@ -98,11 +93,11 @@ def parts(config: Config) -> list[Part]:
     for n, layer in enumerate(model.CONVOLUTIONS):
         if layer in c.without:
             continue
-        x = _random(n, size, before[n], before[n], wide[n], dtype=dtype)
+        x, made = _random(n, *before, dtype=dtype), getattr(own, layer)
         kernel = _random(n + 9, *shapes[layer]["kernel"].shape, dtype=dtype)
 
-        def conv(x: jax.Array, kernel: jax.Array, n: int = n) -> jax.Array:
-            return convolution.conv(x, kernel, 4 if n == 0 else 1, paddings[n], groups[n])
+        def conv(x: jax.Array, kernel: jax.Array, made: modules.Conv = made) -> jax.Array:
+            return convolution.conv(x, kernel, made.stride, made.padding, made.groups)
 
         found += _passes(layer, conv, (x, kernel), flops[layer] * size)
         after = jax.eval_shape(conv, x, kernel)
@@ -116,6 +111,7 @@ def parts(config: Config) -> list[Part]:
 
         kind = ", ".join(getattr(c, f"layer{n + 1}").split())
         found += _passes(f"{layer}: {kind}", rest, (y,), 0.0, reads_again=True)
+        before = jax.eval_shape(rest, y).shape
     for layer in model.FULLY_CONNECTED:
         if layer in shapes:
             shape = shapes[layer]["kernel"].shape
