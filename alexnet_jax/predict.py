@@ -9,7 +9,7 @@ from absl import app, flags
 from alexnet_jax import startup
 from alexnet_jax.data.decode import decode
 from alexnet_jax.data.types import DataError
-from alexnet_jax.data.words import spoken
+from alexnet_jax.data.words import name_of, spoken
 
 
 class Predictor:
@@ -40,8 +40,7 @@ class Predictor:
 def best_five(probabilities: np.ndarray, class_names: list[str]) -> list[tuple[str, float]]:
     """Returns the five likeliest classes with their probabilities, likeliest first."""
     order = np.argsort(-probabilities, kind="stable")[:5]
-    names = {int(i): class_names[i] if i < len(class_names) else f"class {i}" for i in order}
-    return [(names[int(i)], float(probabilities[i])) for i in order]
+    return [(name_of(class_names, int(i)), float(probabilities[i])) for i in order]
 
 
 def draw(image: np.ndarray, rows: list[tuple[str, float]], path: pathlib.Path) -> None:

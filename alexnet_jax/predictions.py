@@ -15,6 +15,7 @@ from alexnet_jax import compilation, evaluate, feeds
 from alexnet_jax import mesh as meshes
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.relabelled import labelled_as
+from alexnet_jax.data.words import name_of
 from alexnet_jax.feeding import Fed
 from alexnet_jax.progress import Progress
 from alexnet_jax.trained import TrainedNetwork
@@ -170,7 +171,7 @@ def label_numbers(class_names: list[str], classes: int, order: list[str] | None)
     if order is None:
         return list(range(1, classes + 1))
     numbers = {name: i for i, name in enumerate(order, 1)}
-    names = class_names + [f"class {k}" for k in range(len(class_names), classes)]
+    names = [name_of(class_names, k) for k in range(classes)]
     missing = [name for name in names if name not in numbers]
     if missing:
         raise ConfigError(f"--label_order: does not name {missing[0]} ({len(missing)} are missing)")

@@ -14,6 +14,7 @@ from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.types import Source
+from alexnet_jax.data.words import name_of
 from alexnet_jax.model import AlexNet
 from alexnet_jax.schemes import Scheme
 from alexnet_jax.state import abstract_state
@@ -67,7 +68,7 @@ class TrainedNetwork:
 
     def class_name(self, label: int) -> str:
         """Returns a class's name, or its number where it has none."""
-        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+        return name_of(self.class_names, label)
 
 
 def load(

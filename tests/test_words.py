@@ -25,3 +25,11 @@ def test_every_class_of_imagenet_has_words_of_its_own():
     said = [words.spoken(name) for name in imagenet.class_names()]
     assert len(set(said)) == 1000
     assert not any(name.startswith("n0") for name in said)
+
+
+def test_a_class_without_a_name_is_called_by_its_number():
+    assert [words.name_of(["cat", "dog"], label) for label in (0, 1, 2)] == [
+        "cat",
+        "dog",
+        "class 2",
+    ]

@@ -11,6 +11,7 @@ from alexnet_jax.data.decode import read_square
 from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.pixel_index import TOGETHER
 from alexnet_jax.data.types import Batch, DataError, Positions, Source
+from alexnet_jax.data.words import name_of
 
 SAID = 32  # images that a thread reads before it says so, at least
 MOST_THREADS = 16  # where their number is not said
@@ -90,8 +91,7 @@ class ImageReader:
 
     def class_name(self, label: int) -> str:
         """Returns what the source calls a class, or its number; "" where it is not known: -1."""
-        names = self._source.class_names
-        return "" if label < 0 else names[label] if label < len(names) else f"class {label}"
+        return "" if label < 0 else name_of(self._source.class_names, label)
 
 
 def reading_threads(asked: int) -> int:

@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import re
+from collections.abc import Sequence
 
 # Each of the thousand with the first word of its synset (Princeton University, WordNet 3.0).
 _FILE = pathlib.Path(__file__).with_name("imagenet_words.txt")
@@ -13,6 +14,11 @@ _NUMBER_AND_WORDS = re.compile(r"n\d{8}[-_](.+)")
 @functools.cache
 def _words() -> dict[str, str]:
     return dict(line.split(" ", 1) for line in _FILE.read_text().splitlines())
+
+
+def name_of(class_names: Sequence[str], label: int) -> str:
+    """Returns a class's name, or its number where a network has more classes than have names."""
+    return class_names[label] if label < len(class_names) else f"class {label}"
 
 
 def spoken(class_name: str) -> str:
