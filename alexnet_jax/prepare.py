@@ -55,7 +55,8 @@ def prepare() -> None:
             data_dir=f.data_dir,
             resize=f.resize,
             exif_orientation=f.exif_orientation,
-        )
+        ),
+        silent=False,
     )
     if finished_already(dataset, folder, options):
         print(f"{folder}: is finished; --verify checks it")

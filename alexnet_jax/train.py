@@ -105,7 +105,9 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         start = checkpoints.latest_step() or 0
         processes.same_workdir(folder, start)
         before = run_files.refuse_changes(folder, config) if start else config
-        dataset = processes.first_then_all(lambda: open_dataset(config))
+        dataset = processes.first_then_all(
+            lambda: open_dataset(config, silent=not processes.is_first())
+        )
         processes.same_data(config.dataset, dataset.fingerprint)
         run = Run(config, mesh, folder, checkpoints, dataset)
         if start and run.last_step < start:

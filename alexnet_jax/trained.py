@@ -50,7 +50,7 @@ class TrainedNetwork:
     @functools.cached_property
     def dataset(self) -> Dataset:
         """The data set that its config names, opened once."""
-        return open_dataset(self.config)
+        return open_dataset(self.config, silent=False)
 
     def source(self, split: str = "") -> tuple[Source, str]:
         """Opens a split or slice of its data set, empty: its evaluation split; says its name too.

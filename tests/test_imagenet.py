@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import pickle
 import tarfile
 
 import cv2
@@ -12,7 +13,7 @@ from PIL import Image
 
 from alexnet_jax.config import Config
 from alexnet_jax.data import store
-from alexnet_jax.data.imagenet import ImagenetArchives
+from alexnet_jax.data.imagenet import ARCHIVES, ImagenetArchives, _Members
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.types import DataError
@@ -106,6 +107,32 @@ def test_every_image_is_read_with_its_label(data_dir, shared_data):
     test = data.open("test")
     assert [test[i].label for i in range(20)] == [-1] * 20
     assert test[19].name == "ILSVRC2012_test_00000020.JPEG"
+
+
+def test_looking_through_the_archives_is_shown_where_it_is_to_be(data_dir, capsys):
+    config = Config(dataset="imagenet2012", data_dir=str(data_dir))
+    open_dataset(config)
+    assert capsys.readouterr().out == ""
+    open_dataset(config, silent=False)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0].rpartition("/")[2] for line in said] == list(ARCHIVES.values())
+    size = (data_dir / "downloads" / "manual" / ARCHIVES["train"]).stat().st_size // 10**6
+    assert said[0].endswith(f"looking through {size} MB")
+
+
+def test_a_worker_s_copy_of_a_split_is_the_same(data_dir):
+    """Names need not be text, and may be of any length."""
+    found = [("a.JPEG", 1, 2, 3), ("\udcff.JPEG", 5_000_000_000, 7, -1), ("", 8, 9, 999)]
+    split = _Members(data_dir, found, ["cat"])
+    copy = pickle.loads(pickle.dumps(split))
+    for of in (split, copy):
+        assert of.names() == [name for name, *_ in found]
+        assert [of.where(i) for i in range(3)] == [f"{data_dir}/{name}" for name, *_ in found]
+        lies = zip(of._lies.tolist(), of._labels.tolist(), strict=True)
+        assert [(*at, label) for at, label in lies] == [tuple(about) for _, *about in found]
+    whole = open_dataset(Config(dataset="imagenet2012", data_dir=str(data_dir))).open("train")
+    copy = pickle.loads(pickle.dumps(whole))
+    assert [copy[i] for i in (0, 511, 1022)] == [whole[i] for i in (0, 511, 1022)]
 
 
 def test_a_store_beside_the_archives_does_not_hide_them(data_dir, tmp_path):

@@ -10,11 +10,13 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.folder import UNLABELLED, spread
 from alexnet_jax.data.types import DataError, Example, Source
+from alexnet_jax.progress import Progress
 
 NAME = "imagenet2012"
 ARCHIVES = {
@@ -22,14 +24,19 @@ ARCHIVES = {
     "validation": "ILSVRC2012_img_val.tar",
     "test": "ILSVRC2012_img_test.tar",
 }
+MEGABYTE = 10**6
 _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
 class ImagenetArchives(Dataset):
     """The splits whose archives are in one folder (TFDS's `manual_dir`)."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        """Reads the archives' tables of contents.
+    def __init__(self, folder: pathlib.Path, silent: bool = True) -> None:
+        """Looks through the archives: they have no table of contents, but a header a photograph.
+
+        Args:
+          folder: of the archives.
+          silent: is nothing shown meanwhile? It takes a minute, of a cold disk more.
 
         Raises:
           DataError: none is there, or one is not an archive or of something else.
@@ -39,7 +46,7 @@ class ImagenetArchives(Dataset):
         numbers = {name: i for i, name in enumerate(self.class_names)}
         self._validation_labels = [numbers[name] for name in _lines("validation_labels.txt")]
         self._splits = {
-            split: self._index(split, folder / file)
+            split: self._index(split, folder / file, silent)
             for split, file in ARCHIVES.items()
             if (folder / file).is_file()
         }
@@ -50,10 +57,18 @@ class ImagenetArchives(Dataset):
                 f"in {folder}; get them from image-net.org and put them there"
             )
 
-    def _index(self, split: str, archive: pathlib.Path) -> "_Members":
+    def _index(self, split: str, archive: pathlib.Path, silent: bool) -> "_Members":
+        size = archive.stat().st_size // MEGABYTE
         try:
-            with archive.open("rb") as file:
-                found = _train(file, self.class_names) if split == "train" else _flat(file)
+            with (
+                archive.open("rb") as file,
+                Progress(f"look through {archive.name}", 0, size, "MB", silent) as bar,
+            ):
+                if not bar.live:
+                    bar.say(f"{archive}: looking through {size:,} MB")
+                found = (
+                    _train(file, self.class_names, bar) if split == "train" else _flat(file, bar)
+                )
         except tarfile.TarError as error:
             raise DataError(f"{archive}: is not a whole tar archive ({error})") from error
         except _NotImagenet as error:
@@ -111,11 +126,21 @@ def _entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         raise tarfile.ReadError(f"a damaged header or its end at byte {archive.offset:,}")
 
 
-def _train(file: IO[bytes], class_names: list[str]) -> list[Member]:
+def _shown(entries: Iterator[tarfile.TarInfo], bar: Progress) -> Iterator[tarfile.TarInfo]:
+    """Yields entries, and shows how far into the archive they lie."""
+    passed = 0
+    for entry in entries:
+        yield entry
+        end = (entry.offset_data + entry.size) // MEGABYTE
+        bar.advance(end - passed)
+        passed = end
+
+
+def _train(file: IO[bytes], class_names: list[str], bar: Progress) -> list[Member]:
     """Archives of classes inside an archive; mixed, so that a slice holds every class."""
     labels, found = {name: i for i, name in enumerate(class_names)}, []
     with tarfile.open(fileobj=file, mode="r:") as outer:
-        for of_class in _entries(outer):
+        for of_class in _shown(_entries(outer), bar):
             wnid = of_class.name.removesuffix(".tar")
             if wnid not in labels:
                 raise _NotImagenet(f"{of_class.name} is not the archive of an ImageNet class")
@@ -132,30 +157,39 @@ def _train(file: IO[bytes], class_names: list[str]) -> list[Member]:
     return sorted(found, key=lambda member: spread(member[0]))
 
 
-def _flat(file: IO[bytes]) -> list[Member]:
+def _flat(file: IO[bytes], bar: Progress) -> list[Member]:
     """Images in the order of their names."""
     with tarfile.open(fileobj=file, mode="r:") as archive:
         found = [
             (pathlib.PurePosixPath(m.name).name, m.offset_data, m.size, UNLABELLED)
-            for m in _entries(archive)
+            for m in _shown(_entries(archive), bar)
             if m.isfile()
         ]
     return sorted(found)
 
 
 class _Members(Source):
-    """Files of an archive, by index."""
+    """Files of an archive, by index, in arrays: each worker of `prepare` has a copy of them."""
 
     def __init__(
         self, archive: pathlib.Path, members: list[Member], class_names: list[str]
     ) -> None:
-        self.class_names, self._archive, self._members = class_names, archive, members
+        self.class_names, self._archive = class_names, archive
+        names = [name.encode(errors="surrogateescape") for name, *_ in members]
+        self._names = b"".join(names)
+        self._ends = np.cumsum([len(name) for name in names])
+        self._lies = np.array([(offset, size) for _, offset, size, _ in members])
+        self._labels = np.array([label for *_, label in members], np.int16)
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._labels)
+
+    def _name(self, index: int) -> str:
+        start = self._ends[index - 1] if index else 0
+        return self._names[start : self._ends[index]].decode(errors="surrogateescape")
 
     def __getitem__(self, index: int) -> Example:
-        name, offset, size, label = self._members[index]
+        (offset, size), name = self._lies[index].tolist(), self._name(index)
         try:
             with self._archive.open("rb") as file:
                 file.seek(offset)
@@ -164,12 +198,12 @@ class _Members(Source):
             raise DataError(f"{self._archive}: {error.strerror}") from error
         if len(encoded) < size:
             raise DataError(f"{self._archive}: is cut short, in {name}")
-        return Example(encoded, label, name)
+        return Example(encoded, int(self._labels[index]), name)
 
     def names(self) -> list[str]:
         """Returns the files' names, in order."""
-        return [name for name, *_ in self._members]
+        return [self._name(index) for index in range(len(self))]
 
     def where(self, index: int) -> str:
         """Names the archive and the file in it."""
-        return f"{self._archive}/{self._members[index][0]}"
+        return f"{self._archive}/{self._name(index)}"

@@ -13,8 +13,12 @@ from alexnet_jax.data.tfds_dataset import TfdsDataset
 from alexnet_jax.data.types import DataError
 
 
-def open_dataset(config: Config) -> Dataset:
+def open_dataset(config: Config, silent: bool = True) -> Dataset:
     """Opens what `config.dataset` names: a store, a folder split/class/image or a TFDS data set.
+
+    Args:
+      config: its `dataset`, `data_dir`, `resize` and `exif_orientation`.
+      silent: is nothing shown while it is looked through?
 
     Raises:
       DataError: no such data set or folder, one that is not of images with labels, or a store of
@@ -42,5 +46,5 @@ def open_dataset(config: Config) -> Dataset:
     data_dir = pathlib.Path(config.data_dir or constants.DATA_DIR).expanduser()
     by_tfds = data_dir / imagenet.NAME  # where TFDS prepares it, and people put a store of theirs
     if config.dataset == imagenet.NAME and (not by_tfds.is_dir() or is_store(by_tfds)):
-        return imagenet.ImagenetArchives(data_dir / "downloads" / "manual")
+        return imagenet.ImagenetArchives(data_dir / "downloads" / "manual", silent)
     return TfdsDataset(config.dataset, config.data_dir)
