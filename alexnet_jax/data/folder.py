@@ -1,9 +1,13 @@
 """A folder split/class/image as a data set."""
 
 import hashlib
+import os
 import pathlib
 
+import numpy as np
+
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.names import Names
 from alexnet_jax.data.types import DataError, Example, Source
 
 UNLABELLED = -1
@@ -25,67 +29,78 @@ class Folder(Dataset):
         self.class_names = sorted(n for n in names if not n.startswith("."))
         if not self.class_names:
             raise DataError(f"{path}: no split/class/image inside; is it one level too deep or up?")
-        self._files = {split.name: self._list(split) for split in splits}
-        self.sizes = {split: len(files) for split, files in self._files.items() if files}
+        self._splits = {split.name: self._list(split) for split in splits}
+        self.sizes = {split: len(files) for split, files in self._splits.items() if len(files)}
 
     def contents(self) -> list[str]:
         """Names every file, in order: a shard of a store is a range of them."""
         return super().contents() + [
-            f"{split} {file.parent.name}/{file.name}"
-            for split, files in sorted(self._files.items())
-            for file, _ in files
+            f"{split} {name if '/' in name else f'{split}/{name}'}"
+            for split, files in sorted(self._splits.items())
+            for name in files.names
         ]
 
-    def _list(self, split: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
+    def _list(self, split: pathlib.Path) -> "_Files":
         """Returns a split's files with their labels; those without folders of classes have none.
 
         Raises:
           DataError: some lie in folders of classes, and others do not.
         """
-        label = {name: i for i, name in enumerate(self.class_names)}
-        loose = sorted(file for file in split.iterdir() if _is_image(file))
+        loose = sorted(_images(split))
         found = [
-            (file, label[folder.name])
-            for folder in split.iterdir()
-            if folder.is_dir() and folder.name in label
-            for file in folder.iterdir()
-            if _is_image(file)
+            (f"{name}/{image}", label)
+            for label, name in enumerate(self.class_names)
+            if (split / name).is_dir()
+            for image in _images(split / name)
         ]
         if loose and found:
-            raise DataError(f"{loose[0]}: lies beside folders of classes; move it into its own")
-        if loose:
-            return [(file, UNLABELLED) for file in loose]
-        return sorted(found, key=lambda item: spread(f"{item[0].parent.name}/{item[0].name}"))
+            raise DataError(
+                f"{split / loose[0]}: lies beside folders of classes; move it into its own"
+            )
+        found.sort(key=lambda item: spread(item[0]))
+        return _Files(split, found or [(image, UNLABELLED) for image in loose], self.class_names)
 
     def _whole(self, split: str) -> Source:
-        return _Files(self._files[split], self.class_names)
+        return self._splits[split]
 
 
-def spread(name: str) -> tuple[str, str]:
+def spread(name: str) -> tuple[bytes, str]:
     """Returns a key that sorts names in an order of their own, the same everywhere."""
-    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest(), name
+    return hashlib.sha256(name.encode(errors="surrogateescape")).digest(), name
 
 
-def _is_image(file: pathlib.Path) -> bool:
-    hidden = file.name.startswith(".")
-    return file.suffix.lower() in SUFFIXES and not hidden and not file.is_dir()
+def _images(folder: pathlib.Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [
+            entry.name
+            for entry in entries
+            if os.path.splitext(entry.name)[1].lower() in SUFFIXES
+            and not entry.name.startswith(".")
+            and not entry.is_dir()
+        ]
 
 
 class _Files(Source):
-    def __init__(self, files: list[tuple[pathlib.Path, int]], class_names: list[str]) -> None:
-        self.class_names, self._files = class_names, files
+    """Files of a split, by index; `names` are their paths from its folder on."""
+
+    def __init__(
+        self, split: pathlib.Path, files: list[tuple[str, int]], class_names: list[str]
+    ) -> None:
+        self.class_names, self._split = class_names, split
+        self.names = Names(name for name, _ in files)
+        self._labels = np.array([label for _, label in files], np.int32)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.names)
 
     def __getitem__(self, index: int) -> Example:
-        path, label = self._files[index]
+        name = self.names[index]
+        path = self._split / name
         try:
-            name = path.name if label == UNLABELLED else f"{path.parent.name}/{path.name}"
-            return Example(path.read_bytes(), label, name)
+            return Example(path.read_bytes(), int(self._labels[index]), name)
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}") from error
 
     def where(self, index: int) -> str:
         """Returns the file's path."""
-        return str(self._files[index][0])
+        return str(self._split / self.names[index])

