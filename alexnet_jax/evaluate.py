@@ -1,5 +1,6 @@
 """Exact evaluation: every image of a split once, one view or ten, softmax averaged."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -145,12 +146,13 @@ def evaluate(
       DataError: an image that cannot be read.
     """
     total = None
-    for fed in feed.evaluation():
-        sums = step(params, fed)
-        # A feed uses a batch's memory again when the second one after it is asked for.
-        jax.block_until_ready(total)
-        total = sums if total is None else _merge(total, sums)
-        progress(feed.feeding.batch_size)
+    with contextlib.closing(feed.evaluation()) as batches:
+        for fed in batches:
+            sums = step(params, fed)
+            # A feed uses a batch's memory again when the second one after it is asked for.
+            jax.block_until_ready(total)
+            total = sums if total is None else _merge(total, sums)
+            progress(feed.feeding.batch_size)
     if total is None:
         raise EvaluationError("the evaluation split holds no image")
     fetched = jax.device_get(total)

@@ -3,7 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 import jax
@@ -28,7 +28,8 @@ from alexnet_jax.page_locked import page_lock
 class Feed(Protocol):
     """A split as it comes to the compiled steps.
 
-    What it yields stays as it is until the second one after it is asked for.
+    What it yields stays as it is until the second one after it is asked for. Threads stand behind
+    both generators: close what is left before its end (`contextlib.closing`).
     """
 
     feeding: Any  # HostBatches or ResidentSplit
@@ -39,7 +40,7 @@ class Feed(Protocol):
         """What could not be decoded so far, one message each."""
         ...
 
-    def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Iterator[Fed]:
+    def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Generator[Fed]:
         """Yields what each dispatch is fed with.
 
         Args:
@@ -48,7 +49,7 @@ class Feed(Protocol):
         """
         ...
 
-    def evaluation(self) -> Iterator[Fed]:
+    def evaluation(self) -> Generator[Fed]:
         """Yields what evaluation steps over the whole split are fed with."""
         ...
 
@@ -62,7 +63,7 @@ class Feed(Protocol):
 
 
 class HostFeed:
-    """Batches read ahead in threads, put on the devices by another while the step before runs."""
+    """Batches read ahead in threads, and put on the devices by another, two ahead of the step."""
 
     def __init__(
         self, config: Config, mesh: Mesh, reader: ImageReader, batch_size: int, passes: int = 1
@@ -77,7 +78,7 @@ class HostFeed:
         """What could not be decoded so far, one message each."""
         return self._reader.bad_images
 
-    def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Iterator[Fed]:
+    def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Generator[Fed]:
         """Yields batches in the data order, one an update."""
         assert dispatches.most == 1
         size = self.feeding.batch_size
@@ -85,7 +86,7 @@ class HostFeed:
         positions = training_positions(self._config.seed, order, self.count)
         return self._put(positions, range(dispatches.first, dispatches.last + 1), stop)
 
-    def evaluation(self) -> Iterator[Fed]:
+    def evaluation(self) -> Generator[Fed]:
         """Yields every image once; the tail is masked."""
         size = self.feeding.batch_size
         positions = evaluation_positions(size, self.count)
@@ -100,7 +101,7 @@ class HostFeed:
         """Returns a batch of zeros."""
         return meshes.zeros(self.feeding.abstract(self._mesh))
 
-    def _put(self, positions: Any, numbers: range, stop: Callable[[], bool]) -> Iterator[Fed]:
+    def _put(self, positions: Any, numbers: range, stop: Callable[[], bool]) -> Generator[Fed]:
         c, size = self._config, self.feeding.batch_size
         rows = meshes.local_rows(self._mesh, c.mesh, size)
         loader = Loader(self._reader, c.read_threads, c.read_ahead, page_lock)
@@ -114,11 +115,14 @@ class HostFeed:
         # Neither reading nor the copy is the loop's own work; what fails is raised where the batch
         # would have come. Two are on their way: on a GPU a copy begins once the updates dispatched
         # before it are done, so that it has to be asked for before the last of them is.
-        with contextlib.closing(batches), concurrent.futures.ThreadPoolExecutor(1) as thread:
+        with contextlib.closing(batches), concurrent.futures.ThreadPoolExecutor(1, "put") as thread:
             coming = collections.deque(thread.submit(put_next) for _ in range(2))
-            while (fed := coming.popleft().result()) is not None:
-                coming.append(thread.submit(put_next))
-                yield fed | {"stop": told if stop() else go}
+            try:
+                while (fed := coming.popleft().result()) is not None:
+                    coming.append(thread.submit(put_next))
+                    yield fed | {"stop": told if stop() else go}
+            finally:  # what has not begun to be read is not waited for
+                thread.shutdown(wait=False, cancel_futures=True)
 
 
 def resident_budget(config: Config) -> int:

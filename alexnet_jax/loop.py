@@ -90,36 +90,38 @@ class Loop:
         dispatches = Dispatches(
             start + 1, run.last_step, config.steps_per_dispatch, True, self._is_due
         )
-        fed_steps = run.train_feed.training(dispatches, lambda: self.signals.received > 0)
-        self.clock.restart()
-        for updates in dispatches:
-            waiting = time.perf_counter()
-            fed = next(fed_steps)
-            self.clock.waited += time.perf_counter() - waiting
-            state, figures = self.update(state, fed)
-            self._write_pending(state)
-            self._pending = (updates, figures, fed)
-            at = updates[-1]
-            if at == start + 1:
+        feed = run.train_feed.training(dispatches, lambda: self.signals.received > 0)
+        with contextlib.closing(feed) as fed_steps:  # with its threads, however the run ends
+            self.clock.restart()
+            for updates in dispatches:
+                waiting = time.perf_counter()
+                fed = next(fed_steps)
+                self.clock.waited += time.perf_counter() - waiting
+                state, figures = self.update(state, fed)
                 self._write_pending(state)
-                self.clock.restart()
+                self._pending = (updates, figures, fed)
+                at = updates[-1]
+                if at == start + 1:
+                    self._write_pending(state)
+                    self.clock.restart()
 
-            last = at == run.last_step
-            evaluates = last or self._is_epoch_end(at)
-            stops = self._stop  # of the dispatch before: every process sees it after the same one
-            if stops or self._is_due(at):
-                self._write_pending(state)
-                evaluation = None
-                if evaluates:
-                    evaluation, result = self._evaluate(state, at)
-                    state = self._follow_plateau(state, evaluation)
-                self.writers.sync()
-                run.checkpoints.save(at, state, evaluation)
-                self.clock.restart()
-            if stops and not last:
-                run.checkpoints.wait()
-                self.progress.say(f"stopped and saved after step {at:,}; run again to go on")
-                raise Interrupted(128 + (self.signals.received or signal.SIGTERM))
+                last = at == run.last_step
+                evaluates = last or self._is_epoch_end(at)
+                # Of the dispatch before: every process sees it after the same one.
+                stops = self._stop
+                if stops or self._is_due(at):
+                    self._write_pending(state)
+                    evaluation = None
+                    if evaluates:
+                        evaluation, result = self._evaluate(state, at)
+                        state = self._follow_plateau(state, evaluation)
+                    self.writers.sync()
+                    run.checkpoints.save(at, state, evaluation)
+                    self.clock.restart()
+                if stops and not last:
+                    run.checkpoints.wait()
+                    self.progress.say(f"stopped and saved after step {at:,}; run again to go on")
+                    raise Interrupted(128 + (self.signals.received or signal.SIGTERM))
         run.checkpoints.wait()
         return result
 

@@ -1,5 +1,6 @@
 """What trained networks say of each image of a split, and the files that it is written to."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -74,8 +75,11 @@ def predict_split(
     step = _compile(networks, feed.feeding, views)
     params = tuple(network.params for network in networks)
     rows: list[Any] = []
-    with Progress(f"evaluate {split}", 0, len(reader), "image", not progress) as bar:
-        for fed in feed.evaluation():
+    with (
+        Progress(f"evaluate {split}", 0, len(reader), "image", not progress) as bar,
+        contextlib.closing(feed.evaluation()) as batches,
+    ):
+        for fed in batches:
             rows.append(step(params, fed))
             if len(rows) > 1:  # the batch of two before is used again
                 rows[-2] = jax.device_get(rows[-2])

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -70,7 +70,7 @@ class ResidentFeed:
         rows = self.feeding.padded // (1 if self.feeding.whole else self.feeding.data)
         return rows * self.feeding.side**2 * 3
 
-    def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Iterator[Fed]:
+    def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Generator[Fed]:
         """Yields the same arrays; the order of further epochs is all that is put on the devices.
 
         It is drawn in a thread before it is asked for: a million numbers take long to sort.
@@ -92,7 +92,7 @@ class ResidentFeed:
                     drawn = thread.submit(self._orders, start + orders - 1)
                 yield self._fed | {"stop": told if stop() else go, "steps": counted(len(updates))}
 
-    def evaluation(self) -> Iterator[Fed]:
+    def evaluation(self) -> Generator[Fed]:
         """Yields the same arrays with the number of each batch."""
         for number in evaluation_batches(self.feeding.batch_size, self.count):
             yield self._fed | {"number": self._everywhere(np.int32(number))}

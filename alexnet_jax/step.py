@@ -53,7 +53,8 @@ class TrainStep:
 
     def __call__(self, state: TrainState, fed: Fed) -> tuple[TrainState, dict[str, Any]]:
         """Learns from one batch."""
-        batch = self._feeding.training(fed, state.step)
+        batch = dict(self._feeding.training(fed, state.step))
+        stop = batch.pop("stop")  # not of an image: it may be one number for all of them
         learn = self._at_once if self._scheme.passes == 1 else self._in_turns
         new, squared_norm, sums = learn(state, batch)
         figures = {
@@ -61,7 +62,7 @@ class TrainStep:
             "learning_rate": self._schedule(state.step, state.plateau.drops)["kernel"],
             "gradient_norm": jnp.sqrt(squared_norm),
             "finite": new.finite,
-            "stop": collectives.any_device(batch["stop"].any()),
+            "stop": collectives.any_device(stop.any()),
         }
         return dataclasses.replace(new, step=state.step + 1), figures
 

@@ -1,5 +1,6 @@
 """Steps are fed the same batches whichever way the images come."""
 
+import concurrent.futures
 import dataclasses
 import threading
 
@@ -213,7 +214,7 @@ def test_dispatches_end_where_something_is_due():
 
 
 def test_a_bad_image_stops_the_host_s_feed_at_its_own_batch(folder):
-    """Though each batch is put on the devices before the one before it is asked for."""
+    """Though each batch is put on the devices before the two before it are asked for."""
     config = small.config(folder)
     source = open_dataset(config).open("train")
     bad = next(i for i in range(len(source)) if source[i].image == b"broken")
@@ -245,3 +246,29 @@ def test_the_loop_does_not_wait_while_two_more_batches_are_put_on_the_devices(fo
     assert third.wait(30)
     assert len(list(feed)) == 3
     assert waited == [None, True, True, True]
+
+
+def test_an_end_before_the_last_batch_waits_for_one_batch_at_most(folder, monkeypatch):
+    """What is on its way when a run ends, which may take long to read."""
+    config = small.config(folder)
+    devices = mesh.build(config.mesh)
+    reader = ImageReader(open_dataset(config).open("train"), config.resize, on_bad_image="skip")
+    told, put, images = threading.Event(), mesh.put_batch, []
+    shut = concurrent.futures.ThreadPoolExecutor.shutdown
+
+    def slow(batch, *about):
+        if "image" in batch:
+            images.append(len(images) == 0 or told.wait(30))
+        return put(batch, *about)
+
+    def shutdown(*about, **more):
+        shut(*about, **more)
+        told.set()
+
+    monkeypatch.setattr(mesh, "put_batch", slow)
+    monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, "shutdown", shutdown)
+    feed = HostFeed(config, devices, reader, 8).training(Dispatches(1, 9), bool)
+    next(feed)
+    feed.close()
+    assert images in ([True], [True, True])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("put")]

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import threading
 
 import cv2
 import jax
@@ -223,7 +224,7 @@ def test_rank_by_one_view_and_report_ten(finished, folder, tmp_path, monkeypatch
     assert {row["views"] for row in saved if row} == {1}
 
 
-@pytest.mark.parametrize("change", ["data 4", "parts 4"])
+@pytest.mark.parametrize("change", ["data 4", "parts 4", "parts 4, resident"])
 def test_devices_and_accumulation_do_not_change_the_run(finished, folder, tmp_path, change):
     workdir, summary = finished
     config = small.config(folder)
@@ -231,6 +232,7 @@ def test_devices_and_accumulation_do_not_change_the_run(finished, folder, tmp_pa
         config.mesh.data, config.eval_batch_size = 4, 4
     else:
         config.optimizer.accumulate_steps = 4
+        config.feed = "resident" if "resident" in change else "host"
     other = train.train(config, tmp_path)
     assert other["count"] == summary["count"]
     for a, b in zip(small.rows(workdir), small.rows(tmp_path), strict=True):
@@ -345,6 +347,11 @@ def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, vi
     assert got["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
+def reading_threads() -> list[str]:
+    """Returns what still reads batches: as a notebook, a test keeps an exception and its frames."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("put")]
+
+
 def test_a_count_that_is_not_the_splits_is_an_error(finished, folder):
     workdir, _ = finished
     config = small.config(folder)
@@ -360,6 +367,14 @@ def test_a_count_that_is_not_the_splits_is_an_error(finished, folder):
     feed = feeds.HostFeed(config, mesh.build(config.mesh), reader, 8)
     with pytest.raises(evaluate.EvaluationError, match="counted 12 images of 14"):
         evaluate.evaluate(loses_one, None, feed)
+
+    def fails(params, batch):
+        raise FloatingPointError
+
+    with pytest.raises(FloatingPointError) as held:
+        evaluate.evaluate(fails, None, feed)
+    assert held.tb is not None
+    assert not reading_threads()
 
 
 def test_bad_images_are_counted_out_of_a_run(tmp_path):
@@ -383,8 +398,10 @@ def test_a_nan_stops_the_run_and_keeps_the_checkpoint(folder, tmp_path):
     config.checkpoint_every_steps = 1
     with pytest.raises(
         train.NonFiniteError, match=r"step [2345]: .*first in .*; the checkpoint of"
-    ):
+    ) as held:
         train.train(config, tmp_path)
+    assert held.tb is not None
+    assert not reading_threads()
     at = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
     assert all(
         np.isfinite(v).all() for k, v in small.final_state(tmp_path, at).items() if "params" in k

@@ -33,7 +33,8 @@ def measure(config: Config, memory: int) -> list[Row]:
 
             def needed(batch: int) -> int:
                 config.batch_size = batch
-                ahead = batch * config.resize**2 * 3  # the next batch comes while the step runs
+                # While a step runs the next is dispatched, and two more batches are on their way.
+                ahead = 3 * batch * config.resize**2 * 3
                 return peak_bytes(compiled_training(config)) + ahead
 
             rows.append(_row(parts, *largest(needed, memory, parts), config.precision, memory))
