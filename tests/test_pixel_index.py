@@ -102,7 +102,7 @@ def test_as_many_small_batches_are_read_ahead_as_there_are_threads(made):
     kept, positions = [], evaluation_positions(1, 20)
     loader = Loader(ImageReader(opened(made), SIDE), 9, 2, keep=kept.append)
     assert len(list(loader.batches(positions, range(20), slice(0, 1)))) == 20
-    assert len(kept) == 9 + 3
+    assert len(kept) == 9 + 4
 
 
 def first_pixel(folder):
