@@ -150,7 +150,7 @@ def kind_of_feed(config: Config, mesh: Mesh, count: int, budget: int) -> str:
         return "parts"
     if config.feed == "resident":
         raise ConfigError(
-            f"feed: resident needs {size / shards / GIB:.2f} GiB of each device for {count:,} "
-            f"images, more than {budget / GIB:.2f}; raise resident_gib, or use host"
+            f"feed: resident needs {size / shards / GIB:.3g} GiB of each device for {count:,} "
+            f"images, more than {budget / GIB:.3g}; raise resident_gib, or use host"
         )
     return "host"
