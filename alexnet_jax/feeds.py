@@ -28,8 +28,8 @@ from alexnet_jax.page_locked import page_lock
 class Feed(Protocol):
     """A split as it comes to the compiled steps.
 
-    What it yields stays as it is until the second one after it is asked for. Threads stand behind
-    both generators: close what is left before its end (`contextlib.closing`).
+    What it yields stays as it is until the second one after it is asked for. Threads may stand
+    behind a generator: close what is left before its end (`contextlib.closing`).
     """
 
     feeding: Any  # HostBatches or ResidentSplit
