@@ -7,17 +7,19 @@ import sys
 
 from absl import app, flags
 
-from alexnet_jax import configs, large_pages, recipe_flags, startup
+from alexnet_jax import cli, configs
 from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.config import Config, ConfigError
-from alexnet_jax.spelling import unknown
+from alexnet_jax.configs import flags as config_flags
+from alexnet_jax.errors import unknown
+from alexnet_jax.host import large_pages
 
 MODES = ("step", "eval", "input", "end_to_end", "startup", "layers", "memory")
 
 
 def define_flags() -> None:
     """Declares the command's flags; not at import, for another command has the same."""
-    recipe_flags.define()
+    config_flags.define()
     flags.DEFINE_integer("batch_size", 128, "images of a batch", lower_bound=1)
     flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "of the network")
     flags.DEFINE_integer("rounds", 5, "of each contender, in turns", lower_bound=1)
@@ -102,7 +104,7 @@ def _measured(mode: str) -> list[Row]:
         return end_to_end.measure(_config(), f.rounds, f.dataset, f.data_dir)
     if mode == "memory":
         from alexnet_jax.benchmarks import memory
-        from alexnet_jax.device_memory import device_memory
+        from alexnet_jax.host.device_memory import device_memory
 
         return memory.measure(_config(), int(f.memory_gib * 2**30) or device_memory())
     from alexnet_jax.benchmarks import steps
@@ -127,7 +129,7 @@ def _benchmark(mode: str) -> None:
 def _run(arguments: list[str]) -> None:
     if len(arguments) != 2:
         sys.exit(f"error: name one mode: {', '.join(MODES)}")
-    with startup.errors_as_one_line():
+    with cli.errors_as_one_line():
         _benchmark(arguments[1])
 
 
@@ -136,7 +138,7 @@ def main() -> None:
     define_flags()
     try:
         _refuse_fields(sys.argv)
-        sys.argv = recipe_flags.resolve(sys.argv, "paper")
+        sys.argv = config_flags.resolve(sys.argv, "paper")
     except ConfigError as error:
         sys.exit(f"error: {error}")
     large_pages.start_again_with_them()

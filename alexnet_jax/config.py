@@ -10,8 +10,7 @@ import math
 import typing
 from typing import Any
 
-from alexnet_jax.errors import UserError
-from alexnet_jax.spelling import unknown
+from alexnet_jax.errors import UserError, unknown
 
 
 class ConfigError(UserError, ValueError):

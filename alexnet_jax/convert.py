@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import app, flags
 
-from alexnet_jax import startup
+from alexnet_jax import cli
 
 FROM = ["caffe", "torchvision", "onnx", "safetensors", "workdir"]
 TO = ["workdir", "safetensors", "torchvision"]
@@ -22,7 +22,7 @@ def _run(arguments: list[str]) -> None:
     if len(arguments) != 3:
         sys.exit("error: name one input and one output: --from=FORMAT IN --to=FORMAT OUT")
     source, out = (pathlib.Path(name).expanduser() for name in arguments[1:])
-    with startup.errors_as_one_line():
+    with cli.errors_as_one_line():
         from alexnet_jax.weights import formats
 
         weights = formats.read(values["from"].value, source, values.recipe or "")

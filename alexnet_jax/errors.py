@@ -1,8 +1,22 @@
-"""What a command says in one line."""
+"""Errors that a person can act on, and what a misspelt name may have meant."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
     """What a person can act on; its message says which file, field or step, and what to do.
 
-    A command prints it and ends with a code that is not 0 (`startup.errors_as_one_line`).
+    A command prints it and ends with a code that is not 0 (`cli.errors_as_one_line`).
     """
+
+
+def unknown(name: object, known: Iterable[object]) -> str:
+    """Says that `name` is not among `known`, and which of them is nearest."""
+    names = [str(k) for k in known]
+    return f"{name} is not known; did you mean {nearest(name, names)}? (known: {', '.join(names)})"
+
+
+def nearest(name: object, known: Iterable[object]) -> str:
+    """Returns the known name that is most like `name`."""
+    return difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0)[0]

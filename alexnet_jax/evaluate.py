@@ -1,176 +1,211 @@
-"""Exact evaluation: every image of a split once, one view or ten, softmax averaged."""
+"""The command of `alexnet_jax.evaluate`: each image of a split, by one trained network or several.
 
-import contextlib
-from collections.abc import Callable
-from typing import Any
+python -m alexnet_jax.evaluate --workdir=W [--split=S] [--views=10] [--predictions=FILE]
 
-import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
+Several --workdir average what their networks say (paper, table 2). FILE.csv and FILE.jsonl have a
+row for each image; FILE.txt is a submission: five labels a line.
+"""
 
-from alexnet_jax import augment, collectives, compilation, metrics, model, schemes
-from alexnet_jax import mesh as meshes
-from alexnet_jax.config import Config
-from alexnet_jax.errors import UserError
-from alexnet_jax.feeding import Fed, Feeding, HostBatches
-from alexnet_jax.feeds import Feed
-from alexnet_jax.model import AlexNet
-from alexnet_jax.schemes import Scheme
-from alexnet_jax.validation import validate
+import csv
+import pathlib
+import sys
 
+from absl import app, flags
 
-class EvaluationError(UserError, RuntimeError):
-    """An evaluation that did not count every image once."""
+from alexnet_jax import cli
+from alexnet_jax.config import ConfigError, MeshConfig
+from alexnet_jax.data.words import spoken
+from alexnet_jax.figures import class_errors as figure
+from alexnet_jax.inference import trained
+from alexnet_jax.inference.predictions import (
+    BEST,
+    Predictions,
+    class_errors,
+    confusions,
+    label_numbers,
+    predict_split,
+    write_predictions,
+    write_submission,
+)
+from alexnet_jax.inference.trained import TrainedNetwork
+from alexnet_jax.steps import evaluation
+from alexnet_jax.steps.evaluation import compile_eval_step
 
+__all__ = ["compile_eval_step", "main"]
 
-def average_probabilities(
-    scheme: Scheme, params: Any, image: jax.Array, count: int, views: augment.Views
-) -> jax.Array:
-    """Returns the softmax averaged over `count` views (paper section 4.1), (B, K) float32.
-
-    B counts all images that the device's part of the classifier sees: `Scheme.all_rows`.
-    """
-
-    def one(total: jax.Array | float, view: jax.Array) -> tuple[jax.Array, None]:
-        return total + jax.nn.softmax(scheme.logits(params, view)), None
-
-    crops = views.evaluation(image, count)
-    if count == 1:
-        return one(0.0, crops[0])[0]
-    shape = jax.eval_shape(lambda view: one(0.0, view)[0], crops[0])
-    start = jnp.zeros(shape.shape, shape.dtype)
-    return jax.lax.scan(one, start, jnp.stack(crops))[0] / count
+SUBMISSION = ".txt"
 
 
-def make_eval_step(
-    scheme: Scheme, count: int, specs: Any, feeding: Feeding, views: augment.Views
-) -> Callable[[Any, Fed], metrics.Sums]:
-    """Returns (params, fed) -> the sums of `metrics.classification` and of `bad_images`, for use
-    inside `mesh.per_device`.
-
-    Args:
-      scheme: how the mesh computes the network.
-      count: views of each image, 1 or 10.
-      specs: where the parameters live.
-      feeding: how the batch comes.
-      views: what the network sees of it.
-    """
-
-    def eval_step(params: Any, fed: Fed) -> metrics.Sums:
-        batch = feeding.evaluation(fed)
-        params = collectives.whole_over_data(params, specs)
-        probabilities = average_probabilities(scheme, params, batch["image"], count, views)
-        tiny = jnp.finfo(probabilities.dtype).tiny
-        log_probabilities = jnp.log(jnp.maximum(probabilities, tiny))
-        rows = scheme.all_rows({name: batch[name] for name in ("label", "mask", "bad")})
-        sums = metrics.classification(log_probabilities, rows["label"], rows["mask"])
-        bad = rows["bad"].sum()
-        return collectives.sum_over_data(sums | {"bad_images": metrics.average(bad, bad)})
-
-    return eval_step
-
-
-def eval_batch_size(config: Config) -> int:
-    """Returns the images of one evaluation step."""
-    return config.eval_batch_size or config.batch_size
-
-
-def compile_step(
-    config: Config,
-    network: AlexNet,
-    mesh: Mesh,
-    params: Any,
-    count: int,
-    feeding: Feeding,
-    views: augment.Views,
-) -> jax.stages.Compiled:
-    """Compiles the evaluation step for a mesh and abstract parameters."""
-    scheme = schemes.build(config, network, mesh)
-    specs = meshes.specs(params, mesh, config.mesh)
-    function = make_eval_step(scheme, count, specs, feeding, views)
-    step = meshes.per_device(function, mesh, specs, feeding.specs)
-    abstract, deterministic = (params, feeding.abstract(mesh)), config.deterministic
-    return compilation.compiled(step, *abstract, deterministic=deterministic)
-
-
-def compile_eval_step(config: Config) -> jax.stages.Compiled:
-    """Compiles the evaluation step for the mesh that the config asks for.
-
-    Opens the data set only where `num_classes` is 0.
+def _networks(workdirs: list[pathlib.Path]) -> list[TrainedNetwork]:
+    """Loads the networks to average.
 
     Raises:
-      ConfigError: a field that cannot be used.
-      DataError: a data set that is to be opened and cannot be.
+      ConfigError: they do not see the same images, or have other classes.
     """
-    validate(config)
-    mesh = meshes.build(config.mesh)
-    size = eval_batch_size(config)
-    meshes.check_batch("eval_batch_size", size, 1, mesh, config.mesh)
-    network = model.build(config.model, num_classes(config), config.precision)
-    shapes = model.abstract_parameters(network, config.image_size)
-    params = meshes.placed(shapes, mesh, meshes.specs(shapes, mesh, config.mesh))
-    feeding = HostBatches(config.mesh, size, config.resize)
-    views = augment.Views.of(config)
-    return compile_step(config, network, mesh, params, config.eval_views, feeding, views)
+    networks = [_network(workdir) for workdir in workdirs]
+    first = networks[0]
+    for workdir, other in zip(workdirs, networks, strict=True):
+        pairs = {
+            "resize": (other.config.resize, first.config.resize),
+            "exif_orientation": (other.config.exif_orientation, first.config.exif_orientation),
+            "classes": (other.class_names, first.class_names),
+            "num_classes": (other.network.num_classes, first.network.num_classes),
+        }
+        for name, (own, wanted) in pairs.items():
+            if own != wanted:
+                raise ConfigError(
+                    f"--workdir: {workdir} has another {name} than {workdirs[0]}; networks that "
+                    "are averaged must see the same images and classes"
+                )
+    return networks
 
 
-def num_classes(config: Config) -> int:
-    """Returns the classes that fc8 has; opens the data set only where the config does not say."""
-    if config.num_classes:
-        return config.num_classes
-    from alexnet_jax.data.sources import open_dataset
+def _network(workdir: pathlib.Path) -> TrainedNetwork:
+    network = trained.load(workdir, MeshConfig(-1, 1), flags.FLAGS.checkpoint)
+    config, devices = network.config, network.mesh.devices.size
+    config.dataset = flags.FLAGS.dataset or config.dataset
+    config.data_dir = flags.FLAGS.data_dir or config.data_dir
+    size = flags.FLAGS.batch_size or evaluation.eval_batch_size(config)
+    config.eval_batch_size = -(-size // devices) * devices
+    return network
 
-    return len(open_dataset(config).class_names)
+
+def _evaluate() -> None:
+    workdirs = [pathlib.Path(name).expanduser() for name in flags.FLAGS.workdir]
+    networks, order = _networks(workdirs), None
+    workdir, network = workdirs[0], networks[0]
+    if flags.FLAGS.label_order:
+        order = _lines(pathlib.Path(flags.FLAGS.label_order).expanduser())
+    numbers = label_numbers(network.class_names, network.network.num_classes, order)
+    _, split = network.source(flags.FLAGS.split)
+    path = _file_of_predictions(network, split)
+    found = predict_split(networks, split, int(flags.FLAGS.views))
+    # First what was asked for: nothing that cannot be written takes it back.
+    if found.counted.any():
+        _say_errors(found, split, networks)
+    else:
+        print(f"{split}: {len(found.names):,} images without labels; no errors to report")
+    if path and path.suffix == SUBMISSION:
+        write_submission(path, found, numbers)
+        whose = flags.FLAGS.label_order or "the classes' own order (see --label_order)"
+        print(f"{path}: {len(found.names):,} lines of labels from 1, by {whose}")
+    elif path:
+        write_predictions(path, found, network)
+        print(f"{path}: {found.readable.sum():,} images")
+    if found.counted.any():
+        _draw(found, network, workdir, _file_name(split, len(networks)))
 
 
-def evaluate(
-    step: jax.stages.Compiled,
-    params: Any,
-    feed: Feed,
-    progress: Callable[[int], None] = lambda images: None,
-) -> dict[str, float]:
-    """Evaluates every image of a split once.
-
-    Args:
-      step: from `compile_step`, for the feed's feeding.
-      params: on the mesh.
-      feed: of the split.
-      progress: called with the images of each step.
-
-    Returns:
-      `loss`, `top1_error`, `top5_error` as fractions, `count`, and `bad_images` where some were
-      skipped.
+def _file_of_predictions(network: TrainedNetwork, split: str) -> pathlib.Path | None:
+    """Returns where predictions go, if they are asked for; what cannot be is known at the start.
 
     Raises:
-      EvaluationError: the images counted are not those of the split less the bad ones.
-      DataError: an image that cannot be read.
+      ConfigError: not a file of a known form, or a submission that would lack lines.
     """
-    total = None
-    with contextlib.closing(feed.evaluation()) as batches:
-        for fed in batches:
-            sums = step(params, fed)
-            # A feed uses a batch's memory again when the second one after it is asked for.
-            jax.block_until_ready(total)
-            total = sums if total is None else _merge(total, sums)
-            progress(feed.feeding.batch_size)
-    if total is None:
-        raise EvaluationError("the evaluation split holds no image")
-    fetched = jax.device_get(total)
-    bad = int(fetched.pop("bad_images").count)
-    result = metrics.compute(fetched)
-    if not result["count"]:
-        raise EvaluationError("the evaluation split holds no image that can be read")
-    if result["count"] + bad != feed.count:
-        raise EvaluationError(
-            f"counted {result['count']} images of {feed.count} with {bad} bad ones"
+    if not flags.FLAGS.predictions:
+        return None
+    path = pathlib.Path(flags.FLAGS.predictions).expanduser()
+    if path.suffix not in (SUBMISSION, ".csv", ".jsonl"):
+        raise ConfigError(f"--predictions: {path} must end in .csv, .jsonl or {SUBMISSION}")
+    if path.is_dir():
+        raise ConfigError(f"--predictions: {path} is a folder; name a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    left_out = network.dataset.left_out(split)
+    if path.suffix == SUBMISSION and left_out:
+        raise ConfigError(
+            f"--predictions: {left_out} images of {split} were left out when "
+            f"{network.config.dataset} was prepared, and every image needs a line; evaluate the "
+            "images that it was made from"
         )
-    return result | ({"bad_images": bad} if bad else {})
+    return path
 
 
-_merge = jax.jit(metrics.merge)
+def _lines(path: pathlib.Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--label_order: {path} is not text ({error.reason})") from error
+
+
+def _file_name(split: str, networks: int) -> str:
+    """Returns a part of a file's name that says which images, networks and views it is of."""
+    apart = {"[": "_", "]": "", ":": "to", "%": "pc", "-": "minus"}
+    name = "".join(apart.get(letter, letter) for letter in split)
+    name = "".join(letter if letter.isalnum() else "_" for letter in name)
+    if flags.FLAGS.dataset:  # beside those of the run's own
+        own = pathlib.PurePath(flags.FLAGS.dataset).name
+        name += "_of_" + "".join(letter if letter.isalnum() else "_" for letter in own)
+    name += f"_by_{networks}_networks" if networks > 1 else ""
+    return name + ("_1_view" if flags.FLAGS.views == "1" else "")
+
+
+def _say_errors(found: Predictions, split: str, networks: list[TrainedNetwork]) -> None:
+    top1, top5 = (found.wrong(k)[found.counted].mean() for k in (1, BEST))
+    bad = len(found.names) - int(found.readable.sum())
+    views = f"{flags.FLAGS.views} view{'s' if flags.FLAGS.views != '1' else ''}"
+    print(
+        f"{split}: top-1 error {100 * top1:.2f} %, top-5 {100 * top5:.2f} % over "
+        f"{found.counted.sum():,} images{f', {bad} unreadable' if bad else ''}, "
+        f"{views}, {_which(networks)}",
+        flush=True,
+    )
+
+
+def _draw(found: Predictions, network: TrainedNetwork, workdir: pathlib.Path, name: str) -> None:
+    """Writes the errors of each class, and a picture of the worst confusions."""
+    rows = class_errors(found, network)
+    table = workdir / "plots" / f"class_errors_{name}.csv"
+    picture = workdir / "plots" / f"confusions_{name}.png"
+    said = [row | {name: spoken(row[name]) for name in ("class", "taken_for")} for row in rows]
+    pairs = [(spoken(own), spoken(other), n) for own, other, n in confusions(found, network)]
+    figure.draw(said, pairs, picture)
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"by class in {table}, drawn in {picture}")
+
+
+def _which(networks: list[TrainedNetwork]) -> str:
+    steps = ", ".join(f"{network.step:,}" for network in networks)
+    return f"step {steps}" if len(networks) == 1 else f"{len(networks)} networks averaged"
+
+
+def _run(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
+    with cli.errors_as_one_line():
+        _evaluate()
+
+
+def define_flags() -> None:
+    """Declares the command's flags; not at import, for another command has the same."""
+    flags.DEFINE_multi_string(
+        "workdir", None, "the folder of a run; several are averaged", required=True
+    )
+    flags.DEFINE_string("split", "", "split or slice; empty: the run's own")
+    flags.DEFINE_enum("views", "10", ["1", "10"], "views whose probabilities are averaged")
+    flags.DEFINE_string("dataset", "", "another data set than the run's")
+    flags.DEFINE_string("data_dir", "", "another data_dir than the run's")
+    flags.DEFINE_string("checkpoint", "best", "best, latest or a step")
+    flags.DEFINE_integer("batch_size", 0, "images a step; 0: the run's", lower_bound=0)
+    flags.DEFINE_string(
+        "predictions",
+        "",
+        "FILE.csv or FILE.jsonl: the five best classes of each image, and its own",
+    )
+    flags.DEFINE_string(
+        "label_order",
+        "",
+        "of FILE.txt: a file that names label 1, 2, ... a line each; else the classes' own order",
+    )
+
+
+def main() -> None:
+    """Parses the flags and evaluates."""
+    define_flags()
+    app.run(_run)
 
 
 if __name__ == "__main__":
-    from alexnet_jax.evaluation_command import main  # the command is more than this file
-
     main()

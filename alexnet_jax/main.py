@@ -4,10 +4,11 @@ import sys
 
 from absl import app, flags
 
-from alexnet_jax import large_pages, recipe_flags
 from alexnet_jax.config import ConfigError
+from alexnet_jax.configs import flags as config_flags
+from alexnet_jax.host import large_pages
 
-_CONFIG = recipe_flags.define()
+_CONFIG = config_flags.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "the folder that the run is kept in", required=True)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "join the processes that Slurm, OpenMPI, Kubernetes or a TPU pod started"
@@ -18,21 +19,21 @@ _PROCESS = flags.DEFINE_integer("process_id", 0, "with --coordinator: which one 
 
 
 def _train(_: list[str]) -> None:
-    from alexnet_jax import startup  # jax starts here, after the flags are known to be right
+    from alexnet_jax import cli  # jax starts here, after the flags are known to be right
 
-    join = startup.Join(
+    join = cli.Join(
         bool(_DISTRIBUTED.value),
         str(_COORDINATOR.value),
         int(_PROCESSES.value),
         int(_PROCESS.value),
     )
-    startup.run(_CONFIG.value, _WORKDIR.value, join)
+    cli.run(_CONFIG.value, _WORKDIR.value, join)
 
 
 def main() -> None:
     """Parses the flags and trains; a wrong configuration or input ends it with one line."""
     try:
-        sys.argv = recipe_flags.resolve(sys.argv)  # config_flags reads it too
+        sys.argv = config_flags.resolve(sys.argv)  # config_flags reads it too
     except ConfigError as error:
         sys.exit(f"error: {error}")
     large_pages.start_again_with_them()

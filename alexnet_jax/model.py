@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from alexnet_jax import compilation, convolution, layers, pooling
-from alexnet_jax.batch_norm import BatchNorm, Mean, alone
-from alexnet_jax.columns import Columns
 from alexnet_jax.config import ModelConfig
-from alexnet_jax.initialisation import bias_init, kernel_init
-from alexnet_jax.lrn import Lrn, lrn, rectified_lrn, spatial_response_norm
-from alexnet_jax.lrn_between import lrn_between
-from alexnet_jax.modules import Conv, FullyConnected, parameter_dtype
-from alexnet_jax.sizes import fully_connected_units
+from alexnet_jax.configs.sizes import fully_connected_units
+from alexnet_jax.layers.batch_norm import BatchNorm, Mean, alone
+from alexnet_jax.layers.columns import Columns
+from alexnet_jax.layers.initialisation import bias_init, kernel_init
+from alexnet_jax.layers.linear import Conv, FullyConnected, parameter_dtype
+from alexnet_jax.ops import compilation, convolution, elementwise, pooling
+from alexnet_jax.ops.lrn import Lrn, lrn, rectified_lrn, spatial_response_norm
+from alexnet_jax.ops.lrn_sharded import lrn_between
 
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 FULLY_CONNECTED = ("fc6", "fc7", "fc8")
@@ -88,8 +88,8 @@ class AlexNet(nn.Module):
     def classify(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Maps what `features` returns to logits, (B, num_classes)."""
         x = self._dropout(x, dropout_keys, "pool5")
-        x = self._dropout(layers.relu(self._apply("fc6", x)), dropout_keys, "fc6")
-        x = self._dropout(layers.relu(self._apply("fc7", x, self._meet)), dropout_keys, "fc7")
+        x = self._dropout(elementwise.relu(self._apply("fc6", x)), dropout_keys, "fc6")
+        x = self._dropout(elementwise.relu(self._apply("fc7", x, self._meet)), dropout_keys, "fc7")
         x = self._apply("fc8", x, self.columns.meet)
         with jax.named_scope("logits"):
             x = self.columns.meet(x)
@@ -152,7 +152,7 @@ class AlexNet(nn.Module):
         spatial = layer == 2 and self.config.spatial_norm2
         apart = self._apart(layer)
         steps: dict[str, Callable[[jax.Array], jax.Array]] = {
-            "relu": layers.relu,
+            "relu": elementwise.relu,
             "norm": lambda v: self._spatial(self._norm(layer, v, training, apart), spatial),
             "relu_norm": lambda v: rectified_lrn(v, self._constants(), self._groups(apart)),
             "pool": pooling.MAX_POOLS[self.config.pool_size],
@@ -213,13 +213,13 @@ class AlexNet(nn.Module):
             return x * (1 - rate) if self.config.dropout_scaling == "test" else x
         keys = jax.vmap(lambda key: jax.random.fold_in(key, int(layer[-1])))(keys)
         if layer == "pool5":  # every device reads all of it
-            keep = layers.keep_mask(keys, math.prod(x.shape[1:]), rate).reshape(x.shape)
+            keep = elementwise.keep_mask(keys, math.prod(x.shape[1:]), rate).reshape(x.shape)
         else:
-            keep = layers.keep_mask(
+            keep = elementwise.keep_mask(
                 keys, self._wide(fully_connected_units(self.config)[layer]), rate
             )
             keep = self.columns.own_units(keep)
-        x = layers.dropout(x, keep)
+        x = elementwise.dropout(x, keep)
         return x / (1 - rate) if self.config.dropout_scaling == "train" else x
 
 

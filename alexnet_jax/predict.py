@@ -6,7 +6,7 @@ import sys
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import startup
+from alexnet_jax import cli
 from alexnet_jax.data.decode import decode
 from alexnet_jax.data.types import DataError
 from alexnet_jax.data.words import name_of, spoken
@@ -22,12 +22,14 @@ class Predictor:
           ConfigError: not the workdir of a run with a checkpoint.
         """
 
-        from alexnet_jax import compilation, evaluate, trained
+        from alexnet_jax.inference import trained
+        from alexnet_jax.ops import compilation
+        from alexnet_jax.steps import evaluation
 
         self.network = network = trained.load(workdir, which=which)
         scheme = network.scheme
         self._probabilities = compilation.jit(
-            lambda params, image: evaluate.average_probabilities(
+            lambda params, image: evaluation.average_probabilities(
                 scheme, params, image, views, network.views
             )
         )
@@ -66,7 +68,7 @@ def _run(arguments: list[str]) -> None:
     photographs = [pathlib.Path(name) for name in arguments[1:]]
     if not photographs:
         sys.exit("error: name at least one photograph after the flags")
-    with startup.errors_as_one_line():
+    with cli.errors_as_one_line():
         predictor = Predictor(workdir, int(flags.FLAGS.views))
     config, failed = predictor.network.config, 0
     stems = [path.stem for path in photographs]
@@ -85,7 +87,7 @@ def _run(arguments: list[str]) -> None:
             print(f"  {100 * probability:6.2f} %  {known}")
         repeated = f"_{number}" if stems.count(path.stem) > 1 else ""
         picture = folder / f"{path.stem}{repeated}.png"
-        with startup.errors_as_one_line():
+        with cli.errors_as_one_line():
             draw(image, rows, picture)
         print(f"  drawn in {picture}")
     sys.exit(1 if failed else 0)

@@ -14,9 +14,10 @@ from typing import Any
 from absl import app, flags
 from absl import logging as absl_logging
 
-from alexnet_jax import host, large_pages, startup
+from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.errors import UserError
+from alexnet_jax.host import large_pages, machine
 
 MOST_PIXELS = 4096  # of a side: sums of one take 200 MB in each process, 400 in the parent
 
@@ -29,14 +30,14 @@ def prepare() -> None:
       DataError: a data set, image or folder that cannot be used; what is finished is kept.
       FolderInUseError: another process makes the same store.
     """
-    from alexnet_jax import files
-    from alexnet_jax.data import store
-    from alexnet_jax.data.preparation import Preparation
-    from alexnet_jax.data.shard_writer import Options
     from alexnet_jax.data.sources import open_dataset
-    from alexnet_jax.data.store_plan import finished_already
+    from alexnet_jax.data.store import store
+    from alexnet_jax.data.store.preparation import Preparation
+    from alexnet_jax.data.store.shard_writer import Options
+    from alexnet_jax.data.store.store_plan import finished_already
     from alexnet_jax.data.types import DataError
-    from alexnet_jax.progress import Progress
+    from alexnet_jax.host import files
+    from alexnet_jax.host.progress import Progress
 
     f = flags.FLAGS
     if not f.dataset or not f.out:
@@ -65,7 +66,7 @@ def prepare() -> None:
                 pass
             shutil.rmtree(folder / store.UNFINISHED)
         return
-    workers = f.workers or host.cores()
+    workers = f.workers or machine.cores()
     with files.only_process(folder / store.UNFINISHED):
         preparation = Preparation(dataset, folder, options)
         if preparation.done:
@@ -96,10 +97,10 @@ def verify(folder: pathlib.Path) -> None:
     Raises:
       DataError: the store cannot be opened. Damaged files are printed, and end the process with 1.
     """
-    from alexnet_jax.data import store
+    from alexnet_jax.data.store import store
+    from alexnet_jax.data.store.verification import check_file, record_files
     from alexnet_jax.data.types import DataError
-    from alexnet_jax.data.verification import check_file, record_files
-    from alexnet_jax.progress import Progress
+    from alexnet_jax.host.progress import Progress
 
     manifest = store.read_manifest(folder)
     problems = store.damaged_files(folder, manifest)
@@ -111,7 +112,7 @@ def verify(folder: pathlib.Path) -> None:
         problems.append(str(error))
         expected = {}
     with (
-        concurrent.futures.ThreadPoolExecutor(flags.FLAGS.workers or host.cores()) as pool,
+        concurrent.futures.ThreadPoolExecutor(flags.FLAGS.workers or machine.cores()) as pool,
         Progress("verify", 0, len(whole), "file") as progress,
     ):
         for found in pool.map(lambda n: check_file(folder, n, manifest, expected.get(n)), whole):
@@ -127,7 +128,7 @@ def verify(folder: pathlib.Path) -> None:
 
 def _run(arguments: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
-    startup.print_any_name()
+    cli.print_any_name()
     before = signal.signal(signal.SIGINT, _interrupt_once)
     try:
         if flags.FLAGS.verify and len(arguments) == 2:

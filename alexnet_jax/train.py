@@ -7,29 +7,23 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from alexnet_jax import (
-    augment,
-    checkpoint,
-    evaluate,
-    feeds,
-    files,
-    model,
-    processes,
-    report,
-    resident_feed,
-    run_files,
-    step,
-)
-from alexnet_jax import mesh as meshes
+from alexnet_jax import model
 from alexnet_jax.config import Config, ConfigError, num_train_steps
+from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.feeding import Feeding, HostBatches
-from alexnet_jax.loop import Interrupted, Loop, NonFiniteError, Signals
-from alexnet_jax.progress import Progress
-from alexnet_jax.run import Run
-from alexnet_jax.state import create_state
-from alexnet_jax.validation import validate
-from alexnet_jax.writers import NoWriters, Writers
+from alexnet_jax.feed import host as host_feed
+from alexnet_jax.feed import resident
+from alexnet_jax.feed.protocol import Feeding, HostBatches
+from alexnet_jax.host import files
+from alexnet_jax.host.progress import Progress
+from alexnet_jax.parallel import mesh as meshes
+from alexnet_jax.parallel import processes
+from alexnet_jax.steps import augment, evaluation, training
+from alexnet_jax.steps.state import create_state
+from alexnet_jax.training import checkpoint, report, run_files
+from alexnet_jax.training.loop import Interrupted, Loop, NonFiniteError, Signals
+from alexnet_jax.training.run import Run
+from alexnet_jax.training.writers import NoWriters, Writers
 
 __all__ = ["Interrupted", "NonFiniteError", "compile_train_step", "train"]
 
@@ -54,7 +48,7 @@ def compile_train_step(config: Config) -> jax.stages.Compiled:
         classes, examples = len(dataset.class_names), dataset.size(config.train_split)
     network = model.build(config.model, classes, config.precision)
     feeding = _feeding(config, mesh, examples)
-    return step.compile_step(config, network, mesh, examples, feeding, augment.Views.of(config))
+    return training.compile_step(config, network, mesh, examples, feeding, augment.Views.of(config))
 
 
 def _feeding(config: Config, mesh: Mesh, examples: int) -> Feeding:
@@ -62,8 +56,8 @@ def _feeding(config: Config, mesh: Mesh, examples: int) -> Feeding:
     passes, steps = config.optimizer.fc_updates, config.steps_per_dispatch
     if config.feed != "resident":
         return HostBatches(config.mesh, config.batch_size, config.resize)
-    kind = feeds.kind_of_feed(config, mesh, examples, feeds.resident_budget(config))
-    return resident_feed.resident_split(
+    kind = host_feed.kind_of_feed(config, mesh, examples, host_feed.resident_budget(config))
+    return resident.resident_split(
         config, mesh, examples, config.batch_size, kind == "whole", passes, steps
     )
 
@@ -77,7 +71,7 @@ def _build_mesh(config: Config) -> Mesh:
     turns = 1 if config.mesh.scheme == "hybrid_in_turns" else config.optimizer.fc_updates
     parts = config.optimizer.accumulate_steps * turns
     meshes.check_batch("batch_size", config.batch_size, parts, mesh, config.mesh)
-    meshes.check_batch("eval_batch_size", evaluate.eval_batch_size(config), 1, mesh, config.mesh)
+    meshes.check_batch("eval_batch_size", evaluation.eval_batch_size(config), 1, mesh, config.mesh)
     return mesh
 
 
@@ -139,7 +133,7 @@ def _train(run: Run, start: int) -> dict[str, Any]:
     feed = run.train_feed
     _ = run.eval_feed  # what cannot be used is known before the first step
     processes.say(f"feed      {run.describe_feed()}")
-    update = step.compile_step(
+    update = training.compile_step(
         config, run.network, run.mesh, run.num_train, feed.feeding, run.views
     )
     rate = report.expected_rate(update, run.abstract, feed.sample(), config.batch_size)
@@ -157,8 +151,8 @@ def _train(run: Run, start: int) -> dict[str, Any]:
     ):
         loop = Loop(run, update, writers, progress, signals)
         try:
-            evaluation = loop.run(state, start)
+            last = loop.run(state, start)
         finally:
             for message in feed.bad_images:
                 print(f"skipped: {message}", flush=True)  # whichever process read it
-    return run.summarise(evaluation)
+    return run.summarise(last)

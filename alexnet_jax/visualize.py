@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import startup
+from alexnet_jax import cli
 from alexnet_jax.config import ConfigError
-from alexnet_jax.spelling import unknown
+from alexnet_jax.errors import unknown
 
 
 def define_flags() -> None:
@@ -48,7 +48,7 @@ def _out(name: str) -> pathlib.Path:
 
 
 def _load(workdir: pathlib.Path) -> Any:
-    from alexnet_jax import trained
+    from alexnet_jax.inference import trained
 
     network = trained.load(workdir, which=flags.FLAGS.checkpoint)
     network.config.dataset = flags.FLAGS.dataset or network.config.dataset
@@ -80,8 +80,8 @@ def _chosen(reader: Any) -> list[int]:
 
 def kernels() -> pathlib.Path:
     """Draws figure 3 for the first run; for several also the distribution of specialisation."""
-    from alexnet_jax import processes
     from alexnet_jax.figures import kernels as figure
+    from alexnet_jax.parallel import processes
 
     kinds: dict[str, list[float]] = {}
     path = _out("kernels.png")
@@ -104,15 +104,16 @@ def kernels() -> pathlib.Path:
 def answers() -> pathlib.Path:
     """Draws figure 4, left."""
 
-    from alexnet_jax import compilation, evaluate
     from alexnet_jax.data.words import spoken
     from alexnet_jax.figures import answers as figure
+    from alexnet_jax.ops import compilation
+    from alexnet_jax.steps import evaluation
 
     network = _load(_workdirs()[0])
     reader, split = _reader(network, flags.FLAGS.split)
     scheme = network.scheme
     ten = compilation.jit(
-        lambda params, image: evaluate.average_probabilities(
+        lambda params, image: evaluation.average_probabilities(
             scheme, params, image, 10, network.views
         )
     )
@@ -131,8 +132,8 @@ def answers() -> pathlib.Path:
 
 def neighbours() -> pathlib.Path:
     """Draws figure 4, right: exact search over the whole training split, on the device."""
-    from alexnet_jax import features
     from alexnet_jax.figures import neighbours as figure
+    from alexnet_jax.inference import features
 
     network, layer = _load(_workdirs()[0]), flags.FLAGS.layer
     reader, split = _reader(network, flags.FLAGS.split)
@@ -157,9 +158,9 @@ def neighbours() -> pathlib.Path:
 
 def confusion() -> pathlib.Path:
     """Draws the confusion matrix of a split, by ten views."""
-    from alexnet_jax import predictions
     from alexnet_jax.data.words import spoken
     from alexnet_jax.figures import confusion as figure
+    from alexnet_jax.inference import predictions
 
     network = _load(_workdirs()[0])
     _, split = _reader(network, flags.FLAGS.split)
@@ -179,7 +180,7 @@ def confusion() -> pathlib.Path:
 def curves() -> pathlib.Path:
     """Draws the learning curves of all runs that are named."""
     from alexnet_jax.figures import curves as figure
-    from alexnet_jax.writers import read_rows
+    from alexnet_jax.training.writers import read_rows
 
     runs = {}
     workdirs = _workdirs()
@@ -196,7 +197,7 @@ def curves() -> pathlib.Path:
 
 def features() -> pathlib.Path:
     """Writes `features` (N, D) float32, `label` (N,), `image` names (N,) and what can be read."""
-    from alexnet_jax import features as inside
+    from alexnet_jax.inference import features as inside
 
     network, layer = _load(_workdirs()[0]), flags.FLAGS.layer
     reader, split = _reader(network, flags.FLAGS.split)
@@ -220,7 +221,7 @@ def features() -> pathlib.Path:
 
 
 def _progress(text: str, total: int) -> Any:
-    from alexnet_jax.progress import Progress
+    from alexnet_jax.host.progress import Progress
 
     return Progress(text, 0, total, "image")
 
@@ -238,7 +239,7 @@ KINDS: dict[str, Callable[[], pathlib.Path]] = {
 def _run(arguments: list[str]) -> None:
     if len(arguments) != 2:
         sys.exit(f"error: name one of {', '.join(KINDS)}")
-    with startup.errors_as_one_line():
+    with cli.errors_as_one_line():
         if arguments[1] not in KINDS:
             raise ConfigError(f"visualize: {unknown(arguments[1], KINDS)}")
         print(f"written: {KINDS[arguments[1]]()}")

@@ -56,7 +56,7 @@ def trained_run(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture
 def as_in_production(monkeypatch) -> None:
     """Compiles steps with all of LLVM's passes."""
-    from alexnet_jax import compilation
+    from alexnet_jax.ops import compilation
 
     options = compilation.options() | {"xla_backend_optimization_level": 3}
     monkeypatch.setattr(compilation, "options", lambda *_: options)
@@ -70,7 +70,7 @@ def rng() -> np.random.Generator:
 @contextlib.contextmanager
 def ways_of(platform: str) -> Iterator[None]:
     """Takes what the code has for a platform, wherever it has several ways; it still runs here."""
-    from alexnet_jax import compilation
+    from alexnet_jax.ops import compilation
 
     def chosen(*arguments: Any, default: Any = None, **ways: Any) -> Any:
         return ways.get(platform, default)(*arguments)

@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import augment, configs, mesh, model, state, step
+from alexnet_jax import configs, model
 from alexnet_jax.config import Config
-from alexnet_jax.feeding import HostBatches
+from alexnet_jax.feed.protocol import HostBatches
+from alexnet_jax.parallel import mesh
+from alexnet_jax.steps import augment, state, training
 
 MESHES = [(1, 1), (1, 2), (2, 2), (4, 2), (2, 4), (1, 8)]
 
@@ -81,7 +83,7 @@ def follow(config: Config, steps: int, classes: int = 13) -> tuple[list[float], 
     )
     feeding = HostBatches(config.mesh, config.batch_size, config.resize)
     views, losses = augment.Views.of(config), []
-    update = step.compile_step(config, network, devices, 1000, feeding, views)
+    update = training.compile_step(config, network, devices, 1000, feeding, views)
     for batch in batches(config, classes, steps):
         now, figures = update(
             now, mesh.put_batch(arranged(batch, config, devices), devices, config.mesh)

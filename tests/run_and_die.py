@@ -11,8 +11,11 @@ import sys
 
 sys.modules["torch"] = None  # tensorboardX would load it, for seconds, where it is installed
 
-from alexnet_jax import checkpoint, feeds, resident_feed, run, train, writers  # noqa: E402
+from alexnet_jax import train  # noqa: E402
 from alexnet_jax.config import from_json  # noqa: E402
+from alexnet_jax.feed import host as host_feed  # noqa: E402
+from alexnet_jax.feed import resident  # noqa: E402
+from alexnet_jax.training import checkpoint, run, writers  # noqa: E402
 
 
 def end() -> None:
@@ -58,8 +61,8 @@ def arm(point: str) -> None:
             end()
         write(self, row)
 
-    feeds.HostFeed.training = dying(feeds.HostFeed.training)
-    resident_feed.ResidentFeed.training = dying(resident_feed.ResidentFeed.training)
+    host_feed.HostFeed.training = dying(host_feed.HostFeed.training)
+    resident.ResidentFeed.training = dying(resident.ResidentFeed.training)
     checkpoint.Checkpoints.save = dying_save
     run.Run.evaluate = dying_evaluate
     writers.MetricsFile.write = dying_write

@@ -7,9 +7,12 @@ import cv2
 import jax
 import numpy as np
 
-from alexnet_jax import checkpoint, configs, mesh, model, run_files, state
+from alexnet_jax import configs, model
 from alexnet_jax.config import Config
-from alexnet_jax.writers import read_rows
+from alexnet_jax.parallel import mesh
+from alexnet_jax.steps import state
+from alexnet_jax.training import checkpoint, run_files
+from alexnet_jax.training.writers import read_rows
 
 TIMES = {"images_per_second", "step_seconds", "data_wait_fraction"}
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from on_mesh import some
 
-from alexnet_jax import configs, convolution, pooling
+from alexnet_jax import configs
 from alexnet_jax import model as models
-from alexnet_jax.lrn import Lrn, lrn, spatial_response_norm
+from alexnet_jax.ops import convolution, pooling
+from alexnet_jax.ops.lrn import Lrn, lrn, spatial_response_norm
 
 
 @pytest.mark.parametrize("recipe", ["paper", "original_code", "caffenet", "bvlc_alexnet"])

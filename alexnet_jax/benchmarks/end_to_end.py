@@ -12,7 +12,7 @@ from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.benchmarks.steps import contender, prepared, training
 from alexnet_jax.config import Config, MeshConfig
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.writers import read_rows
+from alexnet_jax.training.writers import read_rows
 
 # Of each run; the first quarter warms up.
 LEAST_STEPS, LEAST_SECONDS = 24, 8.0

@@ -17,19 +17,21 @@ from typing import Any
 import cv2
 import numpy as np
 
-from alexnet_jax import host, mesh, resident_feed
 from alexnet_jax.benchmarks import input_loops
 from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
 from alexnet_jax.config import Config, ConfigError, MeshConfig
-from alexnet_jax.data import store_plan
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader, Loader, training_positions
-from alexnet_jax.data.preparation import Preparation
-from alexnet_jax.data.shard_writer import Options
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.data.store import UNFINISHED, StoredSplit
+from alexnet_jax.data.store import store_plan
+from alexnet_jax.data.store.preparation import Preparation
+from alexnet_jax.data.store.shard_writer import Options
+from alexnet_jax.data.store.store import UNFINISHED, StoredSplit
 from alexnet_jax.data.types import Source
-from alexnet_jax.feeding import Dispatches
+from alexnet_jax.feed import resident
+from alexnet_jax.feed.protocol import Dispatches
+from alexnet_jax.host import machine
+from alexnet_jax.parallel import mesh
 
 BARE, WITH_SUMS, PREPARE = "decode + resize", "decode + resize + sums + hash", "prepare"
 RECORDS, STORE, STREAM = "ArrayRecord reads", "store -> batches", "images -> batches"
@@ -68,7 +70,7 @@ def measure(
 
 
 def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]:
-    out, workers = folder / "store", host.cores()
+    out, workers = folder / "store", machine.cores()
     shards = store_plan.shards(dataset, Options(shards=SHARDS))
     sources = {split: dataset.open(split) for split in dataset.sizes}
 
@@ -157,7 +159,7 @@ def _reading(dataset: Dataset, store: pathlib.Path, batch_size: int, rounds: int
 def _all_cores(
     dataset: Dataset, store: pathlib.Path, batch_size: int, rounds: int, against_torch: bool
 ) -> list[Row]:
-    source, cores = _largest(dataset), host.cores()
+    source, cores = _largest(dataset), machine.cores()
     count = max(2 * cores, min(4096, len(source)) // batch_size)
     ours = _batches(source, batch_size, cores, count)
     stored_count = max(2, 6000 // batch_size)
@@ -234,7 +236,7 @@ def _resident(store: pathlib.Path, batch_size: int) -> Row:
     )
     devices = mesh.build(config.mesh)
     reader = ImageReader(_largest(open_dataset(config)), 256)
-    feed = resident_feed.ResidentFeed(config, devices, reader, batch_size, True)
+    feed = resident.ResidentFeed(config, devices, reader, batch_size, True)
     steps, rates = 1000, []
     for _ in range(3):
         fed = feed.training(Dispatches(1, steps + 1), bool)

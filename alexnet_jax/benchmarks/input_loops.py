@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.data.decode import read_square
-from alexnet_jax.data.shard_writer import TRAIN, Options, Shard, Worker, start_worker
 from alexnet_jax.data.statistics import PixelSums
+from alexnet_jax.data.store.shard_writer import TRAIN, Options, Shard, Worker, start_worker
 from alexnet_jax.data.types import DataError, Source
 
 

@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import augment, compilation, convolution, layers, model, modules, optimizer
+from alexnet_jax import model
 from alexnet_jax.benchmarks import work
 from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.benchmarks.steps import prepared
 from alexnet_jax.config import Config
+from alexnet_jax.layers import linear
+from alexnet_jax.ops import compilation, convolution, elementwise
+from alexnet_jax.steps import augment, optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,7 @@ def parts(config: Config) -> list[Part]:
         x, made = _random(n, *before, dtype=dtype), getattr(own, layer)
         kernel = _random(n + 9, *shapes[layer]["kernel"].shape, dtype=dtype)
 
-        def conv(x: jax.Array, kernel: jax.Array, made: modules.Conv = made) -> jax.Array:
+        def conv(x: jax.Array, kernel: jax.Array, made: linear.Conv = made) -> jax.Array:
             return convolution.conv(x, kernel, made.stride, made.padding, made.groups)
 
         found += _passes(layer, conv, (x, kernel), flops[layer] * size)
@@ -118,7 +121,7 @@ def parts(config: Config) -> list[Part]:
             x, kernel = (
                 _random(i, *s, dtype=dtype) for i, s in enumerate(((size, shape[0]), shape))
             )
-            found += _passes(layer, layers.fully_connected, (x, kernel), flops[layer] * size)
+            found += _passes(layer, elementwise.fully_connected, (x, kernel), flops[layer] * size)
     return [*found, _augmentation(config), _update(config, network)]
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from alexnet_jax.progress import Progress
+from alexnet_jax.host.progress import Progress
 
 
 @dataclasses.dataclass

@@ -9,10 +9,11 @@ import sys
 import tempfile
 import time
 
-from alexnet_jax import configs, large_pages
+from alexnet_jax import configs
 from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.host import large_pages
 
 HELP, COLD, WARM = "main --help", "first update, nothing compiled", "first update, compiled before"
 

@@ -8,13 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import augment, evaluate, model, state, step
-from alexnet_jax import mesh as meshes
+from alexnet_jax import model
 from alexnet_jax.benchmarks import work
 from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
 from alexnet_jax.config import Config, ConfigError, MeshConfig
-from alexnet_jax.feeding import HostBatches
-from alexnet_jax.validation import validate
+from alexnet_jax.configs.validation import validate
+from alexnet_jax.feed.protocol import HostBatches
+from alexnet_jax.parallel import mesh as meshes
+from alexnet_jax.steps import augment, evaluation, state
+from alexnet_jax.steps import training as train_step
 
 LEAST_SECONDS = 1.0  # that a round of a contender takes
 
@@ -52,7 +54,7 @@ def compiled_training(config: Config) -> jax.stages.Compiled:
     """Returns the train step on one device: crop, flip, lighting, gradient and update."""
     network = model.build(config.model, config.num_classes, config.precision)
     views, mesh = augment.Views.of(config), meshes.build(config.mesh)
-    return step.compile_step(config, network, mesh, 1_281_167, _feeding(config), views)
+    return train_step.compile_step(config, network, mesh, 1_281_167, _feeding(config), views)
 
 
 def training(config: Config) -> Ours:
@@ -79,7 +81,7 @@ def inference(config: Config) -> Ours:
     feeding, views = _feeding(config), augment.Views.of(config)
     params = state.create_state(config, network, mesh).params
     start = time.perf_counter()
-    program = evaluate.compile_step(config, network, mesh, params, 1, feeding, views)
+    program = evaluation.compile_step(config, network, mesh, params, 1, feeding, views)
     spent = time.perf_counter() - start
     fed = random_batch(config)
     return Ours(lambda: program(params, fed), program, spent)

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax import compilation
 from alexnet_jax.config import Config
+from alexnet_jax.configs.sizes import feature_sizes
 from alexnet_jax.model import abstract_parameters, build
-from alexnet_jax.sizes import feature_sizes
+from alexnet_jax.ops import compilation
 
 LEAST_SECONDS = 0.05  # of calls that are timed together
 

@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.data.types import DataError, Example, ReadyPixels, Source
-from alexnet_jax.spelling import unknown
+from alexnet_jax.errors import unknown
 
 SAMPLE = 16  # images of a split that its fingerprint is of, and a few more
 EVAL_SPLITS = ("validation", "val", "test")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from alexnet_jax import host
+from alexnet_jax.host import machine
 
 SIDE = 256
 PATTERNS = ("stripes", "checks", "dots", "rings")
@@ -125,5 +125,5 @@ class DrawnPatterns(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str):  # noqa: ANN202
         stream, count = list(SIZES).index(split), SIZES[split]
-        with concurrent.futures.ThreadPoolExecutor(host.cores()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
             yield from enumerate(pool.map(lambda i: example(stream, i), range(count)))

@@ -17,7 +17,7 @@ from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.folder import UNLABELLED, spread
 from alexnet_jax.data.names import Names
 from alexnet_jax.data.types import DataError, Example, Source
-from alexnet_jax.progress import Progress
+from alexnet_jax.host.progress import Progress
 
 NAME = "imagenet2012"
 ARCHIVES = {

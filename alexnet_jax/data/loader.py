@@ -6,12 +6,12 @@ from collections.abc import Callable, Generator
 import grain
 import numpy as np
 
-from alexnet_jax import host
 from alexnet_jax.data.decode import read_square
 from alexnet_jax.data.order import batch_positions
-from alexnet_jax.data.pixel_index import TOGETHER
+from alexnet_jax.data.store.pixel_index import TOGETHER
 from alexnet_jax.data.types import Batch, DataError, Positions, Source
 from alexnet_jax.data.words import name_of
+from alexnet_jax.host import machine
 
 SAID = 32  # images that a thread reads before it says so, at least
 MOST_THREADS = 16  # where their number is not said
@@ -96,7 +96,7 @@ class ImageReader:
 
 def reading_threads(asked: int) -> int:
     """Returns `read_threads`, or where it is 0 one for each core, as far as more of them help."""
-    return asked or min(host.cores(), MOST_THREADS)
+    return asked or min(machine.cores(), MOST_THREADS)
 
 
 class Loader:

@@ -8,7 +8,7 @@ from alexnet_jax.config import Config
 from alexnet_jax.data import imagenet
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.folder import Folder
-from alexnet_jax.data.store import Store, is_store
+from alexnet_jax.data.store.store import Store, is_store
 from alexnet_jax.data.tfds_dataset import TfdsDataset
 from alexnet_jax.data.types import DataError
 

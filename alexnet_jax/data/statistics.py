@@ -9,8 +9,8 @@ import pathlib
 import cv2
 import numpy as np
 
-from alexnet_jax import files
 from alexnet_jax.data.types import DataError
+from alexnet_jax.host import files
 
 FILE = "statistics.npz"
 MOST_IMAGES = 2**24 // 255  # a pixel's float32 sum of this many is still exact

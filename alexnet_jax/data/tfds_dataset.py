@@ -9,7 +9,7 @@ from tensorflow_datasets.core import constants
 from alexnet_jax.data import drawn_patterns
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.types import DataError, Example, Source
-from alexnet_jax.spelling import nearest
+from alexnet_jax.errors import nearest
 
 
 class TfdsDataset(Dataset):

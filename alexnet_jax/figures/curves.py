@@ -4,7 +4,7 @@ import pathlib
 
 from matplotlib.figure import Figure
 
-from alexnet_jax.writers import Row
+from alexnet_jax.training.writers import Row
 
 
 def draw(runs: dict[str, list[Row]], path: pathlib.Path) -> None:

@@ -6,8 +6,8 @@ import pathlib
 
 from alexnet_jax import __version__, model
 from alexnet_jax.config import Config, flatten, to_json
+from alexnet_jax.training.writers import read_rows
 from alexnet_jax.weights.types import Origin, Weights
-from alexnet_jax.writers import read_rows
 
 
 def text(weights: Weights, made: pathlib.Path) -> str:

@@ -11,11 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import checkpoint, configs, files, model, optimizer, run_files, trained
+from alexnet_jax import configs, model
 from alexnet_jax.config import Config, MeshConfig
+from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.imagenet import class_names
-from alexnet_jax.state import TrainState
-from alexnet_jax.validation import validate
+from alexnet_jax.host import files
+from alexnet_jax.inference import trained
+from alexnet_jax.steps import optimizer
+from alexnet_jax.steps.state import TrainState
+from alexnet_jax.training import checkpoint, run_files
 from alexnet_jax.weights import caffe, card, layout, onnx_file, safetensors_file, torch_file
 from alexnet_jax.weights.types import Origin, Weights, WeightsError
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from alexnet_jax import model
 from alexnet_jax.config import Config
-from alexnet_jax.spelling import nearest
+from alexnet_jax.errors import nearest
 from alexnet_jax.weights.types import Params, WeightsError, array_of
 
 TORCHVISION: dict[str, str] = dict(

@@ -13,8 +13,9 @@ import pathlib
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import files, startup
+from alexnet_jax import cli
 from alexnet_jax.figures import kernels as figure
+from alexnet_jax.host import files
 from experiments.statistics import shown
 
 DEALS = 2000
@@ -34,7 +35,7 @@ def chance(kernels: np.ndarray) -> float:
 
 def conv1(workdir: pathlib.Path) -> np.ndarray:
     """Returns the kernels of a run's last checkpoint, (11, 11, 3, K)."""
-    from alexnet_jax import trained
+    from alexnet_jax.inference import trained
 
     return np.asarray(trained.load(workdir, which="latest").params["conv1"]["kernel"])
 
@@ -61,7 +62,7 @@ def table(found: dict[str, dict[str, np.ndarray]]) -> str:
 
 def _run(_: list[str]) -> None:
     out = pathlib.Path(flags.FLAGS.out).expanduser()
-    with startup.errors_as_one_line():
+    with cli.errors_as_one_line():
         found = {
             arm: {
                 path.name: conv1(path)

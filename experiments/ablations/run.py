@@ -16,10 +16,12 @@ import sys
 
 from absl import app, flags
 
-from alexnet_jax import large_pages, recipe_flags, startup
+from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError
-from alexnet_jax.spelling import unknown
-from alexnet_jax.validation import validate
+from alexnet_jax.configs import flags as config_flags
+from alexnet_jax.configs.validation import validate
+from alexnet_jax.errors import unknown
+from alexnet_jax.host import large_pages
 from experiments.ablations.arms import ARMS
 from experiments.statistics import shown
 
@@ -73,7 +75,7 @@ def all_arms(base: Config) -> list[str]:
 
 def errors(workdir: pathlib.Path) -> dict[int, float]:
     """Returns a finished run's top-1 error in points, by the number of views."""
-    from alexnet_jax.writers import read_rows
+    from alexnet_jax.training.writers import read_rows
 
     summary = json.loads((workdir / "summary.json").read_text())
     rows = read_rows(workdir / "metrics.jsonl")
@@ -103,11 +105,12 @@ def table(found: dict[str, list[dict[int, float]]]) -> str:
 
 
 def _run(_: list[str]) -> None:
-    from alexnet_jax import files, train
+    from alexnet_jax import train
+    from alexnet_jax.host import files
 
     out = pathlib.Path(flags.FLAGS.out).expanduser()
     seeds = [int(seed) for seed in flags.FLAGS.seeds]
-    with startup.errors_as_one_line():
+    with cli.errors_as_one_line():
         base = flags.FLAGS.config
         arms = flags.FLAGS.arms or all_arms(base)
         check(base, arms)
@@ -123,7 +126,7 @@ def _run(_: list[str]) -> None:
 
 def define_flags() -> None:
     """Declares the command's flags; not at import, for other commands have the same."""
-    recipe_flags.define()
+    config_flags.define()
     flags.DEFINE_string("out", None, "folder of the workdirs and the table", required=True)
     flags.DEFINE_list(
         "arms", [], "to train; the others are compared with the first; none: all that there are"
@@ -135,7 +138,7 @@ def main() -> None:
     """Parses the flags and trains."""
     define_flags()
     try:
-        sys.argv = recipe_flags.resolve(sys.argv)
+        sys.argv = config_flags.resolve(sys.argv)
     except ConfigError as error:
         sys.exit(f"error: {error}")
     large_pages.start_again_with_them()

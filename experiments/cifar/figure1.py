@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
-from alexnet_jax import large_pages
-from alexnet_jax.progress import Progress
+from alexnet_jax.host import large_pages
+from alexnet_jax.host.progress import Progress
 from experiments.cifar.nets import ACTIVATIONS, FourLayers
 from experiments.cifar.training import BATCH, REPORTED, Recipe, Results, Split, Training
 

@@ -20,9 +20,9 @@ import statistics
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import large_pages
-from alexnet_jax.files import read_arrays
-from alexnet_jax.progress import Progress
+from alexnet_jax.host import large_pages
+from alexnet_jax.host.files import read_arrays
+from alexnet_jax.host.progress import Progress
 from experiments.cifar.nets import LocalNet
 from experiments.cifar.training import BATCH, REPORTED, Recipe, Results, Split, Training
 from experiments.statistics import shown

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from alexnet_jax import augment, compilation, metrics
 from alexnet_jax.config import AugmentConfig, Config
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.ops import compilation
+from alexnet_jax.steps import augment, metrics
 
 BATCH, MOMENTUM, SIDE = 128, 0.9, 32
 REPORTED = 50  # updates of one dispatch; what they counted is then reported

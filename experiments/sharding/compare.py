@@ -17,10 +17,12 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import communication, configs, mesh, model, state, train
+from alexnet_jax import configs, model, train
 from alexnet_jax.config import Config
-from alexnet_jax.feeding import HostBatches
-from alexnet_jax.validation import validate
+from alexnet_jax.configs.validation import validate
+from alexnet_jax.feed.protocol import HostBatches
+from alexnet_jax.parallel import mesh
+from alexnet_jax.steps import communication, state
 from experiments.sharding import cost, draw
 
 _OUT = flags.DEFINE_string("out", None, "folder for table.md, table.json, pictures", required=True)

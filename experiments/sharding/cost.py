@@ -5,9 +5,9 @@ import math
 
 import jax
 
-from alexnet_jax import communication
 from alexnet_jax.benchmarks.work import training_flops
 from alexnet_jax.config import Config
+from alexnet_jax.steps import communication
 
 
 @dataclasses.dataclass(frozen=True)

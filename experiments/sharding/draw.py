@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from alexnet_jax import communication
+from alexnet_jax.steps import communication
 
 
 def pictures(rows: list[dict[str, Any]], folder: pathlib.Path) -> None:

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import augment, configs, model, state, step
-from alexnet_jax import mesh as meshes
+from alexnet_jax import configs, model
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.feeding import Dispatches
-from alexnet_jax.feeds import HostFeed
+from alexnet_jax.feed.host import HostFeed
+from alexnet_jax.feed.protocol import Dispatches
+from alexnet_jax.parallel import mesh as meshes
+from alexnet_jax.steps import augment, state, training
 
 MESHES = ((1, 1), (1, 2), (2, 2), (4, 2), (2, 4), (1, 8))
 
@@ -32,7 +33,7 @@ def losses(shape: tuple[int, int], seed: int, steps: int, data_dir: str) -> np.n
     reader = ImageReader(dataset.open(config.train_split), config.resize)
     feed = HostFeed(config, mesh, reader, config.batch_size)
     views = augment.Views.of(config)
-    update = step.compile_step(config, network, mesh, feed.count, feed.feeding, views)
+    update = training.compile_step(config, network, mesh, feed.count, feed.feeding, views)
     now, found = state.create_state(config, network, mesh), []
     for fed in feed.training(Dispatches(1, steps), lambda: False):
         now, figures = update(now, fed)

@@ -22,8 +22,9 @@ from unittest import mock
 import jax
 from absl import app, flags
 
-from alexnet_jax import compilation, configs
+from alexnet_jax import configs
 from alexnet_jax.benchmarks import steps
+from alexnet_jax.ops import compilation
 
 # An H200 as XLA's target_config/specs/h200.txtpb describes it, less what this needs not.
 CARD = """

@@ -8,9 +8,10 @@ import jax
 from flax import linen as nn
 from jax import lax
 
-from alexnet_jax import compilation, convolution, layers, model, pooling
-from alexnet_jax.convolution import Padding
-from alexnet_jax.lrn import Lrn
+from alexnet_jax import model
+from alexnet_jax.ops import compilation, convolution, elementwise, pooling
+from alexnet_jax.ops.convolution import Padding
+from alexnet_jax.ops.lrn import Lrn
 
 
 def conv(
@@ -48,7 +49,7 @@ def instead() -> Iterator[None]:
     with (
         mock.patch.object(convolution, "conv", conv),
         mock.patch.object(convolution, "add_bias", lambda x, bias, groups=1: x + bias),
-        mock.patch.object(layers, "relu", nn.relu),
+        mock.patch.object(elementwise, "relu", nn.relu),
         mock.patch.object(compilation, "columns_apart", lambda: False),
         mock.patch.dict(pooling.MAX_POOLS, {3: max_pool}),
         mock.patch.object(model, "lrn", lrn),

@@ -18,13 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import configs, large_pages, mesh, model, state
+from alexnet_jax import configs, model
 from alexnet_jax.benchmarks import steps
 from alexnet_jax.config import Config
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.progress import Progress
+from alexnet_jax.host import large_pages
+from alexnet_jax.host.progress import Progress
+from alexnet_jax.parallel import mesh
+from alexnet_jax.steps import state
 from experiments.speed import plain
 
 SHOWN = 10  # updates between two lines

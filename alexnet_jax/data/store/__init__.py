@@ -1,0 +1,1 @@
+"""Prepared data sets: images decoded and resized once, in ArrayRecord files that TFDS opens."""

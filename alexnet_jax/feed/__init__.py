@@ -1,0 +1,1 @@
+"""Feeds: how the images of a split reach the devices, as batches."""

@@ -1,0 +1,1 @@
+"""The machine below: its memory, files, pages and terminal."""

@@ -1,0 +1,1 @@
+"""Trained networks: predictions and features."""

@@ -1,0 +1,136 @@
+"""What a trained network computes of images inside: activations of a layer, and nearest images."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax.config import ConfigError
+from alexnet_jax.data.loader import (
+    ImageReader,
+    Loader,
+    evaluation_batches,
+    evaluation_positions,
+)
+from alexnet_jax.errors import unknown
+from alexnet_jax.inference.trained import TrainedNetwork
+from alexnet_jax.model import LAYERS
+from alexnet_jax.ops import compilation
+
+
+def activations(network: TrainedNetwork, layer: str) -> Callable[[np.ndarray], jax.Array]:
+    """Returns a function from images (B, R, R, 3) uint8 to a layer's activations, (B, D) float32.
+
+    They are of the centre view, after the layer's ReLU (fc8: the logits).
+
+    Args:
+      network: from `trained.load`, on one device.
+      layer: conv1 .. conv5, fc6 .. fc8.
+
+    Raises:
+      ConfigError: no such layer.
+    """
+    there = [own for own in LAYERS if own in network.params]
+    if layer not in there:
+        raise ConfigError(f"--layer: {unknown(layer, there)}")
+
+    @compilation.jit
+    def compute(params: Any, image: jax.Array) -> jax.Array:
+        (view,) = network.views.evaluation(image, 1)
+        _, kept = network.network.apply({"params": params}, view, mutable=["intermediates"])
+        (output,) = dict(kept)["intermediates"][f"{layer}_output"]
+        output = output if layer == "fc8" else jax.nn.relu(output)
+        return output.reshape(output.shape[0], -1).astype(jnp.float32)
+
+    return functools.partial(compute, network.params)
+
+
+def of_split(
+    network: TrainedNetwork, reader: ImageReader, layer: str
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Computes a layer's activations of every image of a split, once.
+
+    Args:
+      network: from `trained.load`, on one device.
+      reader: of the split.
+      layer: as for `activations`.
+
+    Yields:
+      Activations (b, D) float32, labels (b,) int32 and (b,) bool: can the image be read? In the
+      order of the split.
+    """
+    compute, c = activations(network, layer), network.config
+    size = c.eval_batch_size or c.batch_size
+    positions = evaluation_positions(size, len(reader))
+    loader = Loader(reader, c.read_threads, c.read_ahead)
+    left = len(reader)
+    numbers = evaluation_batches(size, len(reader))
+    for batch in loader.batches(positions, numbers, slice(0, size)):
+        shown = min(size, left)
+        left -= shown
+        found = np.asarray(compute(jax.device_put(batch["image"])))[:shown]
+        yield found, batch["label"][:shown].copy(), batch["mask"][:shown] > 0
+
+
+def nearest_of_split(
+    network: TrainedNetwork,
+    reader: ImageReader,
+    layer: str,
+    queries: jax.Array,
+    count: int,
+    advance: Callable[[int], None] = lambda images: None,
+) -> tuple[np.ndarray, int]:
+    """Finds the images of a split whose activations are nearest; keeps those of a batch at a time.
+
+    Args:
+      network: from `trained.load`, on one device.
+      reader: of the split.
+      layer: as for `activations`.
+      queries: activations (Q, D).
+      count: of neighbours.
+      advance: told of the images as they are compared.
+
+    Returns:
+      Their numbers in the split, (Q, count) or fewer columns where it has no more that can be
+      read, nearest first; and how many were compared.
+    """
+    numbers = np.zeros((len(queries), 0), np.int64)
+    distances = np.zeros((len(queries), 0), np.float32)
+    seen = compared = 0
+    for values, _, readable in of_split(network, reader, layer):
+        here = seen + np.flatnonzero(readable)
+        seen += len(readable)
+        compared += len(here)
+        order, apart = nearest(queries, jnp.asarray(values[readable]), min(count, len(here)))
+        distances = np.concatenate([distances, np.asarray(apart)], axis=1)
+        numbers = np.concatenate([numbers, here[np.asarray(order)]], axis=1)
+        kept = np.argsort(distances, axis=1, kind="stable")[:, :count]  # the first of equals
+        distances, numbers = (np.take_along_axis(a, kept, 1) for a in (distances, numbers))
+        advance(len(readable))
+    return numbers, compared
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def nearest(queries: jax.Array, candidates: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Finds the candidates at the least Euclidean distance, by comparing with all of them.
+
+    Args:
+      queries: (Q, D).
+      candidates: (N, D).
+      count: of neighbours, at most N.
+
+    Returns:
+      Numbers of candidates, (Q, count) int32, nearest first, and their distances, (Q, count).
+    """
+
+    def of_one(query: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # Differences first: |q - c|^2 from products cancels where vectors have much in common, as
+        # those of fc7 have. A query at a time reads the candidates once either way.
+        apart = jnp.sqrt(((candidates - query) ** 2).sum(axis=1))
+        least, index = jax.lax.top_k(-apart, count)
+        return index.astype(jnp.int32), -least
+
+    return jax.lax.map(of_one, queries)

@@ -1,0 +1,217 @@
+"""What trained networks say of each image of a split, and the files that it is written to."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax.config import ConfigError
+from alexnet_jax.data.relabelled import labelled_as
+from alexnet_jax.data.words import name_of
+from alexnet_jax.feed import host as host_feed
+from alexnet_jax.feed.protocol import Fed
+from alexnet_jax.host.progress import Progress
+from alexnet_jax.inference.trained import TrainedNetwork
+from alexnet_jax.ops import compilation
+from alexnet_jax.parallel import mesh as meshes
+from alexnet_jax.steps import evaluation
+
+BEST = 5  # classes that are kept of each image
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Of every image of a split, in its order.
+
+    Attributes:
+      names: what the source calls the images.
+      labels: (N,) int32, -1 where they are not known.
+      readable: (N,) bool.
+      classes: (N, 5) int32, likeliest first.
+      probabilities: (N, 5) float32.
+    """
+
+    names: list[str]
+    labels: np.ndarray
+    readable: np.ndarray
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+    def wrong(self, best: int) -> np.ndarray:
+        """Returns which images do not have their label among the `best` likeliest, (N,) bool."""
+        return ~(self.classes[:, :best] == self.labels[:, None]).any(axis=1)
+
+    @property
+    def counted(self) -> np.ndarray:
+        """Which images have a label and can be read, (N,) bool."""
+        return self.readable & (self.labels >= 0)
+
+
+def predict_split(
+    networks: Sequence[TrainedNetwork], split: str, views: int, progress: bool = True
+) -> Predictions:
+    """Computes the likeliest classes of every image of a split, once.
+
+    Args:
+      networks: from `trained.load`, on one mesh; the probabilities of several are averaged, and the
+        first says how the split is read.
+      split: of the data set in its config; classes are the network's by their names.
+      views: 1 or 10.
+      progress: show a bar.
+
+    Raises:
+      DataError: no such split, or an image that cannot be read.
+    """
+    first = networks[0]
+    c = first.config
+    source, split = first.source(split)
+    reader = first.reader(labelled_as(source, first.class_names))
+    feed = host_feed.HostFeed(c, first.mesh, reader, evaluation.eval_batch_size(c))
+    step = _compile(networks, feed.feeding, views)
+    params = tuple(network.params for network in networks)
+    rows: list[Any] = []
+    with (
+        Progress(f"evaluate {split}", 0, len(reader), "image", not progress) as bar,
+        contextlib.closing(feed.evaluation()) as batches,
+    ):
+        for fed in batches:
+            rows.append(step(params, fed))
+            if len(rows) > 1:  # the batch of two before is used again
+                rows[-2] = jax.device_get(rows[-2])
+            bar.advance(feed.feeding.batch_size)
+    joined = [
+        np.concatenate(part)[: len(reader)] for part in zip(*jax.device_get(rows), strict=True)
+    ]
+    label, mask, classes, probabilities = joined
+    for message in reader.bad_images:
+        print(f"skipped: {message}", flush=True)
+    names = [reader.name(i) if mask[i] else reader.where(i) for i in range(len(reader))]
+    return Predictions(names, label, mask > 0, classes, probabilities)
+
+
+def _compile(networks: Sequence[TrainedNetwork], feeding: Any, views: int) -> jax.stages.Compiled:
+    mesh, shares = networks[0].mesh, networks[0].config.mesh
+    params = tuple(network.params for network in networks)
+    specs = meshes.specs(params, mesh, shares)
+    best = min(BEST, networks[0].network.num_classes)
+
+    def best_of(params: tuple[Any, ...], fed: Fed) -> tuple[jax.Array, ...]:
+        batch = feeding.evaluation(fed)
+        said = [
+            evaluation.average_probabilities(n.scheme, own, batch["image"], views, n.views)
+            for n, own in zip(networks, params, strict=True)
+        ]
+        probabilities, classes = jax.lax.top_k(sum(said) / len(said), best)
+        return batch["label"], batch["mask"], classes.astype(jnp.int32), probabilities
+
+    mapped = meshes.per_device(best_of, mesh, specs, feeding.specs, meshes.batch_spec(shares))
+    return compilation.compiled(mapped, params, feeding.abstract(mesh))
+
+
+def write_predictions(path: pathlib.Path, found: Predictions, network: TrainedNetwork) -> None:
+    """Writes a row for each readable image: name, label, five classes, five probabilities.
+
+    FILE.jsonl gets lines of JSON, every other file CSV.
+    """
+    best = found.classes.shape[1]
+    names = [f"class_{k}" for k in range(1, best + 1)]
+    likely = [f"probability_{k}" for k in range(1, best + 1)]
+    rows = [
+        {"image": found.names[i], "label": _name(network, int(found.labels[i]))}
+        | dict(zip(names, map(network.class_name, found.classes[i].tolist()), strict=True))
+        | dict(zip(likely, found.probabilities[i].tolist(), strict=True))
+        for i in np.flatnonzero(found.readable)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of a file may be no text; CSV gets its bytes, JSON what Python has in their place.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        if path.suffix == ".jsonl":
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+            return
+        writer = csv.DictWriter(file, ["image", "label", *names, *likely])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _name(network: TrainedNetwork, label: int) -> str:
+    return network.class_name(label) if label >= 0 else ""
+
+
+def write_submission(path: pathlib.Path, found: Predictions, numbers: list[int]) -> None:
+    """Writes five labels a line, in the order of the images.
+
+    Args:
+      path: of the file.
+      found: of a split in the order that its judges want.
+      numbers: what the judges call each of the network's classes: `label_numbers`.
+
+    Raises:
+      ConfigError: an image could not be read.
+    """
+    if not found.readable.all():
+        unreadable = found.names[int(np.flatnonzero(~found.readable)[0])]
+        raise ConfigError(f"--predictions: {unreadable} cannot be read; every image needs a line")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (" ".join(str(numbers[k]) for k in row) for row in found.classes)
+    path.write_text("".join(line + "\n" for line in lines))
+
+
+def label_numbers(class_names: list[str], classes: int, order: list[str] | None) -> list[int]:
+    """Returns the labels, from 1, that a submission has for classes 0 .. `classes` - 1.
+
+    Args:
+      class_names: of the network's first classes.
+      classes: of the network.
+      order: the judges' names of labels 1, 2, ...; None: in the order of the classes.
+
+    Raises:
+      ConfigError: `order` does not name every class.
+    """
+    if order is None:
+        return list(range(1, classes + 1))
+    numbers = {name: i for i, name in enumerate(order, 1)}
+    names = [name_of(class_names, k) for k in range(classes)]
+    missing = [name for name in names if name not in numbers]
+    if missing:
+        raise ConfigError(f"--label_order: does not name {missing[0]} ({len(missing)} are missing)")
+    return [numbers[name] for name in names]
+
+
+def class_errors(found: Predictions, network: TrainedNetwork) -> list[dict[str, Any]]:
+    """Returns images, errors and the worst confusion of each class that has images."""
+    counted, rows = found.counted, []
+    top1, top5 = found.wrong(1), found.wrong(BEST)
+    for label in np.unique(found.labels[counted]):
+        own = counted & (found.labels == label)
+        taken_for = np.bincount(found.classes[own & top1, 0])
+        worst = int(taken_for.argmax()) if taken_for.size else -1
+        rows.append(
+            {
+                "class": network.class_name(int(label)),
+                "images": int(own.sum()),
+                "top1_error": float(top1[own].mean()),
+                "top5_error": float(top5[own].mean()),
+                "taken_for": _name(network, worst),
+                "times": int(taken_for[worst]) if worst >= 0 else 0,
+            }
+        )
+    return rows
+
+
+def confusions(found: Predictions, network: TrainedNetwork) -> list[tuple[str, str, int]]:
+    """Returns which class is taken for which other, and how often, commonest last."""
+    wrong = found.counted & found.wrong(1)
+    pairs, times = np.unique(
+        np.stack([found.labels[wrong], found.classes[wrong, 0]], axis=1), axis=0, return_counts=True
+    )
+    return [
+        (network.class_name(int(pairs[i, 0])), network.class_name(int(pairs[i, 1])), int(times[i]))
+        for i in np.argsort(times, kind="stable")
+    ]

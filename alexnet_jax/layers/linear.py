@@ -1,0 +1,60 @@
+"""Layers with weights as linen modules: a convolution and a matrix, each with its bias."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen import initializers
+
+from alexnet_jax.layers.initialisation import BiasInit
+from alexnet_jax.ops import convolution, elementwise
+
+
+def parameter_dtype(compute: jnp.dtype) -> jnp.dtype:
+    """Returns the type of parameters: float32, but float64 where that is computed in."""
+    return jnp.promote_types(compute, jnp.float32)
+
+
+class Conv(nn.Module):
+    """A convolution with bias; kernel (size, size, in / groups, features)."""
+
+    features: int
+    size: int
+    kernel_init: initializers.Initializer
+    bias_init: BiasInit
+    stride: int = 1
+    padding: int | convolution.Padding = 0
+    groups: int = 1
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (B, H, W, C) to (B, H', W', features)."""
+        shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
+        dtype = parameter_dtype(self.dtype)
+        bias_init = self.bias_init(math.prod(shape[:-1]))
+        kernel = self.param("kernel", self.kernel_init, shape, dtype).astype(self.dtype)
+        bias = self.param("bias", bias_init, (self.features,), dtype).astype(self.dtype)
+        y = convolution.conv(x, kernel, self.stride, self.padding, self.groups)
+        return convolution.add_bias(y, bias, self.groups)
+
+
+class FullyConnected(nn.Module):
+    """A matrix with bias; kernel (values of an image / groups, features)."""
+
+    features: int
+    kernel_init: initializers.Initializer
+    bias_init: BiasInit
+    groups: int = 1
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (B, ..., C) to (B, features)."""
+        shape = (math.prod(x.shape[1:]) // self.groups, self.features)
+        dtype = parameter_dtype(self.dtype)
+        bias_init = self.bias_init(math.prod(shape[:-1]))
+        kernel = self.param("kernel", self.kernel_init, shape, dtype).astype(self.dtype)
+        bias = self.param("bias", bias_init, (self.features,), dtype).astype(self.dtype)
+        return elementwise.fully_connected(x, kernel, self.groups) + bias

@@ -1,0 +1,104 @@
+"""How programs are compiled: what makes a back end fast, its kernels deterministic, and where
+compiled ones are kept."""
+
+import functools
+import logging
+import os
+import pathlib
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from alexnet_jax.ops import onednn
+
+Options = dict[str, str | bool]
+
+# XLA's CPU back end computes convolutions as matrix products only where it is asked to; they are
+# two to eight times faster than its own convolutions (jaxlib 0.10.2; experiments/speed). Of a CPU
+# with vectors of 512 bits it uses half unless told; where there are none, nothing changes.
+CPU: Options = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
+    "xla_cpu_prefer_vector_width": "512",
+}
+DETERMINISTIC_GPU: Options = {
+    "xla_gpu_deterministic_ops": True,
+    "xla_gpu_exclude_nondeterministic_ops": True,
+}
+
+
+def options(deterministic: bool = False) -> Options:
+    """Returns XLA's options for the back end in use; CPU kernels are deterministic as they are."""
+    backend = jax.default_backend()
+    if backend == "cpu":
+        return {name: value for name, value in CPU.items() if _known(name, value)}
+    if backend == "gpu":
+        return dict(DETERMINISTIC_GPU) if deterministic else {}
+    return {}
+
+
+def columns_apart() -> bool:
+    """Says whether the columns of one device are arrays of their own.
+
+    A GPU's convolutions read and write them so; as one array each would be copied. A CPU and a TPU
+    are slow with few channels. Asked when a network is traced, for the back end in use.
+    """
+    return jax.default_backend() == "gpu"
+
+
+def in_memory(tree: Any) -> Any:
+    """Keeps XLA from computing a tree's arrays again wherever they are read, on an NVIDIA GPU.
+
+    They are written to memory once, and how they are made does not depend on who reads them.
+    """
+    return jax.lax.platform_dependent(
+        tree, cuda=jax.lax.optimization_barrier, default=lambda tree: tree
+    )
+
+
+@functools.cache
+def _known(name: str, value: str | bool) -> bool:
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        logging.warning(
+            "steps will be slow: this jaxlib has no option %s=%s (%s)", name, value, error
+        )
+        return False
+    return True
+
+
+def keep_programs() -> None:
+    """Keeps what is compiled for later runs on this machine, in the user's cache folder.
+
+    A folder of one's own in `JAX_COMPILATION_CACHE_DIR` stays as it is.
+    """
+    if jax.config.values["jax_compilation_cache_dir"]:
+        return
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    # One for each machine: a home may be shared by machines whose CPUs differ.
+    folder = pathlib.Path(cache) / "alexnet_jax" / f"compiled-{platform.node()}"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def jit(function: Callable[..., Any], **arguments: Any) -> Any:
+    """Like `jax.jit`, with `options`."""
+    return jax.jit(function, compiler_options=options(), **arguments)
+
+
+def compiled(
+    function: Callable[..., Any], *abstract: Any, deterministic: bool = False, **arguments: Any
+) -> jax.stages.Compiled:
+    """Compiles a function for abstract arguments, with `options`; on a CPU, where it can be, with
+    calls of oneDNN, and then it is not kept for later runs.
+
+    Args:
+      function: to compile.
+      *abstract: its arguments as shapes, with their shardings.
+      deterministic: ask a GPU for kernels that give the same bits every time.
+      **arguments: of `jax.jit`.
+    """
+    with onednn.calls():
+        lowered = jax.jit(function, **arguments).lower(*abstract)
+        return lowered.compile(options(deterministic))

@@ -1,0 +1,60 @@
+"""Local response normalisation of a part of the channels, whose windows reach into others' parts.
+
+The formula is lrn.py's. Whoever fetched the channels beside a part sends their gradient back.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alexnet_jax.ops.lrn import Lrn, by_formula, inverse_power, sum_windows, widened
+
+Edges = tuple[jax.Array, jax.Array]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def lrn_between(x: jax.Array, edges: Edges, constants: Lrn) -> jax.Array:
+    """Normalises across adjacent channels, the first and last of them beside other devices'.
+
+    Args:
+      x: activations, (..., C).
+      edges: the size // 2 channels before x and those after it, (..., size // 2) each, zeros where
+        there are none. They have gradients too.
+      constants: window size and the constants of the formula.
+
+    Returns:
+      An array like x.
+    """
+    return by_formula(x, constants, functools.partial(_sum_squares, edges=edges, c=constants))
+
+
+def _sum_squares(squares: jax.Array, edges: Edges, c: Lrn) -> jax.Array:
+    """Sums windows over the squares of x and of its edges."""
+    before, after = (lax.square(widened(edge)) for edge in edges)
+    around = jnp.concatenate([before, squares, after], axis=-1)
+    shifted = (lax.slice_in_dim(around, i, i + squares.shape[-1], axis=-1) for i in range(c.size))
+    return functools.reduce(jnp.add, shifted)
+
+
+def _forward(x: jax.Array, edges: Edges, c: Lrn) -> tuple[jax.Array, tuple[jax.Array, Edges]]:
+    return lrn_between(x, edges, c), (x, edges)
+
+
+def _backward(c: Lrn, residual: tuple[jax.Array, Edges], dy: jax.Array) -> tuple[jax.Array, Edges]:
+    dtype, (x, edges) = dy.dtype, residual
+    wide, dy, half = widened(x), widened(dy), c.size // 2
+    base = c.k + c.scale * _sum_squares(wide * wide, edges, c)
+    power = inverse_power(base, c.beta)
+    # What windows centred in x owe to each channel that they cover, the edges too.
+    pad = [(0, 0)] * (x.ndim - 1) + [(half, half)]
+    crossed = sum_windows(jnp.pad(dy * wide * power / base, pad), c.size, -1)
+    before, own, after = jnp.split(crossed, [half, half + x.shape[-1]], axis=-1)
+    factor = -2 * c.scale * c.beta
+    dx = dy * power + factor * wide * own
+    of_edges = (factor * widened(edges[0]) * before, factor * widened(edges[1]) * after)
+    return dx.astype(dtype), (of_edges[0].astype(dtype), of_edges[1].astype(dtype))
+
+
+lrn_between.defvjp(_forward, _backward)

@@ -1,0 +1,1 @@
+"""The mesh, what its devices exchange, and the processes of a run."""

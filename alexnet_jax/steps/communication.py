@@ -1,0 +1,269 @@
+"""What a step says to other devices: as compiled, and as the paper's figure has it."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+import jax
+from jax.sharding import AbstractMesh
+
+from alexnet_jax.config import Config
+from alexnet_jax.configs.sizes import feature_sizes, fully_connected_units
+from alexnet_jax.layers.columns import Columns
+from alexnet_jax.model import (
+    LAYERS,
+    abstract_parameters,
+    build,
+    of_classifier,
+    of_convolutions,
+)
+from alexnet_jax.parallel import mesh as meshes
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+BYTES |= {"s64": 8, "u64": 8, "f64": 8}
+KINDS = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute", "all-to-all")
+PLACES = ("images", *(f"norm{n}" for n in range(1, 6)), "logits", "labels", *LAYERS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One exchange between devices.
+
+    Attributes:
+      kind: one of KINDS.
+      layer: whose input it fetches (forward) or whose input's gradient it returns (backward), or
+        `update` for what belongs to no layer: sums of gradients, metrics and norms.
+      backward: is it part of the gradient?
+      group: devices that take part.
+      payload: bytes of the whole array, over the group.
+    """
+
+    kind: str
+    layer: str
+    backward: bool
+    group: int
+    payload: int
+
+    @property
+    def moved(self) -> float:
+        """Bytes that each device must send, at the least (a ring reaches it)."""
+        others = (self.group - 1) / self.group
+        factor = {"all-reduce": 2 * others, "collective-permute": 1.0}
+        return self.payload * factor.get(self.kind, others)
+
+
+_LINE = re.compile(
+    rf"= (?P<type>\(.*?\)|\S+) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\((?P<rest>.*)"
+)
+_ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
+
+
+def compiled(program: jax.stages.Compiled) -> list[Collective]:
+    """Reads every collective of a compiled program, in its order."""
+    return list(_read(program.as_text() or ""))
+
+
+def _read(text: str) -> Iterator[Collective]:
+    for line in text.splitlines():
+        found = _LINE.search(line)
+        if not found:
+            continue
+        kind, rest = found["kind"], found["rest"]
+        arrays = [_bytes(*array) for array in _ARRAY.findall(found["type"]) if array[0] in BYTES]
+        if found["start"] and kind in ("all-gather", "collective-permute"):
+            arrays = arrays[1:2]  # an asynchronous one also returns its operand
+        group, payload = _group(rest), sum(arrays)
+        if group == 1:
+            continue  # over an axis of one device: nothing is exchanged
+        if kind == "reduce-scatter":
+            payload *= group
+        name = re.search(r'op_name="([^"]*)"', rest)
+        parts = re.split(r"[/()]", name[1]) if name else []
+        layer = next((part for part in reversed(parts) if part in PLACES), "update")
+        yield Collective(kind, layer, "transpose" in parts, group, payload)
+
+
+def _bytes(kind: str, shape: str) -> int:
+    return BYTES[kind] * math.prod(int(n) for n in shape.split(",") if n)
+
+
+def _group(rest: str) -> int:
+    """Returns how many devices take part, in any of the forms that XLA's versions write.
+
+    Raises:
+      ValueError: they are written in another.
+    """
+    if "replica_groups=" not in rest:
+        return 2  # a permute has pairs
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+        return len(listed[1].split(","))
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
+        return int(iota[2])
+    # Since jaxlib 0.12: axes of the mesh, those over which it goes named again.
+    if axes := re.search(r"replica_groups=mesh\[([^\]]*)\] \{('[^}]*')\}", rest):
+        sizes = {name: int(size) for name, size in re.findall(r"('\w+')=(\d+)", axes[1])}
+        return math.prod(sizes[name] for name in axes[2].split(","))
+    raise ValueError(f"this jaxlib writes a collective's devices otherwise: {rest[:200]}")
+
+
+def expected(
+    config: Config, num_classes: int, data: int, training: bool = True, exchanged: bool = False
+) -> list[Collective]:
+    """Counts what a scheme asks for on a mesh, without compiling anything.
+
+    The least that a scheme needs, except in turns: there an all-reduce stands for each broadcast.
+
+    Args:
+      config: with `mesh.model` set.
+      num_classes: width of fc8.
+      data: devices that share the batch.
+      training: with the gradients and their sums, or the forward pass of one view alone.
+      exchanged: does each data shard hold a part of the split (`feeding.ResidentSplit`)?
+    """
+    batch = config.batch_size if training else (config.eval_batch_size or config.batch_size)
+    passes = config.optimizer.fc_updates if training else 1
+    images, labels = batch // data, 3 * 4  # label, mask, and place or bad
+    hybrid = config.mesh.scheme != "columns"
+    rows = batch // (config.mesh.model if hybrid else 1) if exchanged else 0
+    pixels = _over(data, "reduce-scatter", "images", rows * config.resize**2 * 3) if rows else []
+    gathered = _over(config.mesh.model, "all-gather", "labels", images * labels) if hybrid else []
+    once = list(_batch_norms(config, data)) if training else []
+    once += [] if hybrid else list(_convolutions(config, images))
+    each = list(_fully_connected(config, num_classes, images // passes, passes))
+    forward = once + each * passes
+    if not training:
+        return pixels + gathered + forward + _over(data, "all-reduce", "update", (SUMS + 1) * 4)
+    backward = [
+        dataclasses.replace(c, kind=_ADJOINT[c.kind], backward=True) for c in reversed(forward)
+    ]
+    return pixels + gathered + forward + backward + list(_update(config, num_classes, data))
+
+
+SUMS = 4  # of three totals, and the count that they share
+_ADJOINT = {
+    "all-gather": "reduce-scatter",
+    "all-reduce": "all-reduce",
+    "collective-permute": "collective-permute",
+}
+_WIDTH = {"bfloat16": 2, "float32": 4, "float64": 8}
+
+
+def _over(group: int, kind: str, layer: str, payload: float) -> list[Collective]:
+    return [Collective(kind, layer, False, group, round(payload))] if group > 1 else []
+
+
+def _convolutions(config: Config, images: int) -> Iterator[Collective]:
+    """The forward pass to pool5, of columns."""
+    model, devices = config.model, config.mesh.model
+    columns = Columns(model.columns, devices)
+    sides = feature_sizes(config)
+    channels = {f"conv{n}": round(c * model.width) for n, c in enumerate(model.channels, 1)}
+    one = images * _WIDTH[config.precision]  # bytes of one channel of one pixel
+
+    def edges(layer: int, before: int, after: int, steps: str) -> Iterator[Collective]:
+        """LRN's; its maps have side `before` the layer's pooling and `after` it."""
+        order = steps.split()
+        together = devices if model.lrn.across_columns else columns.per_column
+        if "norm" not in order or together == 1 or model.normalisation == "batch":
+            return
+        side = after if order.index("pool") < order.index("norm") else before
+        payload = one * side**2 * (model.lrn.size // 2)
+        for _ in ("before", "after"):
+            yield Collective("collective-permute", f"norm{layer}", False, 2, payload)
+
+    def own(layer: str, channels: int, side: int) -> list[Collective]:
+        """A column's channels, gathered among the devices that share it."""
+        payload = one * channels / columns.count * side**2
+        return _over(columns.per_column, "all-gather", layer, payload)
+
+    yield from edges(1, sides.conv1, sides.pool1, model.layer1)
+    yield from own("conv2", channels["conv1"], sides.pool1)
+    yield from edges(2, sides.conv2, sides.pool2, model.layer2)
+    before = channels["conv2"]
+    for layer in ("conv3", "conv4", "conv5"):
+        if layer in model.without:
+            continue
+        if layer == "conv3" and model.columns_meet:
+            yield from _over(devices, "all-gather", layer, one * before * sides.pool2**2)
+        else:
+            yield from own(layer, before, sides.pool2)
+        before = channels[layer]
+
+
+def _batch_norms(config: Config, data: int) -> Iterator[Collective]:
+    """What the devices that share a batch tell each other of its mean and variance."""
+    model, devices = config.model, config.mesh.model
+    if model.normalisation == "local":
+        return
+    hybrid = config.mesh.scheme != "columns"
+    for n, channels in enumerate(model.channels, 1):
+        if "norm" in getattr(model, f"layer{n}"):
+            own = round(channels * model.width) / (1 if hybrid else devices)
+            yield from _over(data * (devices if hybrid else 1), "all-reduce", f"norm{n}", 8 * own)
+
+
+def _fully_connected(
+    config: Config, num_classes: int, images: int, passes: int
+) -> Iterator[Collective]:
+    """One forward pass from pool5 to the logits."""
+    model, devices = config.model, config.mesh.model
+    columns = Columns(model.columns, devices)
+    meeting, met = (devices, 1.0) if model.columns_meet else (columns.per_column, 1 / columns.count)
+    last = [c for n, c in enumerate(model.channels, 1) if f"conv{n}" not in model.without][-1]
+    units = {layer: round(n * model.width) for layer, n in fully_connected_units(model).items()}
+    channels = round(last * model.width)
+    one = images * _WIDTH[config.precision]
+    pooled = one * channels * feature_sizes(config)[-1] ** 2
+    if config.mesh.scheme == "hybrid_in_turns" and passes > 1:
+        # A broadcast would do with half of it, but XLA has none everywhere.
+        yield from _over(devices, "all-reduce", "fc6", pooled)
+    else:
+        yield from _over(meeting, "all-gather", "fc6", pooled * met)
+    if "fc7" not in model.without:
+        yield from _over(meeting, "all-gather", "fc7", one * units["fc6"] * met)
+    read = units["fc6" if "fc7" in model.without else "fc7"]
+    yield from _over(devices, "all-gather", "fc8", one * read)
+    padded = columns.share(num_classes) * devices
+    yield from _over(devices, "all-gather", "logits", one * padded)
+
+
+def _update(config: Config, num_classes: int, data: int) -> Iterator[Collective]:
+    """Sums of gradients, metrics and norms, one collective for each set of devices; with ZeRO also
+    the parameters' gathers and their gradients' scatters."""
+    devices, passes = config.mesh.model, config.optimizer.fc_updates
+    network = build(config.model, num_classes, config.precision)
+    shapes = abstract_parameters(network, config.image_size)
+    mesh = AbstractMesh((data, devices), (meshes.DATA, meshes.MODEL))
+    specs = meshes.specs(shapes, mesh, config.mesh)
+    # In a variable batch the convolutions and each pass of the rest have sums of their own.
+    classifier, convolutions = list(of_classifier(shapes)), list(of_convolutions(shapes))
+    turns = [list(shapes)] if passes == 1 else [classifier] * passes + [convolutions]
+    for layers in turns:
+        counted = SUMS * 4 if layers != convolutions else 0
+        over_data, over_all = counted, 0.0
+        for layer in layers:
+            for name, leaf in shapes[layer].items():
+                spec, size = specs[layer][name], leaf.size * leaf.dtype.itemsize
+                size /= devices if meshes.MODEL in spec else 1
+                if meshes.DATA in spec:
+                    yield from _over(data, "all-gather", "update", size)
+                    yield from _over(data, "reduce-scatter", "update", size)
+                elif meshes.MODEL in spec or devices == 1:
+                    over_data += size
+                else:
+                    over_all += size
+                if meshes.DATA in spec and meshes.MODEL not in spec and devices > 1:
+                    yield from _over(devices, "all-reduce", "update", size / data)
+        yield from _over(data if over_data else 1, "all-reduce", "update", over_data)
+        yield from _over(data * devices if over_all else 1, "all-reduce", "update", over_all)
+        kept = [layer for layer in layers if not layer.startswith("norm")]
+        axes = [set(spec) - {None} for layer in kept for spec in specs[layer].values()]
+        for group, size in (
+            ({meshes.DATA}, data),
+            ({meshes.MODEL}, devices),
+            ({meshes.DATA, meshes.MODEL}, data * devices),
+        ):
+            norms = sum(own == group for own in axes)
+            yield from _over(size if norms else 1, "all-reduce", "update", norms * 4)
+    yield from _over(data * devices, "all-reduce", "update", 4)  # was any process told to end?

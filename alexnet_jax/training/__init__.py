@@ -1,0 +1,1 @@
+"""A run in its workdir: set-up, loop, checkpoints, rows and report."""

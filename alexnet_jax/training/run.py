@@ -1,0 +1,180 @@
+"""One run in one workdir: its data, network, mesh and evaluation."""
+
+import functools
+import json
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from alexnet_jax import model
+from alexnet_jax.config import Config, ConfigError, num_train_steps
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.types import DataError, Source
+from alexnet_jax.feed import host as host_feed
+from alexnet_jax.feed.host import HostFeed
+from alexnet_jax.feed.resident import ResidentFeed
+from alexnet_jax.host import files
+from alexnet_jax.host.progress import Progress
+from alexnet_jax.parallel import processes
+from alexnet_jax.steps import augment, evaluation
+from alexnet_jax.steps.state import TrainState, abstract_state
+from alexnet_jax.training import checkpoint, run_files
+
+
+class Run:
+    """What a run opens and compiles once.
+
+    Raises:
+      ConfigError: a config that does not fit its data set.
+      DataError: no such split.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        mesh: Mesh,
+        workdir: pathlib.Path,
+        checkpoints: checkpoint.Checkpoints,
+        dataset: Dataset,
+    ) -> None:
+        self.config, self.mesh, self.workdir = config, mesh, workdir
+        self.checkpoints = checkpoints
+        self.eval_split = config.eval_split or dataset.eval_split()
+        self.sizes = {s: dataset.size(s) for s in (config.train_split, self.eval_split)}
+        self.num_train = self.sizes[config.train_split]
+        self.last_step = num_train_steps(config, self.num_train)
+        classes = len(dataset.class_names)
+        if config.num_classes and config.num_classes < classes:
+            raise ConfigError(
+                f"num_classes: {config.num_classes} is less than the {classes} of {config.dataset}"
+            )
+        self.network = model.build(config.model, config.num_classes or classes, config.precision)
+        self.abstract = abstract_state(config, self.network, mesh)
+        self.views = augment.Views.of(config, dataset.statistics)
+        self._dataset = dataset
+        self._eval_steps: dict[int, jax.stages.Compiled] = {}
+        self._told_bad: set[str] = set()
+        self._resident_budget = host_feed.resident_budget(config)
+        begun = checkpoints.latest_step() is not None
+        processes.first_does(lambda: run_files.pin_dataset(workdir, dataset, self.num_train, begun))
+
+    @functools.cached_property
+    def train_feed(self) -> HostFeed | ResidentFeed:
+        """The training split, opened once."""
+        c = self.config
+        feed = self._feed(c.train_split, c.batch_size, c.optimizer.fc_updates, c.steps_per_dispatch)
+        if feed.feeding.steps != c.steps_per_dispatch:
+            raise ConfigError(
+                f"steps_per_dispatch: {c.steps_per_dispatch} updates in one dispatch need images "
+                f"that stay on the devices, and {c.train_split} is {feed.describe()}; use 1, or "
+                "feed=resident"
+            )
+        return feed
+
+    @functools.cached_property
+    def eval_feed(self) -> HostFeed | ResidentFeed:
+        """The evaluation split, opened once."""
+        return self._feed(self.eval_split, evaluation.eval_batch_size(self.config))
+
+    def _feed(
+        self, split: str, batch_size: int, passes: int = 1, steps: int = 1
+    ) -> HostFeed | ResidentFeed:
+        """Opens a split in the way that suits its size.
+
+        Raises:
+          DataError: no such split, or an image that cannot be read.
+          ConfigError: it cannot be resident, and shall be.
+        """
+        c, source = self.config, self._dataset.open(split)
+        _refuse_unlabelled(source, f"split {split} of {c.dataset}")
+        reader = ImageReader(source, c.resize, c.exif_orientation, c.on_bad_image)
+        kind = host_feed.kind_of_feed(c, self.mesh, len(reader), self._resident_budget)
+        if kind == "host":
+            return HostFeed(c, self.mesh, reader, batch_size, passes)
+        with Progress(f"read {split}", 0, len(reader), "image", not processes.is_first()) as bar:
+            feed = ResidentFeed(
+                c, self.mesh, reader, batch_size, kind == "whole", passes, bar.advance, steps
+            )
+        self._resident_budget -= feed.bytes_per_device
+        return feed
+
+    def describe_feed(self) -> str:
+        """Says how the training images come, and whose colours they are normalised by."""
+        where = "the store" if self._dataset.prepared else "the original images"
+        kind = self.config.augment.mean_image
+        mean = "mean" if self.views.mean.ndim == 1 else f"mean image ({kind})"
+        own = self._dataset.statistics and self.config.augment.statistics == "auto"
+        whose = "the store's" if own else "ImageNet's"
+        return f"from {where}, {self.train_feed.describe()}; {whose} {mean} and colour axes"
+
+    def say_stretched(self, before: int) -> None:
+        """Says what another length than before means to the schedule."""
+        kind = self.config.optimizer.schedule.kind
+        over_all = kind in ("dexp", "polynomial", "cosine")
+        processes.say(
+            f"the run's length changes from {before:,} to {self.last_step:,} steps"
+            + (f"; its {kind} schedule is stretched to the new length" if over_all else "")
+        )
+
+    def evaluate(self, state: TrainState, views: int, progress: Progress) -> dict[str, Any]:
+        """Evaluates the whole split; returns the row for metrics.jsonl."""
+        if views not in self._eval_steps:
+            self._eval_steps[views] = evaluation.compile_step(
+                self.config,
+                self.network,
+                self.mesh,
+                self.abstract.params,
+                views,
+                self.eval_feed.feeding,
+                self.views,
+            )
+        known = self._told_bad
+        result = evaluation.evaluate(self._eval_steps[views], state.params, self.eval_feed)
+        for message in self.eval_feed.bad_images:
+            if message not in known:
+                print(f"skipped: {message}", flush=True)  # whichever process read it
+                known.add(message)
+        at = int(jax.device_get(state.step))
+        row = {"step": at, "split": self.eval_split, "views": views} | result
+        bad = f", {result['bad_images']} unreadable" if "bad_images" in result else ""
+        progress.say(
+            f"step {at:,}: {self.eval_split} top-1 error {100 * row['top1_error']:.2f} %, "
+            f"top-5 {100 * row['top5_error']:.2f} %, loss {row['loss']:.4f} "
+            f"({row['count']:,} images{bad}, {views} view{'s' if views > 1 else ''})"
+        )
+        return row
+
+    def finish(self, step_done: int) -> dict[str, Any]:
+        """Evaluates a run that has nothing left to train."""
+        processes.say(
+            f"{self.workdir} is finished at step {step_done:,}; evaluating it, not training"
+        )
+        state = self.checkpoints.restore(step_done, self.abstract)
+        with Progress("evaluate", 0, 0, "image", not processes.is_first()) as progress:
+            return self.summarise(self.evaluate(state, self.config.eval_views, progress))
+
+    def summarise(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Writes summary.json; returns what it holds."""
+        text = json.dumps(row, indent=2) + "\n"
+        processes.first_does(lambda: files.replace_text(self.workdir / "summary.json", text))
+        return row
+
+
+def _refuse_unlabelled(source: Source, name: str) -> None:
+    """Refuses a split like ImageNet's test images, whose labels are all -1.
+
+    Raises:
+      DataError: says so.
+    """
+    try:
+        label = source[0].label
+    except DataError:
+        return  # the reader says more of a bad image, or skips it
+    if label < 0:
+        raise DataError(
+            f"{name} has no labels to learn or to compare with; python -m alexnet_jax.evaluate "
+            "tells what is on its images"
+        )

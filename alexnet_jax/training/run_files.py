@@ -1,0 +1,114 @@
+"""What a workdir says of its run: config.json, dataset.json and its colours."""
+
+import json
+import pathlib
+
+from alexnet_jax.config import Config, ConfigError, from_json, to_json
+from alexnet_jax.data import statistics as colour
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.host import files
+from alexnet_jax.training.resumable import changed_fields
+
+CONFIG_FILE = "config.json"
+DATASET_FILE = "dataset.json"
+
+
+def read_config(workdir: pathlib.Path) -> Config:
+    """Returns the config that a workdir was run with.
+
+    Raises:
+      ConfigError: there is none, or it is of another version.
+    """
+    path = workdir / CONFIG_FILE
+    try:
+        return from_json(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not a run's config ({error}); restore it") from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: not found; is {workdir} the workdir of a run?") from error
+
+
+def refuse_changes(workdir: pathlib.Path, config: Config) -> Config:
+    """Checks that `config` may continue the run in `workdir`; returns the run's own.
+
+    Raises:
+      ConfigError: names a field that may not change, with both values.
+    """
+    old = read_config(workdir)
+    changed = changed_fields(old, config)
+    # A run that older code began does not know what its data were, but by their name.
+    path = workdir / DATASET_FILE
+    known = path.exists() and "fingerprint" in json.loads(path.read_text())
+    if old.dataset != config.dataset and not known:
+        changed["dataset"] = (old.dataset, config.dataset)
+    if changed:
+        rows = "; ".join(
+            f"{name}: {was!r} there, {now!r} here" for name, (was, now) in changed.items()
+        )
+        raise ConfigError(f"{workdir} holds another run ({rows}); use another workdir")
+    return old
+
+
+def read_class_names(workdir: pathlib.Path) -> list[str]:
+    """Returns the names of a run's classes, in label order."""
+    return list(json.loads((workdir / DATASET_FILE).read_text())["class_names"])
+
+
+def read_statistics(workdir: pathlib.Path) -> colour.Statistics | None:
+    """Returns the colour statistics of a run's store, or None where it read no store.
+
+    Raises:
+      DataError: they are damaged.
+    """
+    return colour.Statistics.load(workdir) if (workdir / colour.FILE).exists() else None
+
+
+def pin_dataset(workdir: pathlib.Path, dataset: Dataset, num_train: int, begun: bool) -> None:
+    """Keeps what a resume relies on, and refuses to go on with other data.
+
+    Args:
+      workdir: of the run.
+      dataset: that it reads.
+      num_train: training examples.
+      begun: is there anything to resume?
+
+    Raises:
+      ConfigError: the data are not those that the run began with.
+    """
+    path = workdir / DATASET_FILE
+    statistics = dataset.statistics
+    now = {
+        "class_names": dataset.class_names,
+        "train_examples": num_train,
+        "colour_means": statistics.channel_mean.tolist() if statistics else [],
+        "fingerprint": dataset.fingerprint(),
+    }
+    if begun and path.exists():
+        before = json.loads(path.read_text())
+        for name, value in before.items():
+            if now.get(name) != value:
+                was = {
+                    "class_names": f"{len(before['class_names'])} names",
+                    "fingerprint": "of its files' names and some of their bytes",
+                }
+                raise ConfigError(
+                    f"dataset: {dataset.name} has another {name} than {workdir} began with "
+                    f"({was.get(name, value)}); a resumed run needs the same data, wherever it "
+                    "lies: restore it, or use another workdir"
+                )
+    if statistics:
+        statistics.save(workdir)
+    else:  # of a run that ended before it saved anything
+        (workdir / colour.FILE).unlink(missing_ok=True)
+    files.replace_text(path, json.dumps(now, indent=0) + "\n")
+
+
+def write_class_names(workdir: pathlib.Path, class_names: list[str]) -> None:
+    """Writes what is known of the data of a network that was trained elsewhere."""
+    about = {"class_names": class_names, "train_examples": 0, "colour_means": []}
+    files.replace_text(workdir / DATASET_FILE, json.dumps(about, indent=0) + "\n")
+
+
+def write_config(workdir: pathlib.Path, config: Config) -> None:
+    """Writes config.json so that it is either the old text or the new."""
+    files.replace_text(workdir / CONFIG_FILE, to_json(config))

@@ -1,0 +1,82 @@
+"""Options that programs are compiled with."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from alexnet_jax import configs, model
+from alexnet_jax.ops import compilation
+
+
+@pytest.fixture
+def fresh():
+    compilation._known.cache_clear()
+    yield
+    compilation._known.cache_clear()
+
+
+def test_convolutions_are_compiled_as_products(fresh):
+    assert compilation.options() == compilation.CPU
+    program = compilation.compiled(lambda x: 2 * x, jnp.ones(3))
+    assert program(jnp.ones(3)).tolist() == [2, 2, 2]
+
+
+def test_a_jaxlib_without_the_option_is_slow_and_says_so(fresh, monkeypatch, caplog):
+    monkeypatch.setattr(compilation, "CPU", compilation.CPU | {"xla_cpu_no_such_option": "FAST"})
+    without = {name: value for name, value in compilation.CPU.items() if "no_such" not in name}
+    assert compilation.options() == without and len(without) == 2  # those that it has stay
+    assert "steps will be slow: this jaxlib has no option xla_cpu_no_such_option" in caplog.text
+    assert compilation.jit(lambda x: 2 * x)(jnp.ones(3)).tolist() == [2, 2, 2]
+
+
+def test_only_a_gpu_is_asked_for_the_same_bits(monkeypatch):
+    monkeypatch.setattr(compilation.jax, "default_backend", lambda: "gpu")
+    assert compilation.options() == {}
+    sure = compilation.options(deterministic=True)
+    assert sure["xla_gpu_deterministic_ops"] is True
+    monkeypatch.setattr(compilation.jax, "default_backend", lambda: "tpu")
+    assert compilation.options(deterministic=True) == {}
+
+
+def test_programs_are_kept_for_later_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", "own")
+        compilation.keep_programs()
+        assert jax.config.jax_compilation_cache_dir == "own"
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation.keep_programs()
+        assert pathlib.Path(jax.config.jax_compilation_cache_dir).parent == tmp_path / "alexnet_jax"
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_matrix_units_are_fed_as_they_like(platform):
+    """bfloat16 products of plain convolutions with channels in eights, for a float32 gradient."""
+    config = configs.get("paper")
+    network = model.build(config.model, 1000, "bfloat16")
+    params = model.abstract_parameters(network, config.image_size)
+    images = jax.ShapeDtypeStruct((2, config.image_size, config.image_size, 3), jnp.float32)
+
+    def gradient(params, images):
+        return jax.grad(lambda p: network.apply({"params": p}, images).sum())(params)
+
+    # There is no such device here: the program is made for one, not compiled.
+    lowered = jax.jit(gradient).trace(params, images).lower(lowering_platforms=(platform,))
+    assert {leaf.dtype for leaf in jax.tree.leaves(lowered.out_info)} == {jnp.dtype("float32")}
+    found = re.findall(
+        r"stablehlo.convolution.*?feature_group_count = (\d+)"
+        r".*?\(tensor<([^>]+)>, tensor<([^>]+)>\) -> tensor<([^>]+)>",
+        lowered.as_text(),
+    )
+    assert len(found) == 8 + 7 + 8  # columns count twice; conv1's input has no gradient
+    for groups, *tensors in found:
+        assert groups == "1"
+        for tensor in tensors:
+            *_, channels, kind = tensor.split("x")
+            assert kind == "bf16" and int(channels) % 8 == 0, tensor

@@ -1,0 +1,114 @@
+"""What the compiled steps do, counted: a slower program shows here, on a machine of any speed."""
+
+import json
+import math
+import pathlib
+import re
+from unittest import mock
+
+import jax
+import pytest
+import small
+
+from alexnet_jax import configs, model, train
+from alexnet_jax.benchmarks import steps, work
+from alexnet_jax.feed import resident
+from alexnet_jax.ops import onednn
+from alexnet_jax.parallel import mesh as meshes
+from alexnet_jax.steps import augment, gradient, training
+
+GOLDEN = pathlib.Path(__file__).with_name("step_counts.json")
+REFRESH = (
+    f"; if the change is meant, write {GOLDEN.name} again, as this file says at its end, and say "
+    "in the commit what it costs"
+)
+NAMES = {"paper": 16}  # recipe: batch
+LARGE = 2**16  # numbers: what is smaller is no batch of activations
+
+
+def counts(recipe: str, batch: int) -> dict[str, float]:
+    """FLOP and bytes as XLA counts them, and how often the program moves large arrays about.
+
+    Convolutions are XLA's own here: what oneDNN does it does not count.
+    """
+    config = configs.get(recipe)
+    config.batch_size = batch
+    with mock.patch.object(onednn, "available", lambda: False):
+        ours = steps.training(steps.prepared(config))
+    cost = ours.program.cost_analysis()
+    moved = re.findall(r"= \w+\[([\d,]+)\]\S* (transpose|gather)\(", ours.program.as_text())
+    sizes = [(kind, math.prod(map(int, shape.split(",")))) for shape, kind in moved]
+    return {
+        "flops": cost["flops"],
+        "bytes": cost["bytes accessed"],
+        "transposes": sum(kind == "transpose" and size >= LARGE for kind, size in sizes),
+        "gathers": sum(kind == "gather" and size >= LARGE for kind, size in sizes),
+    }
+
+
+@pytest.mark.parametrize("recipe", NAMES)
+def test_the_train_step_does_no_more_than_before(recipe):
+    stored, found = json.loads(GOLDEN.read_text()), counts(recipe, NAMES[recipe])
+    if jax.__version__ != stored["jax"]:
+        pytest.skip(f"counted with jax {stored['jax']}")
+    for name in ("flops", "bytes"):
+        assert found[name] == pytest.approx(stored[recipe][name], rel=0.03), name + REFRESH
+    for name in ("transposes", "gathers"):
+        assert found[name] <= stored[recipe][name], name + REFRESH
+
+
+@pytest.mark.parametrize("loop", ["accumulate_steps", "steps_per_dispatch"])
+def test_products_in_loops_are_as_fast_as_others(loop, monkeypatch):
+    """Every convolution has the order of dimensions that XLA's CPU compiler multiplies fast.
+
+    It brings them there by itself, but not in loops (see `convolution._cpu_gradients`).
+    """
+    monkeypatch.setattr(onednn, "available", lambda: False)
+    config = small.config(pathlib.Path())
+    config.batch_size, config.num_classes = 4, 2
+    if loop == "accumulate_steps":
+        config.optimizer.accumulate_steps = 2
+        text = train.compile_train_step(config).as_text()
+    else:
+        config.feed, config.steps_per_dispatch = "resident", 2
+        mesh = meshes.build(config.mesh)
+        feeding = resident.resident_split(config, mesh, 8, 4, True, steps=2)
+        network = model.build(config.model, 2, config.precision)
+        views = augment.Views.of(config)
+        text = training.compile_step(config, network, mesh, 8, feeding, views).as_text()
+    assert " convolution(" in text[: text.index("\nENTRY")]  # in a loop's body
+    assert set(re.findall(r" convolution\(.*dim_labels=([\w>-]+)", text)) == {"b01f_01io->b01f"}
+
+
+def test_xla_counts_the_papers_flop():
+    """Products are nearly all that there is to compute, and none is computed twice."""
+    stored = json.loads(GOLDEN.read_text())["paper"]["flops"]
+    config = configs.get("paper")
+    forward = work.forward_flops(config, 1000)
+    products = NAMES["paper"] * work.training_flops(config, 1000)
+    products -= NAMES["paper"] * forward["conv1"]  # the gradient of its input is not needed
+    for layer, side, taps in (("conv2", 27, 5), *((f"conv{n}", 13, 3) for n in (3, 4, 5))):
+        # Nor are products with the zeros around an image, in its pass and its input's gradient.
+        around = taps // 2 * (taps // 2 + 1)
+        zeros = 1 - (1 - around / (side * taps)) ** 2
+        products -= 2 * NAMES["paper"] * forward[layer] * zeros
+    assert 1.0 <= stored / products < 1.06
+
+
+def test_a_run_traces_its_step_once(tmp_path, monkeypatch):
+    small.write_folder(tmp_path / "set")
+    traced, call = [], gradient.Gradient.__call__
+
+    def counted(self, *arguments):
+        traced.append(1)
+        return call(self, *arguments)
+
+    monkeypatch.setattr(gradient.Gradient, "__call__", counted)
+    train.train(small.config(tmp_path / "set"), tmp_path / "w")
+    assert len(traced) == 1
+
+
+# XLA_FLAGS=--xla_backend_optimization_level=0 PYTHONPATH=tests python tests/test_counts.py
+if __name__ == "__main__":
+    rows = {name: counts(name, batch) for name, batch in NAMES.items()}
+    GOLDEN.write_text(json.dumps({"jax": jax.__version__} | rows, indent=1) + "\n")

@@ -1,0 +1,86 @@
+"""Runs that are killed or stopped, and go on as if they had not been.
+
+Each run is a process of its own (run_and_die.py). Kills are chained: a run is killed at one point,
+started again, killed at a later one, and so on to the end, so that each point is met both in a run
+that has been interrupted before and, first in its chain, in one that has not.
+"""
+
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small
+from on_mesh import some
+
+from alexnet_jax.config import Config, to_json
+
+pytestmark = pytest.mark.slow
+
+# Five steps of 8 images are two epochs of 20: evaluation after steps 3 and 5, checkpoints after
+# 2, 3 (evaluated), 4 and 5.
+CHAINS = [
+    ("step 1", "save 2", "committing 2", "step 4", "evaluate 5"),
+    ("step 2", "evaluate 3", "save 3", "save 4", "committing 5"),
+    ("step 3", "row 3", "committing 3", "committing 4", "step 5"),
+]
+
+
+def run(config: Config, workdir: pathlib.Path, end_at: str = "") -> tuple[int, str]:
+    """Trains in another process, which ends itself at `end_at`; returns its status and output."""
+    workdir.mkdir(exist_ok=True)
+    recipe = workdir.with_suffix(".json")
+    recipe.write_text(to_json(config))
+    program = pathlib.Path(__file__).parents[1] / "run_and_die.py"
+    command = [sys.executable, str(program), str(recipe), str(workdir), end_at]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Config:
+    folder = tmp_path_factory.mktemp("set")
+    small.write_folder(folder)
+    return small.config(folder)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(config, tmp_path_factory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "w"
+    status, said = run(config, workdir)
+    assert status == 0, said
+    return workdir
+
+
+def assert_same_run(workdir: pathlib.Path, uninterrupted: pathlib.Path) -> None:
+    assert small.rows(workdir) == small.rows(uninterrupted)
+    got, expected = small.final_state(workdir, 5), small.final_state(uninterrupted, 5)
+    assert got.keys() == expected.keys()
+    for name, value in got.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("chain", some(CHAINS, CHAINS[1]))
+def test_resume_after_sigkill_is_exact_to_the_last_bit(config, tmp_path, uninterrupted, chain):
+    for point in chain:
+        status, said = run(config, tmp_path / "w", point)
+        assert status == -signal.SIGKILL, f"{point}: {said}"
+    status, said = run(config, tmp_path / "w")
+    assert status == 0, said
+    assert_same_run(tmp_path / "w", uninterrupted)
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_signal_saves_and_the_same_command_goes_on(config, tmp_path, uninterrupted, number, step):
+    """It goes with the next batch, and all processes stop once they have that one's figures."""
+    status, said = run(config, tmp_path / "w", f"signal {int(number)} {step}")
+    assert status == 128 + number, said
+    assert f"stopped and saved after step {step + 2}; run again to go on" in said
+    status, said = run(config, tmp_path / "w")
+    assert status == 0, said
+    assert "continuing" in said
+    assert_same_run(tmp_path / "w", uninterrupted)
