@@ -1,7 +1,6 @@
-"""From parsed flags to a run: errors a person can act on become one line."""
+"""What all commands share: an error that a person can act on is one line."""
 
 import contextlib
-import dataclasses
 import io
 import logging
 import sys
@@ -9,7 +8,6 @@ from collections.abc import Iterator
 
 from absl import logging as absl_logging
 
-from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.errors import UserError
 
 
@@ -39,38 +37,3 @@ def errors_as_one_line() -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0][:200]
         sys.exit(f"error: another process ended, see what it said ({reason})")
-
-
-@dataclasses.dataclass(frozen=True)
-class Join:
-    """How this process finds the others of its run; see `processes.start`."""
-
-    distributed: bool = False
-    coordinator: str = ""
-    num_processes: int = 1
-    process_id: int = 0
-
-
-def run(config: Config, workdir: str, join: Join = Join()) -> None:
-    """Trains, and says how it ended."""
-    with errors_as_one_line():
-        from alexnet_jax import train
-        from alexnet_jax.ops import compilation
-        from alexnet_jax.parallel import processes
-
-        compilation.keep_programs()
-        if not join.coordinator and (join.num_processes > 1 or join.process_id):
-            raise ConfigError("--num_processes: needs --coordinator=HOST:PORT of process 0 too")
-        if join.distributed or join.coordinator:
-            processes.start(join.coordinator, join.num_processes, join.process_id)
-        if not isinstance(config, Config):
-            raise ConfigError(
-                f"--config: get_config() gives a {type(config).__name__}; it must return an "
-                "alexnet_jax.config.Config, such as alexnet_jax.configs.get('default')"
-            )
-        summary = train.train(config, workdir)
-    processes.say(
-        f"{workdir}: {summary['split']} top-1 error {100 * summary['top1_error']:.2f} %, "
-        f"top-5 {100 * summary['top5_error']:.2f} % over {summary['count']:,} images, "
-        f"{summary['views']} view{'s' if summary['views'] > 1 else ''}, step {summary['step']:,}"
-    )

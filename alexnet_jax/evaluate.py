@@ -1,4 +1,4 @@
-"""The command of `alexnet_jax.evaluate`: each image of a split, by one trained network or several.
+"""Evaluates each image of a split, by one trained network or several.
 
 python -m alexnet_jax.evaluate --workdir=W [--split=S] [--views=10] [--predictions=FILE]
 
@@ -10,11 +10,15 @@ import csv
 import pathlib
 import sys
 
+import jax
 from absl import app, flags
 
-from alexnet_jax import cli
-from alexnet_jax.config import ConfigError, MeshConfig
+from alexnet_jax import cli, model
+from alexnet_jax.config import Config, ConfigError, MeshConfig
+from alexnet_jax.configs.validation import validate
+from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.words import spoken
+from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.figures import class_errors as figure
 from alexnet_jax.inference import trained
 from alexnet_jax.inference.predictions import (
@@ -28,12 +32,38 @@ from alexnet_jax.inference.predictions import (
     write_submission,
 )
 from alexnet_jax.inference.trained import TrainedNetwork
-from alexnet_jax.steps import evaluation
-from alexnet_jax.steps.evaluation import compile_eval_step
-
-__all__ = ["compile_eval_step", "main"]
+from alexnet_jax.parallel import mesh as meshes
+from alexnet_jax.steps import augment, evaluation
 
 SUBMISSION = ".txt"
+
+
+def compile_eval_step(config: Config) -> jax.stages.Compiled:
+    """Compiles the evaluation step for the mesh that the config asks for.
+
+    Opens the data set only where `num_classes` is 0.
+
+    Raises:
+      ConfigError: a field that cannot be used.
+      DataError: a data set that is to be opened and cannot be.
+    """
+    validate(config)
+    mesh = meshes.build(config.mesh)
+    size = evaluation.eval_batch_size(config)
+    meshes.check_batch("eval_batch_size", size, 1, mesh, config.mesh)
+    network = model.build(config.model, _num_classes(config), config.precision)
+    shapes = model.abstract_parameters(network, config.image_size)
+    params = meshes.placed(shapes, mesh, meshes.specs(shapes, mesh, config.mesh))
+    feeding = HostBatches(config.mesh, size, config.resize)
+    views = augment.Views.of(config)
+    return evaluation.compile_step(config, network, mesh, params, config.eval_views, feeding, views)
+
+
+def _num_classes(config: Config) -> int:
+    """Returns the classes that fc8 has; opens the data set only where the config does not say."""
+    if config.num_classes:
+        return config.num_classes
+    return len(open_dataset(config).class_names)
 
 
 def _networks(workdirs: list[pathlib.Path]) -> list[TrainedNetwork]:

@@ -1,10 +1,12 @@
 """python -m alexnet_jax.main --workdir=W [--config=NAME or FILE.py] [--config.FIELD=VALUE ...]"""
 
+import dataclasses
 import sys
 
 from absl import app, flags
 
-from alexnet_jax.config import ConfigError
+from alexnet_jax import cli
+from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.configs import flags as config_flags
 from alexnet_jax.host import large_pages
 
@@ -18,16 +20,49 @@ _PROCESSES = flags.DEFINE_integer("num_processes", 1, "with --coordinator: how m
 _PROCESS = flags.DEFINE_integer("process_id", 0, "with --coordinator: which one this is, from 0")
 
 
-def _train(_: list[str]) -> None:
-    from alexnet_jax import cli  # jax starts here, after the flags are known to be right
+@dataclasses.dataclass(frozen=True)
+class Join:
+    """How this process finds the others of its run; see `processes.start`."""
 
-    join = cli.Join(
+    distributed: bool = False
+    coordinator: str = ""
+    num_processes: int = 1
+    process_id: int = 0
+
+
+def run(config: Config, workdir: str, join: Join = Join()) -> None:
+    """Trains, and says how it ended."""
+    with cli.errors_as_one_line():
+        from alexnet_jax import train
+        from alexnet_jax.ops import compilation
+        from alexnet_jax.parallel import processes
+
+        compilation.keep_programs()
+        if not join.coordinator and (join.num_processes > 1 or join.process_id):
+            raise ConfigError("--num_processes: needs --coordinator=HOST:PORT of process 0 too")
+        if join.distributed or join.coordinator:
+            processes.start(join.coordinator, join.num_processes, join.process_id)
+        if not isinstance(config, Config):
+            raise ConfigError(
+                f"--config: get_config() gives a {type(config).__name__}; it must return an "
+                "alexnet_jax.config.Config, such as alexnet_jax.configs.get('default')"
+            )
+        summary = train.train(config, workdir)
+    processes.say(
+        f"{workdir}: {summary['split']} top-1 error {100 * summary['top1_error']:.2f} %, "
+        f"top-5 {100 * summary['top5_error']:.2f} % over {summary['count']:,} images, "
+        f"{summary['views']} view{'s' if summary['views'] > 1 else ''}, step {summary['step']:,}"
+    )
+
+
+def _train(_: list[str]) -> None:
+    join = Join(
         bool(_DISTRIBUTED.value),
         str(_COORDINATOR.value),
         int(_PROCESSES.value),
         int(_PROCESS.value),
     )
-    cli.run(_CONFIG.value, _WORKDIR.value, join)
+    run(_CONFIG.value, _WORKDIR.value, join)
 
 
 def main() -> None:

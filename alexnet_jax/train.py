@@ -11,9 +11,9 @@ from alexnet_jax import model
 from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.feed import host as host_feed
-from alexnet_jax.feed import resident
-from alexnet_jax.feed.protocol import Feeding, HostBatches
+from alexnet_jax.feed import choice, resident
+from alexnet_jax.feed.host import HostBatches
+from alexnet_jax.feed.protocol import Feeding
 from alexnet_jax.host import files
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.parallel import mesh as meshes
@@ -56,7 +56,7 @@ def _feeding(config: Config, mesh: Mesh, examples: int) -> Feeding:
     passes, steps = config.optimizer.fc_updates, config.steps_per_dispatch
     if config.feed != "resident":
         return HostBatches(config.mesh, config.batch_size, config.resize)
-    kind = host_feed.kind_of_feed(config, mesh, examples, host_feed.resident_budget(config))
+    kind = choice.kind_of_feed(config, mesh, examples, choice.resident_budget(config))
     return resident.resident_split(
         config, mesh, examples, config.batch_size, kind == "whole", passes, steps
     )

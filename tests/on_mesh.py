@@ -6,7 +6,7 @@ import pytest
 
 from alexnet_jax import configs, model
 from alexnet_jax.config import Config
-from alexnet_jax.feed.protocol import HostBatches
+from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.parallel import mesh
 from alexnet_jax.steps import augment, state, training
 

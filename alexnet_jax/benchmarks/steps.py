@@ -13,7 +13,7 @@ from alexnet_jax.benchmarks import work
 from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
 from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.configs.validation import validate
-from alexnet_jax.feed.protocol import HostBatches
+from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import augment, evaluation, state
 from alexnet_jax.steps import training as train_step

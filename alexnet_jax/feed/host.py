@@ -1,15 +1,17 @@
-"""Where the arrays come from that feed a step: what all have, and those read ahead on the host."""
+"""Batches read ahead on the host, and put on the devices two ahead of the step."""
 
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 from collections.abc import Callable, Generator
-from typing import Any, Protocol
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.config import Config, MeshConfig
 from alexnet_jax.data.loader import (
     ImageReader,
     Loader,
@@ -19,47 +21,48 @@ from alexnet_jax.data.loader import (
     training_positions,
 )
 from alexnet_jax.feed.page_locked import page_lock
-from alexnet_jax.feed.protocol import Dispatches, Fed, HostBatches, stop_flags
-from alexnet_jax.host.device_memory import GIB, device_memory
+from alexnet_jax.feed.protocol import DeviceBatch, Dispatches, Fed, stop_flags
 from alexnet_jax.parallel import mesh as meshes
-from alexnet_jax.parallel import processes
 
 
-class Feed(Protocol):
-    """A split as it comes to the compiled steps.
+@dataclasses.dataclass(frozen=True)
+class HostBatches:
+    """Batches of `batch_size` images that the host puts on the devices one by one."""
 
-    What it yields stays as it is until the second one after it is asked for. Threads may stand
-    behind a generator: close what is left before its end (`contextlib.closing`).
-    """
-
-    feeding: Any  # HostBatches or ResidentSplit
-    count: int
+    config: MeshConfig
+    batch_size: int
+    side: int
 
     @property
-    def bad_images(self) -> list[str]:
-        """What could not be decoded so far, one message each."""
-        ...
+    def steps(self) -> int:
+        """A batch comes for each update."""
+        return 1
 
-    def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Generator[Fed]:
-        """Yields what each dispatch is fed with.
+    @property
+    def specs(self) -> meshes.Specs:
+        """The batch is cut, every array alike."""
+        return meshes.batch_spec(self.config)
 
-        Args:
-          dispatches: the updates.
-          stop: asked before each: was this process told to end?
-        """
-        ...
+    def abstract(self, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns a global batch as shapes with their shardings."""
+        sharding = meshes.batch_sharding(mesh, self.config)
+        image = (self.batch_size, self.side, self.side, 3)
+        fed = {"image": jax.ShapeDtypeStruct(image, jnp.uint8, sharding=sharding)}
+        for names, dtype in (
+            (("label", "position", "epoch", "index", "place"), jnp.int32),
+            (("mask", "bad", "stop"), jnp.float32),
+        ):
+            for name in names:
+                fed[name] = jax.ShapeDtypeStruct((self.batch_size,), dtype, sharding=sharding)
+        return fed
 
-    def evaluation(self) -> Generator[Fed]:
-        """Yields what evaluation steps over the whole split are fed with."""
-        ...
+    def training(self, fed: Fed, step: jax.Array) -> DeviceBatch:
+        """Returns what came."""
+        return fed
 
-    def sample(self) -> Fed:
-        """Returns something to try an update on."""
-        ...
-
-    def describe(self) -> str:
-        """Says in a few words how the images come."""
-        ...
+    def evaluation(self, fed: Fed) -> DeviceBatch:
+        """Returns what came."""
+        return fed
 
 
 class HostFeed:
@@ -123,34 +126,3 @@ class HostFeed:
                     yield fed | {"stop": told if stop() else go}
             finally:  # what has not begun to be read is not waited for
                 thread.shutdown(wait=False, cancel_futures=True)
-
-
-def resident_budget(config: Config) -> int:
-    """Returns the bytes of a device's memory that resident splits may take, the least of all."""
-    asked = config.resident_gib * GIB or device_memory() / 4
-    if jax.process_count() == 1:
-        return int(asked)
-    return min(int(told) for told in processes.told_by_all(str(int(asked))))
-
-
-def kind_of_feed(config: Config, mesh: Mesh, count: int, budget: int) -> str:
-    """Chooses how a split comes: `host`, `whole` (resident, all of it on every device) or `parts`
-    (resident, cut over `data`).
-
-    Raises:
-      ConfigError: `feed` = resident, and it does not fit the budget.
-    """
-    size = count * config.resize**2 * 3
-    shards = meshes.data_devices(mesh)
-    if config.feed == "host":
-        return "host"
-    if size <= budget:
-        return "whole"
-    if -(-size // shards) <= budget and shards > 1:
-        return "parts"
-    if config.feed == "resident":
-        raise ConfigError(
-            f"feed: resident needs {size / shards / GIB:.3g} GiB of each device for {count:,} "
-            f"images, more than {budget / GIB:.3g}; raise resident_gib, or use host"
-        )
-    return "host"

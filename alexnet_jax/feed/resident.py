@@ -1,21 +1,167 @@
 """A split that is read once and stays on the devices, from which steps gather their images."""
 
 import concurrent.futures
+import dataclasses
 import functools
 from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, MeshConfig
 from alexnet_jax.data.loader import ImageReader, evaluation_batches, read_all
 from alexnet_jax.data.order import permutation
-from alexnet_jax.feed.protocol import Dispatches, Fed, ResidentSplit, stop_flags
+from alexnet_jax.feed.protocol import DeviceBatch, Dispatches, Fed, stop_flags
 from alexnet_jax.host.device_memory import GIB
+from alexnet_jax.parallel import collectives, processes
 from alexnet_jax.parallel import mesh as meshes
-from alexnet_jax.parallel import processes
+
+ORDERED = 64  # updates whose order is put on the devices at once, at least
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidentSplit:
+    """A split of `count` images that stays on the devices; steps gather their batches from it.
+
+    Attributes:
+      config: of the mesh.
+      batch_size: global images of a step.
+      side: of the images.
+      count: images of the split.
+      data: data shards of the mesh.
+      devices: that share the images of a batch: `mesh.image_devices`.
+      whole: does every data shard hold all of them? Else each holds an equal part, and a batch is
+        exchanged over `data` as uint8.
+      passes: through the classifier, for the order of rows.
+      steps: updates of one dispatch, at most.
+    """
+
+    config: MeshConfig
+    batch_size: int
+    side: int
+    count: int
+    data: int
+    devices: int
+    whole: bool = True
+    passes: int = 1
+    steps: int = 1
+
+    @property
+    def specs(self) -> meshes.Specs:
+        """Images are whole or cut over `data`; labels and order are everywhere."""
+        image = meshes.EVERYWHERE if self.whole else meshes.data_spec()
+        names = ("label", "good", "order", "first_epoch", "number", "steps")
+        return {
+            "image": image,
+            "stop": meshes.batch_spec(self.config),
+        } | {name: meshes.EVERYWHERE for name in names}
+
+    @property
+    def orders(self) -> int:
+        """Epochs whose orders are on the devices: those that a dispatch may hold a part of.
+
+        Where epochs are short there are more, for putting them there takes a millisecond.
+        """
+        images = max(self.steps, ORDERED) * self.batch_size
+        return (self.count + images - 2) // self.count + 1
+
+    @property
+    def padded(self) -> int:
+        """`count`, made to divide over the data shards that hold parts."""
+        shards = 1 if self.whole else self.data
+        return -(-self.count // shards) * shards
+
+    def abstract(self, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the fed arrays as shapes with their shardings."""
+        rows = self.padded
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "image": ((rows, self.side, self.side, 3), jnp.uint8),
+            "label": ((rows,), jnp.int32),
+            "good": ((rows,), jnp.float32),
+            "order": ((self.orders, self.count), jnp.int32),  # of epochs from first_epoch on
+            "first_epoch": ((), jnp.int32),
+            "number": ((), jnp.int32),  # of an evaluation batch
+            "steps": ((), jnp.int32),  # of this dispatch
+            "stop": ((self.devices,), jnp.float32),
+        }
+        arrays = {name: jax.ShapeDtypeStruct(*about) for name, about in shapes.items()}
+        return meshes.placed(arrays, mesh, self.specs)
+
+    def training(self, fed: Fed, step: jax.Array) -> DeviceBatch:
+        """Gathers the rows that the data order gives to this device."""
+        places = self._places()
+        position = step * self.batch_size + places
+        epoch = position // self.count
+        index = fed["order"][epoch - fed["first_epoch"], position % self.count]
+        own = self._own(index)
+        batch = self._known(fed, own) | {
+            "index": own,
+            "epoch": self._own(epoch),
+            "position": self._own(position),
+            "place": self._own(places),
+            "stop": fed["stop"],
+        }
+        return batch | {"image": self._images(fed["image"], index)}
+
+    def evaluation(self, fed: Fed) -> DeviceBatch:
+        """Gathers the rows of batch `number`, in the order of the split; past its end are none."""
+        index = fed["number"] * self.batch_size + self._places(ordered=False)
+        inside = (index < self.count).astype(jnp.float32)
+        index = jnp.minimum(index, self.count - 1)
+        batch = self._known(fed, self._own(index))
+        inside = self._own(inside)
+        batch = batch | {"mask": batch["mask"] * inside, "bad": batch["bad"] * inside}
+        return batch | {"image": self._images(fed["image"], index)}
+
+    def _places(self, ordered: bool = True) -> jax.Array:
+        """Places in the global batch, of the rows of this device and of those it exchanges with.
+
+        Returns:
+          (data shards, b) int32: row d is that of data shard d.
+        """
+        order = np.arange(self.batch_size)
+        if ordered:
+            order = meshes.order_of_rows(
+                self.config, self.data, self.devices, self.batch_size, self.passes
+            )
+        mine = jnp.asarray(order.reshape(self.data, self.devices // self.data, -1), jnp.int32)
+        return mine[:, collectives.image_index_in_shard(self.config)]
+
+    def _own(self, of_shards: jax.Array) -> jax.Array:
+        """Returns this device's row of (data shards, b)."""
+        return of_shards[collectives.data_index()]
+
+    def _known(self, fed: Fed, index: jax.Array) -> DeviceBatch:
+        good = fed["good"][index]
+        return {"label": fed["label"][index], "mask": good, "bad": 1 - good}
+
+    def _images(self, part: jax.Array, index: jax.Array) -> jax.Array:
+        """Gathers images by their number in the split, (data shards, b), for this device."""
+        if self.whole or self.data == 1:
+            return _rows(part, self._own(index))
+        # Each device gives what it holds to whom it belongs: all others add zeros.
+        local = index.reshape(-1) - collectives.data_index() * part.shape[0]
+        held = (local >= 0) & (local < part.shape[0])
+        rows = _rows(part, jnp.clip(local, 0, part.shape[0] - 1))
+        rows = jnp.where(held[:, None, None, None], rows, jnp.zeros((), rows.dtype))
+        with jax.named_scope("images"):
+            return collectives.scatter_rows(rows)
+
+
+def _rows(images: jax.Array, index: jax.Array) -> jax.Array:
+    """Returns images[index], (b, R, R, 3); a CPU copies whole images, one after the other."""
+    return jax.lax.platform_dependent(images, index, cpu=_copied, default=_gathered)
+
+
+def _copied(images: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.lax.map(lambda i: jax.lax.dynamic_index_in_dim(images, i, keepdims=False), index)
+
+
+def _gathered(images: jax.Array, index: jax.Array) -> jax.Array:
+    return images.at[index].get(mode="promise_in_bounds")
 
 
 def resident_split(

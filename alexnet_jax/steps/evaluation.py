@@ -8,12 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexnet_jax import model
 from alexnet_jax.config import Config
-from alexnet_jax.configs.validation import validate
 from alexnet_jax.errors import UserError
-from alexnet_jax.feed.host import Feed
-from alexnet_jax.feed.protocol import Fed, Feeding, HostBatches
+from alexnet_jax.feed.protocol import Fed, Feed, Feeding
 from alexnet_jax.model import AlexNet
 from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import collectives
@@ -94,36 +91,6 @@ def compile_step(
     step = meshes.per_device(function, mesh, specs, feeding.specs)
     abstract, deterministic = (params, feeding.abstract(mesh)), config.deterministic
     return compilation.compiled(step, *abstract, deterministic=deterministic)
-
-
-def compile_eval_step(config: Config) -> jax.stages.Compiled:
-    """Compiles the evaluation step for the mesh that the config asks for.
-
-    Opens the data set only where `num_classes` is 0.
-
-    Raises:
-      ConfigError: a field that cannot be used.
-      DataError: a data set that is to be opened and cannot be.
-    """
-    validate(config)
-    mesh = meshes.build(config.mesh)
-    size = eval_batch_size(config)
-    meshes.check_batch("eval_batch_size", size, 1, mesh, config.mesh)
-    network = model.build(config.model, num_classes(config), config.precision)
-    shapes = model.abstract_parameters(network, config.image_size)
-    params = meshes.placed(shapes, mesh, meshes.specs(shapes, mesh, config.mesh))
-    feeding = HostBatches(config.mesh, size, config.resize)
-    views = augment.Views.of(config)
-    return compile_step(config, network, mesh, params, config.eval_views, feeding, views)
-
-
-def num_classes(config: Config) -> int:
-    """Returns the classes that fc8 has; opens the data set only where the config does not say."""
-    if config.num_classes:
-        return config.num_classes
-    from alexnet_jax.data.sources import open_dataset
-
-    return len(open_dataset(config).class_names)
 
 
 def evaluate(

@@ -13,7 +13,7 @@ from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.types import DataError, Source
-from alexnet_jax.feed import host as host_feed
+from alexnet_jax.feed import choice
 from alexnet_jax.feed.host import HostFeed
 from alexnet_jax.feed.resident import ResidentFeed
 from alexnet_jax.host import files
@@ -57,7 +57,7 @@ class Run:
         self._dataset = dataset
         self._eval_steps: dict[int, jax.stages.Compiled] = {}
         self._told_bad: set[str] = set()
-        self._resident_budget = host_feed.resident_budget(config)
+        self._resident_budget = choice.resident_budget(config)
         begun = checkpoints.latest_step() is not None
         processes.first_does(lambda: run_files.pin_dataset(workdir, dataset, self.num_train, begun))
 
@@ -91,7 +91,7 @@ class Run:
         c, source = self.config, self._dataset.open(split)
         _refuse_unlabelled(source, f"split {split} of {c.dataset}")
         reader = ImageReader(source, c.resize, c.exif_orientation, c.on_bad_image)
-        kind = host_feed.kind_of_feed(c, self.mesh, len(reader), self._resident_budget)
+        kind = choice.kind_of_feed(c, self.mesh, len(reader), self._resident_budget)
         if kind == "host":
             return HostFeed(c, self.mesh, reader, batch_size, passes)
         with Progress(f"read {split}", 0, len(reader), "image", not processes.is_first()) as bar:

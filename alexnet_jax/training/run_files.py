@@ -2,15 +2,37 @@
 
 import json
 import pathlib
+from typing import Any
 
-from alexnet_jax.config import Config, ConfigError, from_json, to_json
+from alexnet_jax.config import Config, ConfigError, flatten, from_json, to_json
 from alexnet_jax.data import statistics as colour
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.host import files
-from alexnet_jax.training.resumable import changed_fields
 
 CONFIG_FILE = "config.json"
 DATASET_FILE = "dataset.json"
+
+# Fields that may differ between a run and its continuation: where and how it is computed, what is
+# reported, and how long it goes on. Another length stretches a schedule over the whole run, and
+# `Run.say_stretched` says so; of a data set its contents decide (`pin_dataset`).
+RESUMABLE = (
+    "mesh.data",
+    "mesh.model",
+    "mesh.scheme",
+    "mesh.zero",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "eval_views",
+    "dataset",
+    "data_dir",
+    "read_threads",
+    "read_ahead",
+    "feed",
+    "resident_gib",
+    "steps_per_dispatch",
+    "num_epochs",
+    "num_steps",
+)
 
 
 def read_config(workdir: pathlib.Path) -> Config:
@@ -47,6 +69,16 @@ def refuse_changes(workdir: pathlib.Path, config: Config) -> Config:
         )
         raise ConfigError(f"{workdir} holds another run ({rows}); use another workdir")
     return old
+
+
+def changed_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns the fields that forbid a resume, each with both values."""
+    before, after = flatten(old), flatten(new)
+    return {
+        name: (before[name], after[name])
+        for name in after
+        if before[name] != after[name] and name not in RESUMABLE
+    }
 
 
 def read_class_names(workdir: pathlib.Path) -> list[str]:

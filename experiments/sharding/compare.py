@@ -20,7 +20,7 @@ from absl import app, flags
 from alexnet_jax import configs, model, train
 from alexnet_jax.config import Config
 from alexnet_jax.configs.validation import validate
-from alexnet_jax.feed.protocol import HostBatches
+from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.parallel import mesh
 from alexnet_jax.steps import communication, state
 from experiments.sharding import cost, draw

@@ -10,8 +10,8 @@ from alexnet_jax import configs
 from alexnet_jax.config import Config, ConfigError, from_json, to_json
 from alexnet_jax.configs import validation
 from alexnet_jax.configs.validation import validate
-from alexnet_jax.training import resumable
-from alexnet_jax.training.resumable import changed_fields
+from alexnet_jax.training import run_files
+from alexnet_jax.training.run_files import changed_fields
 
 
 @pytest.mark.parametrize("name", configs.names())
@@ -69,7 +69,7 @@ def test_refuses_with_the_field_and_the_nearest_right_value(field, value, messag
 
 def test_every_choice_and_bound_names_a_field():
     fields = configuration.flatten(Config())
-    for name in [*validation.CHOICES, *validation.LEAST, *resumable.RESUMABLE]:
+    for name in [*validation.CHOICES, *validation.LEAST, *run_files.RESUMABLE]:
         assert name in fields
 
 

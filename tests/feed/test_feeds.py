@@ -16,7 +16,7 @@ from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.types import DataError
-from alexnet_jax.feed import host as host_feed
+from alexnet_jax.feed import choice
 from alexnet_jax.feed.host import HostFeed
 from alexnet_jax.feed.protocol import Dispatches, Feeding
 from alexnet_jax.feed.resident import ResidentFeed
@@ -145,15 +145,14 @@ def test_a_signal_travels_with_the_next_step(folder):
 )
 def test_the_kind_of_feed_follows_the_size(images, gib, shape, kind):
     config = Config(resize=71, resident_gib=gib, mesh=MeshConfig(*shape))
-    devices, budget = mesh.build(config.mesh), host_feed.resident_budget(config)
-    assert host_feed.kind_of_feed(config, devices, images, budget) == kind
+    devices, budget = mesh.build(config.mesh), choice.resident_budget(config)
+    assert choice.kind_of_feed(config, devices, images, budget) == kind
     assert (
-        host_feed.kind_of_feed(dataclasses.replace(config, feed="host"), devices, 1, budget)
-        == "host"
+        choice.kind_of_feed(dataclasses.replace(config, feed="host"), devices, 1, budget) == "host"
     )
     if kind == "host":
         with pytest.raises(ConfigError, match="feed: resident needs .* raise resident_gib"):
-            host_feed.kind_of_feed(
+            choice.kind_of_feed(
                 dataclasses.replace(config, feed="resident"), devices, images, budget
             )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from alexnet_jax.feed import protocol
+from alexnet_jax.feed import resident
 from alexnet_jax.ops import compilation, convolution, elementwise, onednn, pooling
 from experiments.speed import plain
 
@@ -134,8 +134,8 @@ def test_each_platforms_way_is_the_other_s(rng):
     for one, other in zip(here, there, strict=True):
         np.testing.assert_allclose(one, other, 1e-5)
     images, index = jnp.arange(5 * 12).reshape(5, 2, 2, 3), jnp.array([4, 0, 0, 2])
-    np.testing.assert_array_equal(protocol._copied(images, index), images[index])
-    np.testing.assert_array_equal(protocol._gathered(images, index), images[index])
+    np.testing.assert_array_equal(resident._copied(images, index), images[index])
+    np.testing.assert_array_equal(resident._gathered(images, index), images[index])
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 1024), (128, 1024), (32, 8)])

@@ -15,7 +15,7 @@ import pytest
 import small
 from jax.experimental.compilation_cache import compilation_cache
 
-from alexnet_jax import configs, train
+from alexnet_jax import configs, evaluate, train
 from alexnet_jax.ops import compilation, convolution, elementwise, onednn
 from alexnet_jax.steps import evaluation, training
 
@@ -75,7 +75,7 @@ def test_both_steps_have_it():
     config = configs.get("default")
     config.num_classes, config.batch_size = 10, 8
     texts = [
-        way(config).as_text() for way in (evaluation.compile_eval_step, train.compile_train_step)
+        way(config).as_text() for way in (evaluate.compile_eval_step, train.compile_train_step)
     ]
     # Of conv1's input there is no gradient.
     assert [text.count(f'"{onednn.CONVOLUTION}"') for text in texts] == [5, 5 + 4]

@@ -24,19 +24,19 @@ pytestmark = pytest.mark.slow
 PROGRAM = """
 import pathlib, sys
 sys.modules["torch"] = None  # tensorboardX would load it, for seconds
-from alexnet_jax import cli
+from alexnet_jax import main
 from alexnet_jax.training import writers
 from alexnet_jax.config import from_json
 writers.Writers.draw = lambda self: None
 recipe, workdir, port, count, this = sys.argv[1:6]
-join = cli.Join(True, f"127.0.0.1:{port}", int(count), int(this))
+join = main.Join(True, f"127.0.0.1:{port}", int(count), int(this))
 config = from_json(pathlib.Path(recipe).read_text())
 if port == "0":
-    join = cli.Join()
+    join = main.Join()
 for argument in sys.argv[6:]:
     if argument == this:
         config.batch_size *= 2  # this process was started with another flag
-cli.run(config, workdir, join)
+main.run(config, workdir, join)
 """
 
 

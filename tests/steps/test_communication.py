@@ -6,9 +6,9 @@ import dataclasses
 import pytest
 from on_mesh import MESHES, small, some
 
-from alexnet_jax import configs, train
+from alexnet_jax import configs, evaluate, train
 from alexnet_jax.config import Config
-from alexnet_jax.steps import communication, evaluation
+from alexnet_jax.steps import communication
 from alexnet_jax.steps.communication import Collective
 
 
@@ -75,13 +75,13 @@ def test_devices_written_in_another_way_are_no_guess():
 @pytest.mark.parametrize("shape", some(MESHES, (1, 1), (1, 2)))
 def test_compiled_steps_exchange_what_figure_2_says(shape):
     config = paper(shape)
-    update, evaluated = (
+    update, evaluation = (
         train.compile_train_step(config),
-        evaluation.compile_eval_step(dataclasses.replace(config, eval_views=1)),
+        evaluate.compile_eval_step(dataclasses.replace(config, eval_views=1)),
     )
     found = communication.compiled(update)
     assert_alike(found, communication.expected(config, 1000, shape[0]))
-    forward = communication.compiled(evaluated)
+    forward = communication.compiled(evaluation)
     assert_alike(forward, communication.expected(config, 1000, shape[0], training=False))
     if shape == (1, 2):  # the paper's own, counted by hand
         assert {c.layer: c.payload for c in forward} == FIGURE_2
@@ -89,7 +89,7 @@ def test_compiled_steps_exchange_what_figure_2_says(shape):
         assert {c.layer: c.payload for c in found if c.kind == "reduce-scatter"} == FIGURE_2
     if shape == (1, 1):
         assert found == forward == []
-    text = update.as_text() + evaluated.as_text()
+    text = update.as_text() + evaluation.as_text()
     assert "feature_group_count" not in text
 
 

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import small
 
-from alexnet_jax import model, train
+from alexnet_jax import evaluate, model, train
 from alexnet_jax.config import ConfigError, MeshConfig
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.feed import choice, resident
 from alexnet_jax.feed import host as host_feed
-from alexnet_jax.feed import resident
-from alexnet_jax.feed.protocol import HostBatches
+from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.host import files
 from alexnet_jax.inference import trained
 from alexnet_jax.parallel import mesh
@@ -285,7 +285,7 @@ def test_several_updates_in_a_dispatch_need_resident_images(folder, tmp_path, mo
     config.feed, config.steps_per_dispatch = "host", 4
     with pytest.raises(ConfigError, match="steps_per_dispatch: 4 .* use 1, or feed=resident"):
         train.compile_train_step(config)
-    monkeypatch.setattr(host_feed, "resident_budget", lambda config: 0)
+    monkeypatch.setattr(choice, "resident_budget", lambda config: 0)
     config.feed = "auto"
     with pytest.raises(ConfigError, match="train is read ahead by 2 threads; use 1, or feed=res"):
         train.train(config, tmp_path / "w")
@@ -426,7 +426,7 @@ def test_compiled_steps_open_no_data_set():
     config = configs.get("default")
     config.num_classes, config.dataset, config.batch_size = 7, "no_such_data_set", 8
     config.resize, config.image_size, config.model.width = 71, 67, 1 / 16
-    for compiled in (train.compile_train_step(config), evaluation.compile_eval_step(config)):
+    for compiled in (train.compile_train_step(config), evaluate.compile_eval_step(config)):
         assert isinstance(compiled, jax.stages.Compiled)
 
 
