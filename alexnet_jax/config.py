@@ -202,6 +202,9 @@ class Config:
     # float32; bfloat16 with float32 parameters; float64, to compare meshes under JAX_ENABLE_X64=1
     precision: str = "float32"
     deterministic: bool = False  # GPU: XLA's deterministic kernels
+    # auto: what the platform is fast with (ops/); reference: XLA's own convolutions and products,
+    # plain formulas and JAX's gradients, without anything of ours beneath them.
+    kernels: str = "auto"
 
     eval_views: int = 1  # of the last evaluation: 1 or 10; the others use one view
     eval_batch_size: int = 0  # 0: as batch_size

@@ -15,8 +15,9 @@ from alexnet_jax.layers.batch_norm import BatchNorm, Mean, alone
 from alexnet_jax.layers.columns import Columns
 from alexnet_jax.layers.initialisation import bias_init, kernel_init
 from alexnet_jax.layers.linear import Conv, FullyConnected, parameter_dtype
-from alexnet_jax.ops import compilation, convolution, elementwise, pooling
-from alexnet_jax.ops.lrn import Lrn, lrn, rectified_lrn, spatial_response_norm
+from alexnet_jax.ops import convolution_xla, elementwise, platform, pooling
+from alexnet_jax.ops.lrn import lrn, rectified_lrn, spatial_response_norm
+from alexnet_jax.ops.lrn_formula import Lrn
 from alexnet_jax.ops.lrn_sharded import lrn_between
 
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -109,7 +110,7 @@ class AlexNet(nn.Module):
         channels: int,
         size: int,
         stride: int = 1,
-        padding: int | convolution.Padding = 0,
+        padding: int | convolution_xla.Padding = 0,
         groups: int = 1,
     ) -> Conv:
         return Conv(
@@ -179,7 +180,7 @@ class AlexNet(nn.Module):
         c = self.config
         if c.normalisation != "local" or c.lrn.across_columns or f"conv{layer}" in c.without:
             return 1
-        return getattr(self, f"conv{layer}").groups if compilation.columns_apart() else 1
+        return getattr(self, f"conv{layer}").groups if platform.columns_apart() else 1
 
     def _norm(self, layer: int, x: jax.Array, training: bool, apart: int) -> jax.Array:
         if self.config.normalisation == "local":

@@ -1,12 +1,9 @@
 """Stricter than production, and eight simulated devices for every test."""
 
-import contextlib
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import Any
-from unittest import mock
+from collections.abc import Iterator
 
 # XLA's own passes as ever, LLVM's left out: programs compile in half the time. Tests about last
 # bits ask for them again (`as_in_production`).
@@ -67,27 +64,11 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-@contextlib.contextmanager
-def ways_of(platform: str) -> Iterator[None]:
-    """Takes what the code has for a platform, wherever it has several ways; it still runs here."""
-    from alexnet_jax.ops import compilation
+@pytest.fixture(params=["cpu", "cuda", "tpu", "reference"])
+def way(request) -> Iterator[str]:
+    """Every way of computing, on this CPU: each platform's, and the reference."""
+    from alexnet_jax.ops import platform
 
-    def chosen(*arguments: Any, default: Any = None, **ways: Any) -> Any:
-        return ways.get(platform, default)(*arguments)
-
-    with (
-        mock.patch.object(jax.lax, "platform_dependent", chosen),
-        mock.patch.object(compilation, "columns_apart", lambda: platform == "cuda"),
-    ):
-        yield
-
-
-@pytest.fixture(params=["cpu", "cuda"])
-def platform(request) -> Iterator[str]:
-    with ways_of(request.param):
+    kernels = "reference" if request.param == "reference" else "auto"
+    with platform.using(kernels, "cpu" if kernels == "reference" else request.param):
         yield request.param
-
-
-@pytest.fixture
-def a_gpu_s_ways() -> Callable[[], contextlib.AbstractContextManager[None]]:
-    return lambda: ways_of("cuda")

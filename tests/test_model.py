@@ -9,8 +9,9 @@ from on_mesh import some
 
 from alexnet_jax import configs
 from alexnet_jax import model as models
-from alexnet_jax.ops import convolution, pooling
-from alexnet_jax.ops.lrn import Lrn, lrn, spatial_response_norm
+from alexnet_jax.ops import convolution, platform, pooling
+from alexnet_jax.ops.lrn import lrn, spatial_response_norm
+from alexnet_jax.ops.lrn_formula import Lrn
 
 
 @pytest.mark.parametrize("recipe", ["paper", "original_code", "caffenet", "bvlc_alexnet"])
@@ -104,7 +105,7 @@ def test_bfloat16_computes_near_float32_with_float32_parameters():
         ("alexnet_bn", "float32", {}),
     ],
 )
-def test_a_gpu_s_ways_give_the_same_network(recipe, precision, other, a_gpu_s_ways):
+def test_a_gpu_s_ways_give_the_same_network(recipe, precision, other):
     """Its own normalisation, pooling, biases and arrays of columns, logits and gradients."""
     config = dataclasses.replace(configs.get(recipe).model, **other)
     config.init, config.width = "he", 1 / 16
@@ -121,7 +122,7 @@ def test_a_gpu_s_ways_give_the_same_network(recipe, precision, other, a_gpu_s_wa
         return jax.tree.leaves((logits, gradient))
 
     here = logits_and_gradient()
-    with a_gpu_s_ways():
+    with platform.using("auto", "cuda"):
         there = logits_and_gradient()
     near = 1e-5 if precision == "float32" else 0.1  # ties of rounded maxima go other ways
     for one, other in zip(here, there, strict=True):

@@ -16,7 +16,7 @@ from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.benchmarks.steps import prepared
 from alexnet_jax.config import Config
 from alexnet_jax.layers import linear
-from alexnet_jax.ops import compilation, convolution, elementwise
+from alexnet_jax.ops import compilation, convolution, matmul
 from alexnet_jax.steps import augment, optimizer
 
 
@@ -121,7 +121,7 @@ def parts(config: Config) -> list[Part]:
             x, kernel = (
                 _random(i, *s, dtype=dtype) for i, s in enumerate(((size, shape[0]), shape))
             )
-            found += _passes(layer, elementwise.fully_connected, (x, kernel), flops[layer] * size)
+            found += _passes(layer, matmul.fully_connected, (x, kernel), flops[layer] * size)
     return [*found, _augmentation(config), _update(config, network)]
 
 
@@ -165,7 +165,7 @@ def measure(config: Config, rounds: int, picture: pathlib.Path | None = None) ->
     best = work.ceiling(config.precision)
     rows, points = [], []
     for part in parts(config):
-        program = compilation.compiled(part.function, *part.arguments)
+        program = compilation.compiled(part.function, *part.arguments, kernels=config.kernels)
         times = work.times(program, *part.arguments, repeats=rounds)
         spent = statistics.median(times)
         floor = max(part.flops / best.flops, part.bytes / best.bandwidth)

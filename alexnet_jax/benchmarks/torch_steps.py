@@ -6,7 +6,7 @@ from typing import Any
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.configs.sizes import feature_sizes, fully_connected_units
 from alexnet_jax.model import CONVOLUTIONS
-from alexnet_jax.ops.lrn import Lrn
+from alexnet_jax.ops.lrn_formula import Lrn
 
 Contender = tuple[str, Callable[[], Any], Callable[[Any], Any]]
 

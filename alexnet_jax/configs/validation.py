@@ -16,6 +16,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "feed": ("auto", "host", "resident"),
     "augment.statistics": ("auto", "imagenet"),
     "augment.mean_image": ("none", "moving", "centre"),
+    "kernels": ("auto", "reference"),
     "precision": ("float32", "bfloat16", "float64"),
     "eval_views": (1, 10),
     "model.columns": (1, 2),

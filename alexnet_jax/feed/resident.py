@@ -16,6 +16,7 @@ from alexnet_jax.data.loader import ImageReader, evaluation_batches, read_all
 from alexnet_jax.data.order import permutation
 from alexnet_jax.feed.protocol import DeviceBatch, Dispatches, Fed, stop_flags
 from alexnet_jax.host.device_memory import GIB
+from alexnet_jax.ops import platform
 from alexnet_jax.parallel import collectives, processes
 from alexnet_jax.parallel import mesh as meshes
 
@@ -153,7 +154,7 @@ class ResidentSplit:
 
 def _rows(images: jax.Array, index: jax.Array) -> jax.Array:
     """Returns images[index], (b, R, R, 3); a CPU copies whole images, one after the other."""
-    return jax.lax.platform_dependent(images, index, cpu=_copied, default=_gathered)
+    return platform.choose(reference=_gathered, cpu=_copied)(images, index)
 
 
 def _copied(images: jax.Array, index: jax.Array) -> jax.Array:

@@ -112,7 +112,9 @@ def _compile(networks: Sequence[TrainedNetwork], feeding: Any, views: int) -> ja
         return batch["label"], batch["mask"], classes.astype(jnp.int32), probabilities
 
     mapped = meshes.per_device(best_of, mesh, specs, feeding.specs, meshes.batch_spec(shares))
-    return compilation.compiled(mapped, params, feeding.abstract(mesh))
+    return compilation.compiled(
+        mapped, params, feeding.abstract(mesh), kernels=networks[0].config.kernels
+    )
 
 
 def write_predictions(path: pathlib.Path, found: Predictions, network: TrainedNetwork) -> None:

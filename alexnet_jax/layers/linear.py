@@ -8,7 +8,7 @@ from flax import linen as nn
 from flax.linen import initializers
 
 from alexnet_jax.layers.initialisation import BiasInit
-from alexnet_jax.ops import convolution, elementwise
+from alexnet_jax.ops import convolution, convolution_xla, matmul
 
 
 def parameter_dtype(compute: jnp.dtype) -> jnp.dtype:
@@ -24,7 +24,7 @@ class Conv(nn.Module):
     kernel_init: initializers.Initializer
     bias_init: BiasInit
     stride: int = 1
-    padding: int | convolution.Padding = 0
+    padding: int | convolution_xla.Padding = 0
     groups: int = 1
     dtype: jnp.dtype = jnp.dtype("float32")
 
@@ -57,4 +57,4 @@ class FullyConnected(nn.Module):
         bias_init = self.bias_init(math.prod(shape[:-1]))
         kernel = self.param("kernel", self.kernel_init, shape, dtype).astype(self.dtype)
         bias = self.param("bias", bias_init, (self.features,), dtype).astype(self.dtype)
-        return elementwise.fully_connected(x, kernel, self.groups) + bias
+        return matmul.fully_connected(x, kernel, self.groups) + bias

@@ -1,17 +1,18 @@
 """How programs are compiled: what makes a back end fast, its kernels deterministic, and where
 compiled ones are kept."""
 
+import contextlib
 import functools
 import logging
 import os
 import pathlib
-import platform
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from alexnet_jax.ops import onednn
+from alexnet_jax.ops import onednn, platform
 
 Options = dict[str, str | bool]
 
@@ -29,32 +30,12 @@ DETERMINISTIC_GPU: Options = {
 
 
 def options(deterministic: bool = False) -> Options:
-    """Returns XLA's options for the back end in use; CPU kernels are deterministic as they are."""
-    backend = jax.default_backend()
-    if backend == "cpu":
+    """Returns XLA's options for the current way; CPU kernels are deterministic as they are."""
+    if platform.current() == "cpu":
         return {name: value for name, value in CPU.items() if _known(name, value)}
-    if backend == "gpu":
-        return dict(DETERMINISTIC_GPU) if deterministic else {}
+    if deterministic and platform.computed_on() in ("cuda", "rocm"):
+        return dict(DETERMINISTIC_GPU)
     return {}
-
-
-def columns_apart() -> bool:
-    """Says whether the columns of one device are arrays of their own.
-
-    A GPU's convolutions read and write them so; as one array each would be copied. A CPU and a TPU
-    are slow with few channels. Asked when a network is traced, for the back end in use.
-    """
-    return jax.default_backend() == "gpu"
-
-
-def in_memory(tree: Any) -> Any:
-    """Keeps XLA from computing a tree's arrays again wherever they are read, on an NVIDIA GPU.
-
-    They are written to memory once, and how they are made does not depend on who reads them.
-    """
-    return jax.lax.platform_dependent(
-        tree, cuda=jax.lax.optimization_barrier, default=lambda tree: tree
-    )
 
 
 @functools.cache
@@ -78,17 +59,31 @@ def keep_programs() -> None:
         return
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     # One for each machine: a home may be shared by machines whose CPUs differ.
-    folder = pathlib.Path(cache) / "alexnet_jax" / f"compiled-{platform.node()}"
+    folder = pathlib.Path(cache) / "alexnet_jax" / f"compiled-{socket.gethostname()}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def jit(function: Callable[..., Any], **arguments: Any) -> Any:
-    """Like `jax.jit`, with `options`."""
-    return jax.jit(function, compiler_options=options(), **arguments)
+def jit(
+    function: Callable[..., Any], kernels: str = "auto", **arguments: Any
+) -> Callable[..., Any]:
+    """Like `jax.jit`, with `options`, for `kernels` as of `platform.using`."""
+    with platform.using(kernels):
+        jitted = jax.jit(function, compiler_options=options(), **arguments)
+
+    @functools.wraps(function)
+    def call(*given: Any) -> Any:
+        with platform.using(kernels):
+            return jitted(*given)
+
+    return call
 
 
 def compiled(
-    function: Callable[..., Any], *abstract: Any, deterministic: bool = False, **arguments: Any
+    function: Callable[..., Any],
+    *abstract: Any,
+    kernels: str = "auto",
+    deterministic: bool = False,
+    **arguments: Any,
 ) -> jax.stages.Compiled:
     """Compiles a function for abstract arguments, with `options`; on a CPU, where it can be, with
     calls of oneDNN, and then it is not kept for later runs.
@@ -96,9 +91,10 @@ def compiled(
     Args:
       function: to compile.
       *abstract: its arguments as shapes, with their shardings.
+      kernels: as of `platform.using`.
       deterministic: ask a GPU for kernels that give the same bits every time.
       **arguments: of `jax.jit`.
     """
-    with onednn.calls():
+    with platform.using(kernels), platform.choose(contextlib.nullcontext, cpu=onednn.calls)():
         lowered = jax.jit(function, **arguments).lower(*abstract)
         return lowered.compile(options(deterministic))

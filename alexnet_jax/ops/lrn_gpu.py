@@ -1,18 +1,86 @@
-"""Four neighbouring channels of bfloat16 as one word of 64 bits, for kernels that XLA writes.
+"""Normalisation across channels on a GPU: bfloat16 by words of four channels, the rest by rows.
 
 Where windows of channels overlap, XLA computes what they share again for each channel, or writes
-it to memory in between. A word and the two beside it hold the windows of four channels, each number
-named once, so that a GPU reads an array once for all of them (experiments/speed). To see an array
-as words costs it nothing: XLA's `bitcast`.
+it to memory in between. A word of 64 bits and the two beside it hold the windows of four channels
+of bfloat16, each number named once, so that a GPU reads an array once for all of them
+(experiments/speed). To see an array as words costs it nothing: XLA's `bitcast`.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from alexnet_jax.ops import platform
+from alexnet_jax.ops.lrn_formula import (
+    Lrn,
+    by_formula,
+    gradient_by_formula,
+    inverse_power,
+    sum_windows,
+)
+
 QUAD = 4  # channels of a word
+OWN = range(QUAD, 2 * QUAD)  # of what `around` returns
+
+
+def normalised(x: jax.Array, c: Lrn, groups: int) -> jax.Array:
+    """Normalises (..., C) across the channels of each group, as `lrn.lrn` says."""
+    rows = x.reshape(-1, x.shape[-1] // groups)
+    if fit(rows, c.size // 2):
+        return packed(_of_quads(around(rows), c)).reshape(x.shape)
+    return by_formula(rows, c, lambda v: sum_windows(v, c.size, -1)).reshape(x.shape)
+
+
+def gradient(x: jax.Array, dy: jax.Array, c: Lrn, groups: int, rectified: bool) -> jax.Array:
+    """The gradient of `normalised` at x, with that of the ReLU before it where x is `rectified`."""
+    x, dy = platform.in_memory((x, dy))
+    rows, of_rows = (a.reshape(-1, a.shape[-1] // groups) for a in (x, dy))
+
+    def of_input(x: jax.Array, dx: jax.Array) -> jax.Array:
+        return jnp.where(x > 0, dx, 0) if rectified else dx
+
+    if fit(rows, 2 * (c.size // 2)):
+        there = around(rows)
+        dx = _gradient_of_quads(there, around(of_rows), c)
+        lanes = [of_input(there[i], part) for i, part in zip(OWN, dx, strict=True)]
+        return packed(lanes).reshape(x.shape)
+
+    def kept(values: Any) -> Any:
+        return platform.in_memory([v.astype(x.dtype) for v in values])
+
+    dx = gradient_by_formula(rows, of_rows, c, lambda v: sum_windows(v, c.size, -1), kept)
+    return of_input(x, dx.reshape(x.shape))
+
+
+def _of_quads(x: list[jax.Array], c: Lrn) -> list[jax.Array]:
+    """As `by_formula`: four channels of what lies around them, in float32."""
+    bases = _bases_of_quads(x, c, OWN)
+    return [x[i] * inverse_power(bases[i], c.beta) for i in OWN]
+
+
+def _gradient_of_quads(x: list[jax.Array], dy: list[jax.Array], c: Lrn) -> list[jax.Array]:
+    """As `gradient_by_formula`: of four channels, by what lies around them, in float32."""
+    half = c.size // 2
+    bases = _bases_of_quads(x, c, range(OWN.start - half, OWN.stop + half))
+    own = {i: dy[i] * inverse_power(base, c.beta) for i, base in bases.items()}
+    of_others = {i: own[i] * x[i] * lax.square(lax.rsqrt(base)) for i, base in bases.items()}
+
+    def of_one(i: int) -> jax.Array:
+        crossed = [of_others[j] for j in range(i - half, i + half + 1)]
+        return own[i] - (2 * c.scale * c.beta) * x[i] * functools.reduce(jnp.add, crossed)
+
+    return [of_one(i) for i in OWN]
+
+
+def _bases_of_quads(x: list[jax.Array], c: Lrn, places: range) -> dict[int, jax.Array]:
+    half, squares = c.size // 2, [v * v for v in x]
+    return {
+        i: c.k + c.scale * functools.reduce(jnp.add, squares[i - half : i + half + 1])
+        for i in places
+    }
 
 
 def fit(x: jax.Array, reach: int) -> bool:

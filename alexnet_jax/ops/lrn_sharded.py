@@ -1,6 +1,7 @@
 """Local response normalisation of a part of the channels, whose windows reach into others' parts.
 
-The formula is lrn.py's. Whoever fetched the channels beside a part sends their gradient back.
+The formula is that of `lrn_formula`. Whoever fetched the channels beside a part sends their
+gradient back.
 """
 
 import functools
@@ -9,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax.ops.lrn import Lrn, by_formula, inverse_power, sum_windows, widened
+from alexnet_jax.ops import platform
+from alexnet_jax.ops.lrn_formula import Lrn, by_formula, inverse_power, sum_windows, widened
 
 Edges = tuple[jax.Array, jax.Array]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def lrn_between(x: jax.Array, edges: Edges, constants: Lrn) -> jax.Array:
     """Normalises across adjacent channels, the first and last of them beside other devices'.
 
@@ -27,7 +28,14 @@ def lrn_between(x: jax.Array, edges: Edges, constants: Lrn) -> jax.Array:
     Returns:
       An array like x.
     """
-    return by_formula(x, constants, functools.partial(_sum_squares, edges=edges, c=constants))
+    return platform.choose(reference=_formula, auto=_normalise)(x, edges, constants)
+
+
+def _formula(x: jax.Array, edges: Edges, c: Lrn) -> jax.Array:
+    return by_formula(x, c, functools.partial(_sum_squares, edges=edges, c=c))
+
+
+_normalise = jax.custom_vjp(_formula, nondiff_argnums=(2,))
 
 
 def _sum_squares(squares: jax.Array, edges: Edges, c: Lrn) -> jax.Array:
@@ -39,7 +47,7 @@ def _sum_squares(squares: jax.Array, edges: Edges, c: Lrn) -> jax.Array:
 
 
 def _forward(x: jax.Array, edges: Edges, c: Lrn) -> tuple[jax.Array, tuple[jax.Array, Edges]]:
-    return lrn_between(x, edges, c), (x, edges)
+    return _normalise(x, edges, c), (x, edges)
 
 
 def _backward(c: Lrn, residual: tuple[jax.Array, Edges], dy: jax.Array) -> tuple[jax.Array, Edges]:
@@ -57,4 +65,4 @@ def _backward(c: Lrn, residual: tuple[jax.Array, Edges], dy: jax.Array) -> tuple
     return dx.astype(dtype), (of_edges[0].astype(dtype), of_edges[1].astype(dtype))
 
 
-lrn_between.defvjp(_forward, _backward)
+_normalise.defvjp(_forward, _backward)

@@ -11,7 +11,7 @@ columns in another order than all. Three things bound its use:
   the process, so that only versions are used that the tests have passed with (`VERSIONS`);
 - XLA cannot write such a program down, and reads memory that is not its own when it tries, so that
   such programs are left out of JAX's persistent cache (`calls`): each run compiles its steps again;
-- there is no gradient in it: `convolution` and `layers` say what they are.
+- there is no gradient in it: `convolution_cpu` and `matmul_cpu` say what they are.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import jaxlib.version
 import numpy as np
 
-Padding = tuple[tuple[int, int], ...]  # of zeros: (top, bottom), (left, right)
+from alexnet_jax.ops.convolution_xla import Padding
 
 VERSIONS = ("0.10.2", "0.11.2", "0.12.0.1")  # of jaxlib; Python 3.11 gets the first, 3.12 the last
 CONVOLUTION, PRODUCT = "__onednn$convolution", "__onednn$matmul"

@@ -90,7 +90,9 @@ def compile_step(
     function = make_eval_step(scheme, count, specs, feeding, views)
     step = meshes.per_device(function, mesh, specs, feeding.specs)
     abstract, deterministic = (params, feeding.abstract(mesh)), config.deterministic
-    return compilation.compiled(step, *abstract, deterministic=deterministic)
+    return compilation.compiled(
+        step, *abstract, kernels=config.kernels, deterministic=deterministic
+    )
 
 
 def evaluate(

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from alexnet_jax.config import Config
 from alexnet_jax.feed.protocol import DeviceBatch, Fed, Feeding
 from alexnet_jax.model import LAYERS, AlexNet, of_classifier, of_convolutions
-from alexnet_jax.ops import compilation
+from alexnet_jax.ops import compilation, platform
 from alexnet_jax.parallel import collectives
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import augment, metrics, optimizer, schemes
@@ -129,11 +129,7 @@ class TrainStep:
             rates=optimizer.rate_tree(rates, params, self._config.fc_rate_factor),
         )
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
-        # First all of v, then w: on a CPU each then changes in its own memory, and none is copied.
-        # A GPU or TPU changes both in one pass.
-        kept, finite = jax.lax.platform_dependent(
-            (kept, finite), cpu=jax.lax.optimization_barrier, default=lambda tree: tree
-        )
+        kept, finite = platform.before_others((kept, finite))
         moved = jax.tree.map(
             lambda w, v: jnp.where(finite, w + v, w), params, optimizer.velocity(kept)
         )
@@ -195,7 +191,9 @@ def compile_step(
     out = (specs, meshes.EVERYWHERE)
     step = meshes.per_device(train_step, mesh, specs, feeding.specs, out)
     abstract, deterministic = (state, feeding.abstract(mesh)), config.deterministic
-    return compilation.compiled(step, *abstract, deterministic=deterministic, donate_argnums=0)
+    return compilation.compiled(
+        step, *abstract, kernels=config.kernels, deterministic=deterministic, donate_argnums=0
+    )
 
 
 def first_nonfinite_layer(

@@ -20,6 +20,7 @@ RESUMABLE = (
     "mesh.model",
     "mesh.scheme",
     "mesh.zero",
+    "kernels",
     "log_every_steps",
     "checkpoint_every_steps",
     "eval_views",

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import initializers
 
-from alexnet_jax.ops import convolution, elementwise, pooling
-from alexnet_jax.ops.lrn import Lrn, lrn
+from alexnet_jax.ops import convolution, matmul, pooling
+from alexnet_jax.ops.lrn import lrn
+from alexnet_jax.ops.lrn_formula import Lrn
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh}
 # layer-params-cifar10-11pct.cfg: scale 0.001, pow 0.75, over 9 maps; layer.py divides the scale by
@@ -79,7 +80,7 @@ class FullyConnected(nn.Module):
         shape = (math.prod(x.shape[1:]), self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", initializers.zeros, (self.features,))
-        return elementwise.fully_connected(x, kernel) + bias
+        return matmul.fully_connected(x, kernel) + bias
 
 
 class FourLayers(nn.Module):

@@ -11,7 +11,7 @@ from absl import app, flags
 
 from alexnet_jax import configs, model
 from alexnet_jax.config import Config
-from alexnet_jax.ops.lrn import Lrn
+from alexnet_jax.ops.lrn_formula import Lrn
 
 RECIPES = (
     "paper",

@@ -24,7 +24,7 @@ from absl import app, flags
 
 from alexnet_jax import configs
 from alexnet_jax.benchmarks import steps
-from alexnet_jax.ops import compilation
+from alexnet_jax.ops import platform
 
 # An H200 as XLA's target_config/specs/h200.txtpb describes it, less what this needs not.
 CARD = """
@@ -84,8 +84,7 @@ def compiled(name: str, batch_size: int, precision: str) -> jax.stages.Compiled:
     here = jax.devices
     with (
         mock.patch.object(jax, "devices", lambda *kind: here(*kind) if kind else list(cards)),
-        mock.patch.object(compilation, "options", lambda *_, **__: {}),
-        mock.patch.object(compilation, "columns_apart", lambda: True),
+        platform.using(config.kernels, "cuda"),
     ):
         return steps.compiled_training(steps.prepared(config))
 

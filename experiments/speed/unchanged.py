@@ -5,11 +5,12 @@
 
 Trains on batches of random images and labels, or on those of a data set, as every run does, once
 from its start and once from one whose parameters are each the next number of their precision; and
-with the network's pieces written plainly (plain.py) and compiled by XLA as it likes. It prints the
-largest relative differences of an update's loss from the first run's, every ten updates: what one
-rounding of the start does, and what the pieces do.
+with `kernels=reference`: XLA's own convolutions and products, the formulas of normalisation and
+pooling, JAX's own gradients. It prints the largest relative differences of an update's loss from
+the first run's, every ten updates: what one rounding of the start does, and what the kernels do.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +29,6 @@ from alexnet_jax.host import large_pages
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.parallel import mesh
 from alexnet_jax.steps import state
-from experiments.speed import plain
 
 SHOWN = 10  # updates between two lines
 
@@ -103,8 +103,8 @@ def _run(_: list[str]) -> None:
     what = f"{flags.FLAGS.config}, batch {config.batch_size}, {config.precision}"
     print(f"{what}: loss {first[0]:.4f} to {first[-1]:.4f}", flush=True)
     compared("from the next numbers", losses(config, count, batches, nudged=True), first)
-    with plain.instead():
-        compared("with textbook pieces", losses(config, count, batches), first)
+    reference = dataclasses.replace(config, kernels="reference")
+    compared("with kernels=reference", losses(reference, count, batches), first)
 
 
 def define_flags() -> None:

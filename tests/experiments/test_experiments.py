@@ -20,7 +20,7 @@ from alexnet_jax.configs.validation import validate
 from experiments import statistics
 from experiments.ablations import arms, colour, run
 from experiments.cifar import figure1, lrn, nets, training
-from experiments.speed import described, plain, unchanged
+from experiments.speed import described, unchanged
 
 
 @pytest.mark.parametrize("arm", arms.ARMS)
@@ -259,23 +259,6 @@ def test_the_fastest_rate_is_looked_for_beyond_the_ends():
         figure1.fastest((0.02,), 60, lambda rate, epochs: {"reached": None, "diverged": "all"})
 
 
-@pytest.mark.parametrize("recipe", ["paper", "original_code", "caffenet"])
-def test_textbook_pieces_are_the_networks_own(recipe, rng):
-    config = configs.get(recipe)
-    config.model.width = 1 / 16
-    network = model.build(config.model, 10, "float32")
-    image = jnp.asarray(rng.normal(scale=50, size=(1, 227, 227, 3)), jnp.float32)
-    params = network.init(jax.random.key(0), image)["params"]
-    fast = network.apply({"params": params}, image)
-    with plain.instead():
-        textbook = network.apply({"params": params}, image)
-        text = jax.jit(network.apply).lower({"params": params}, image).as_text()
-    np.testing.assert_allclose(fast, textbook, rtol=1e-5)
-    assert "feature_group_count = 2" in text  # they are in their place
-    text = jax.jit(network.apply).lower({"params": params}, image).as_text()
-    assert "feature_group_count = 2" not in text  # and the network's own are again
-
-
 def test_a_run_is_unchanged_from_itself_and_moved_by_a_rounding(tmp_path, capsys):
     config = steps.prepared(small.config(tmp_path))
     first = list(unchanged.losses(config, 3))
@@ -329,4 +312,4 @@ def test_the_command_compares_on_noise_and_on_a_data_set(tmp_path, monkeypatch, 
     monkeypatch.setattr(unchanged.flags, "FLAGS", argparse.Namespace(**given))
     unchanged._run([])
     said = capsys.readouterr().out
-    assert "with textbook pieces: apart by" in said and "in the first 2" in said
+    assert "with kernels=reference: apart by" in said and "in the first 2" in said

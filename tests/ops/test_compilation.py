@@ -9,6 +9,7 @@ import pytest
 
 from alexnet_jax import configs, model
 from alexnet_jax.ops import compilation
+from alexnet_jax.ops import platform as ways
 
 
 @pytest.fixture
@@ -32,13 +33,19 @@ def test_a_jaxlib_without_the_option_is_slow_and_says_so(fresh, monkeypatch, cap
     assert compilation.jit(lambda x: 2 * x)(jnp.ones(3)).tolist() == [2, 2, 2]
 
 
-def test_only_a_gpu_is_asked_for_the_same_bits(monkeypatch):
-    monkeypatch.setattr(compilation.jax, "default_backend", lambda: "gpu")
-    assert compilation.options() == {}
-    sure = compilation.options(deterministic=True)
-    assert sure["xla_gpu_deterministic_ops"] is True
-    monkeypatch.setattr(compilation.jax, "default_backend", lambda: "tpu")
-    assert compilation.options(deterministic=True) == {}
+def test_only_a_gpu_is_asked_for_the_same_bits():
+    for kernels in ("auto", "reference"):
+        with ways.using(kernels, "cuda"):
+            assert compilation.options() == {}
+            assert compilation.options(deterministic=True)["xla_gpu_deterministic_ops"] is True
+        with ways.using(kernels, "tpu"):
+            assert compilation.options(deterministic=True) == {}
+
+
+def test_the_reference_has_no_options_of_ours():
+    with ways.using("reference"):
+        assert compilation.options() == {}
+    assert compilation.options() == compilation.CPU
 
 
 def test_programs_are_kept_for_later_runs(tmp_path, monkeypatch):
@@ -67,7 +74,8 @@ def test_matrix_units_are_fed_as_they_like(platform):
         return jax.grad(lambda p: network.apply({"params": p}, images).sum())(params)
 
     # There is no such device here: the program is made for one, not compiled.
-    lowered = jax.jit(gradient).trace(params, images).lower(lowering_platforms=(platform,))
+    with ways.using("auto", platform):
+        lowered = jax.jit(gradient).trace(params, images).lower(lowering_platforms=(platform,))
     assert {leaf.dtype for leaf in jax.tree.leaves(lowered.out_info)} == {jnp.dtype("float32")}
     found = re.findall(
         r"stablehlo.convolution.*?feature_group_count = (\d+)"

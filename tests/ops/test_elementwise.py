@@ -2,11 +2,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import textbook
 from jax import lax
 
 from alexnet_jax.feed import resident
-from alexnet_jax.ops import compilation, convolution, elementwise, onednn, pooling
-from experiments.speed import plain
+from alexnet_jax.ops import (
+    compilation,
+    convolution,
+    elementwise,
+    matmul,
+    matmul_cpu,
+    onednn,
+    platform,
+    pooling,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,11 +33,13 @@ from experiments.speed import plain
         (7, 140, 6, 3, 1, 1, 2),
     ],
 )
-def test_conv_and_its_gradients(rng, platform, side, channels, out, size, stride, padding, groups):
+def test_conv_and_its_gradients(rng, way, side, channels, out, size, stride, padding, groups):
     with jax.enable_x64(True):
         x = jnp.asarray(rng.normal(size=(2, side, side, channels)))
         kernel = jnp.asarray(rng.normal(size=(size, size, channels // groups, out)))
-        want, want_vjp = jax.vjp(lambda a, b: plain.conv(a, b, stride, padding, groups), x, kernel)
+        want, want_vjp = jax.vjp(
+            lambda a, b: textbook.conv(a, b, stride, padding, groups), x, kernel
+        )
         got, got_vjp = jax.vjp(
             lambda a, b: convolution.conv(a, b, stride, padding, groups), x, kernel
         )
@@ -41,13 +52,13 @@ def test_conv_and_its_gradients(rng, platform, side, channels, out, size, stride
 def test_a_gpu_s_conv1_sees_blocks_of_whole_pixels():
     """Four numbers a pixel: with three, each is made by itself (experiments/speed)."""
     x, kernel = jnp.ones((2, 227, 227, 3), jnp.bfloat16), jnp.ones((11, 11, 3, 96), jnp.bfloat16)
-    conv1 = jax.jit(lambda x, kernel: convolution.conv(x, kernel, 4))
-    text = conv1.trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
+    with platform.using("auto", "cuda"):
+        text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, 4)).lower(x, kernel).as_text()
     assert "(tensor<2x57x57x64xbf16>, tensor<3x3x64x96xbf16>)" in text
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_bias_and_relu(rng, platform, groups):
+def test_bias_and_relu(rng, way, groups):
     x, bias = jnp.asarray(rng.normal(size=(2, 3, 5, 8))), jnp.asarray(rng.normal(size=8))
     dy = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
     want, want_vjp = jax.vjp(lambda x, b: jax.nn.relu(x + b), x, bias)
@@ -60,7 +71,7 @@ def test_bias_and_relu(rng, platform, groups):
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (8, 8), (3, 3), (4, 9), (13, 27)])
-def test_max_pool_and_its_gradient(rng, platform, shape):
+def test_max_pool_and_its_gradient(rng, way, shape):
     x = jnp.asarray(rng.normal(size=(2, *shape, 3)), jnp.float32)
 
     def plain(v):
@@ -75,7 +86,7 @@ def test_max_pool_and_its_gradient(rng, platform, shape):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(7, 8), (8, 9), (3, 4)])
-def test_max_pool_of_ties_is_a_loop_s(rng, platform, shape, dtype):
+def test_max_pool_of_ties_is_a_loop_s(rng, way, shape, dtype):
     """Small whole numbers: in most windows several share the maximum, and sums are exact."""
     x = rng.integers(0, 3, (2, *shape, 3)).astype(np.float64)
     rows, columns = ((side - 3) // 2 + 1 for side in shape)
@@ -90,7 +101,7 @@ def test_max_pool_of_ties_is_a_loop_s(rng, platform, shape, dtype):
     np.testing.assert_array_equal(got, want)
 
 
-def test_max_pool_gives_ties_the_whole_gradient(platform):
+def test_max_pool_gives_ties_the_whole_gradient(way):
     x = jnp.ones((1, 3, 3, 1))
     gradient = jax.grad(lambda v: pooling.overlapping_max_pool(v).sum())(x)
     np.testing.assert_array_equal(gradient, jnp.ones_like(x))
@@ -123,13 +134,11 @@ def test_each_platforms_way_is_the_other_s(rng):
     # Positive: a sum that cancels keeps the rounding of its terms, which CPUs order as they like.
     rows = jnp.abs(x[0, 0])
     matrix = jnp.asarray(rng.uniform(0.1, 1, size=(8, 5)), jnp.float32)
-    np.testing.assert_allclose(elementwise._small_product(rows, rows.T), rows @ rows.T, 1e-5)
-    np.testing.assert_allclose(
-        elementwise._small_product(matrix.T, matrix), matrix.T @ matrix, 1e-5
-    )
+    np.testing.assert_allclose(matmul_cpu._small_product(rows, rows.T), rows @ rows.T, 1e-5)
+    np.testing.assert_allclose(matmul_cpu._small_product(matrix.T, matrix), matrix.T @ matrix, 1e-5)
     inputs = jnp.abs(x[0, 0]), matrix[:6]
     here, there = (
-        jax.vjp(of, *inputs)[1](jnp.ones((8, 5))) for of in (elementwise._deep_product, jnp.matmul)
+        jax.vjp(of, *inputs)[1](jnp.ones((8, 5))) for of in (matmul_cpu._deep_product, jnp.matmul)
     )
     for one, other in zip(here, there, strict=True):
         np.testing.assert_allclose(one, other, 1e-5)
@@ -144,6 +153,6 @@ def test_deep_products_are_not_turned_first(rows, columns, monkeypatch):
     monkeypatch.setattr(onednn, "available", lambda: False)
     x = jax.ShapeDtypeStruct((rows, 2048), jnp.float32)
     matrix = jax.ShapeDtypeStruct((2048, columns), jnp.float32)
-    text = compilation.compiled(elementwise.fully_connected, x, matrix).as_text()
+    text = compilation.compiled(matmul.fully_connected, x, matrix).as_text()
     assert "ynn_fusion" not in text
     assert "dot(" in text

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alexnet_jax.ops import compilation, elementwise
-from alexnet_jax.ops.lrn import Lrn, lrn, rectified_lrn, spatial_response_norm
+from alexnet_jax.ops.lrn import lrn, rectified_lrn, spatial_response_norm
+from alexnet_jax.ops.lrn_formula import Lrn
 from alexnet_jax.ops.lrn_sharded import lrn_between
 
 
@@ -37,7 +38,7 @@ def naive_lrn(x: np.ndarray, size: int, scale: float, beta: float, k: float, gro
     beta=st.sampled_from([0.75, 0.5, 1.0]),
     k=st.sampled_from([1.0, 2.0]),
 )
-def test_equals_the_naive_loop(platform, size, groups, width, beta, k):
+def test_equals_the_naive_loop(way, size, groups, width, beta, k):
     x = np.random.default_rng(1).normal(0, 30, (2, 3, groups * width))
     got = lrn(jnp.asarray(x, jnp.float32), Lrn(size, 1e-3, beta, k), groups)
     np.testing.assert_allclose(got, naive_lrn(x, size, 1e-3, beta, k, groups), rtol=2e-5)
@@ -45,7 +46,7 @@ def test_equals_the_naive_loop(platform, size, groups, width, beta, k):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("lost", [np.nan, np.inf])
-def test_a_column_sees_nothing_of_another(rng, platform, dtype, lost):
+def test_a_column_sees_nothing_of_another(rng, way, dtype, lost):
     """Not even what is no number, in the values and in the gradients, in any precision."""
     with jax.enable_x64(dtype == "float64"):
         own, other = jnp.asarray(rng.normal(0, 20, (3, 6)), dtype), jnp.full((3, 6), lost, dtype)
@@ -57,7 +58,7 @@ def test_a_column_sees_nothing_of_another(rng, platform, dtype, lost):
 
 @pytest.mark.parametrize("beta", [0.75, 0.6])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_gradient_equals_finite_differences(rng, platform, beta, groups):
+def test_gradient_equals_finite_differences(rng, way, beta, groups):
     with jax.enable_x64(True):
         x, dy = jnp.asarray(rng.normal(0, 20, (3, 12))), jnp.asarray(rng.normal(0, 1, (3, 12)))
         constants = Lrn(5, 2e-3, beta, 2.0)
@@ -70,7 +71,7 @@ def test_gradient_equals_finite_differences(rng, platform, beta, groups):
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_relu_and_norm_as_one_are_both(rng, platform, groups):
+def test_relu_and_norm_as_one_are_both(rng, way, groups):
     """To the last bit: what changes is only what a GPU makes of them in bfloat16."""
     x, dy = (jnp.asarray(rng.normal(0, 20, (3, 4, 12)), jnp.float32) for _ in range(2))
     x = x.at[0, 0].set(0)
@@ -120,7 +121,7 @@ def test_refuses_even_windows_and_unknown_names():
         Lrn.named("tensorflow")
 
 
-def test_equals_torch(rng, platform):
+def test_equals_torch(rng, way):
     torch = pytest.importorskip("torch")
     x = rng.normal(0, 40, (2, 10, 3, 3)).astype(np.float32)
     want = torch.nn.LocalResponseNorm(5, alpha=1e-3, beta=0.75, k=1.5)(torch.from_numpy(x))

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.ops import lrn_gpu
-from alexnet_jax.ops.lrn import Lrn, lrn, rectified_lrn
+from alexnet_jax.ops import lrn_gpu, platform
+from alexnet_jax.ops.lrn import lrn, rectified_lrn
+from alexnet_jax.ops.lrn_formula import Lrn
 
 
 def test_lanes_are_the_channels_around_and_go_back(rng):
@@ -41,9 +42,7 @@ def test_what_fits(dtype, channels, reach, fits):
 
 @pytest.mark.parametrize("function", [lrn, rectified_lrn])
 @pytest.mark.parametrize(("size", "groups", "beta"), [(5, 2, 0.75), (3, 1, 0.75), (5, 1, 0.6)])
-def test_normalisation_of_words_is_that_of_float64(
-    rng, a_gpu_s_ways, monkeypatch, function, size, groups, beta
-):
+def test_normalisation_of_words_is_that_of_float64(rng, monkeypatch, function, size, groups, beta):
     """Values and gradients are those of float64, rounded once each to bfloat16."""
     asked = []
     fit = lrn_gpu.fit
@@ -51,7 +50,7 @@ def test_normalisation_of_words_is_that_of_float64(
     x = jnp.asarray(rng.normal(0, 30, (3, 4, 16)), jnp.bfloat16)
     dy = jnp.asarray(rng.normal(size=x.shape), jnp.bfloat16)
     constants = Lrn(size, 1e-3, beta, 2.0)
-    with a_gpu_s_ways():
+    with platform.using("auto", "cuda"):
         y, vjp = jax.vjp(lambda x: function(x, constants, groups), x)
         (dx,) = vjp(dy)
     assert asked and all(asked)
@@ -66,13 +65,13 @@ def test_normalisation_of_words_is_that_of_float64(
         )
 
 
-def test_a_window_wider_than_the_words_is_computed_on_rows(rng, a_gpu_s_ways):
+def test_a_window_wider_than_the_words_is_computed_on_rows(rng):
     x = jnp.asarray(rng.normal(0, 30, (6, 16)), jnp.bfloat16)
 
     def gradient(x):
         return jax.grad(lambda x: lrn(x, Lrn(7, 1e-3)).astype(jnp.float32).sum())(x)
 
-    with a_gpu_s_ways():
+    with platform.using("auto", "cuda"):
         got = gradient(x)
     np.testing.assert_allclose(
         np.asarray(got, np.float32), np.asarray(gradient(x), np.float32), rtol=0.02, atol=1e-3

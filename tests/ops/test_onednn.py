@@ -16,7 +16,7 @@ import small
 from jax.experimental.compilation_cache import compilation_cache
 
 from alexnet_jax import configs, evaluate, train
-from alexnet_jax.ops import compilation, convolution, elementwise, onednn
+from alexnet_jax.ops import compilation, convolution, matmul, onednn
 from alexnet_jax.steps import evaluation, training
 
 needs_onednn = pytest.mark.skipif(not onednn.available(), reason="this jaxlib's oneDNN is unknown")
@@ -113,7 +113,7 @@ def test_products_and_their_gradients_are_float64_s(rows, depth, columns):
     )
 
     def all_three(x, matrix, dy):
-        y, back = jax.vjp(elementwise.fully_connected, x, matrix)
+        y, back = jax.vjp(matmul.fully_connected, x, matrix)
         return y, *back(dy)
 
     program = compilation.compiled(all_three, x, matrix, dy)
@@ -133,7 +133,7 @@ def test_a_share_of_a_product_is_summed_as_the_whole(columns):
     matrix = random.standard_normal((512, columns), np.float32)
 
     def multiplied(x, matrix):
-        return np.asarray(compilation.compiled(elementwise.fully_connected, x, matrix)(x, matrix))
+        return np.asarray(compilation.compiled(matmul.fully_connected, x, matrix)(x, matrix))
 
     whole = multiplied(x, matrix)
     for parts in (2, 4):

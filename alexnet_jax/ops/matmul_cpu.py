@@ -1,0 +1,91 @@
+"""Matrix products for a CPU: oneDNN's where they can be called, else what XLA is fast with."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alexnet_jax.ops import onednn
+
+# Where XLA's CPU kernels change the order of their sums (seen with jaxlib 0.10.2): the columns are
+# an odd number of eights, or the rows are few and the matrix is small.
+TILE, FEW_ROWS, SMALL_MATRIX = 16, 64, 2**16
+# From this many inputs on, XLA without YNNPACK is as fast or many times faster (with ten outputs
+# half a millisecond slower) and seldom sums in another order. A device's share of the outputs has
+# as many inputs, so that all meshes take the same library.
+DEEP_MATRIX = 2048
+
+
+def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Multiplies (B, depth) with (depth, units), by the library that is fastest at it."""
+    if onednn.takes(x, matrix):
+        return _onednn_product(x, matrix)
+    if matrix.shape[0] >= DEEP_MATRIX:
+        return _deep_product(x, matrix)
+    return _small_product(x, matrix)
+
+
+@jax.custom_vjp
+def _onednn_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    return onednn.product(x, matrix)
+
+
+def _product_forward(
+    x: jax.Array, matrix: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _onednn_product(x, matrix), (x, matrix)
+
+
+def _product_backward(
+    residual: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, matrix = residual
+    dx = onednn.product(dy, matrix, transpose_b=True)
+    return dx, onednn.product(x, dy, transpose_a=True)
+
+
+_onednn_product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def _deep_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Multiplies rows that are stored as columns, which keeps XLA from using YNNPACK.
+
+    YNNPACK transposes the whole matrix first: fc6 to fc8 of 8 rows took 317 ms with it and 16 so,
+    of 128 rows 119 and 73, on a CPU with AMX (jaxlib 0.10.2, IsDotSupportedByYnn).
+    """
+    columns = lax.optimization_barrier(x.T)
+    return lax.dot_general(columns, matrix, (((0,), (0,)), ((), ())))
+
+
+def _deep_forward(x: jax.Array, matrix: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _deep_product(x, matrix), (x, matrix)
+
+
+def _deep_backward(
+    residual: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, matrix = residual
+    return dy @ matrix.T, x.T @ dy
+
+
+_deep_product.defvjp(_deep_forward, _deep_backward)
+
+
+def _columns_in_order(x: jax.Array, matrix: jax.Array) -> int:
+    """Returns how many columns let a CPU sum in one order, whatever share of them is here."""
+    rows, (depth, columns) = x.shape[0], matrix.shape
+    least = -(-SMALL_MATRIX // depth) if rows < FEW_ROWS else columns
+    return -(-max(columns, least) // TILE) * TILE
+
+
+def _small_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Multiplies, where need be with columns of zeros added: a sum has its order on every mesh.
+
+    A device with 3 channels of 24 would differ in the last bits from one with all of them; a ReLU
+    near zero would make much of that, and the runs would part.
+    """
+    columns = matrix.shape[1]
+    missing = _columns_in_order(x, matrix) - columns
+    if not missing:
+        return x @ matrix
+    return (x @ jnp.pad(matrix, ((0, 0), (0, missing))))[:, :columns]
