@@ -219,10 +219,6 @@ class Config:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
 
-# Fields of earlier versions that changed nothing that is computed.
-REMOVED = ("cache_gib",)
-
-
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Returns every leaf field by its dotted name."""
     leaves: dict[str, Any] = {}
@@ -241,7 +237,7 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """Reads `to_json`'s text.
+    """Reads `to_json`'s text; `earlier_versions.config_of` also reads what was written before.
 
     Raises:
       ConfigError: a field that this version does not have, or a value of another type.
@@ -255,8 +251,6 @@ def _from_dict(cls: type, values: dict[str, Any], prefix: str) -> Any:
     hints = typing.get_type_hints(cls)
     arguments = {}
     for name, value in values.items():
-        if prefix + name in REMOVED:
-            continue
         if name not in hints:
             raise ConfigError(unknown(prefix + name, [prefix + known for known in hints]))
         if dataclasses.is_dataclass(hints[name]):

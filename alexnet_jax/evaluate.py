@@ -13,7 +13,7 @@ import sys
 import jax
 from absl import app, flags
 
-from alexnet_jax import cli, model
+from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.sources import open_dataset
@@ -33,7 +33,9 @@ from alexnet_jax.inference.predictions import (
 )
 from alexnet_jax.inference.trained import TrainedNetwork
 from alexnet_jax.parallel import mesh as meshes
-from alexnet_jax.steps import augment, evaluation
+from alexnet_jax.steps import evaluation
+from alexnet_jax.steps.setup import Setup
+from alexnet_jax.steps.state import abstract_state
 
 SUBMISSION = ".txt"
 
@@ -51,12 +53,10 @@ def compile_eval_step(config: Config) -> jax.stages.Compiled:
     mesh = meshes.build(config.mesh)
     size = evaluation.eval_batch_size(config)
     meshes.check_batch("eval_batch_size", size, 1, mesh, config.mesh)
-    network = model.build(config.model, _num_classes(config), config.precision)
-    shapes = model.abstract_parameters(network, config.image_size)
-    params = meshes.placed(shapes, mesh, meshes.specs(shapes, mesh, config.mesh))
+    setup = Setup.of(config, _num_classes(config), mesh=mesh)
     feeding = HostBatches(config.mesh, size, config.resize)
-    views = augment.Views.of(config)
-    return evaluation.compile_step(config, network, mesh, params, config.eval_views, feeding, views)
+    weights = abstract_state(setup).weights
+    return evaluation.compile_eval_step(setup, feeding, weights, config.eval_views)
 
 
 def _num_classes(config: Config) -> int:
@@ -79,7 +79,7 @@ def _networks(workdirs: list[pathlib.Path]) -> list[TrainedNetwork]:
             "resize": (other.config.resize, first.config.resize),
             "exif_orientation": (other.config.exif_orientation, first.config.exif_orientation),
             "classes": (other.class_names, first.class_names),
-            "num_classes": (other.network.num_classes, first.network.num_classes),
+            "num_classes": (other.num_classes, first.num_classes),
         }
         for name, (own, wanted) in pairs.items():
             if own != wanted:
@@ -92,7 +92,7 @@ def _networks(workdirs: list[pathlib.Path]) -> list[TrainedNetwork]:
 
 def _network(workdir: pathlib.Path) -> TrainedNetwork:
     network = trained.load(workdir, MeshConfig(-1, 1), flags.FLAGS.checkpoint)
-    config, devices = network.config, network.mesh.devices.size
+    config, devices = network.config, network.setup.mesh.devices.size
     config.dataset = flags.FLAGS.dataset or config.dataset
     config.data_dir = flags.FLAGS.data_dir or config.data_dir
     size = flags.FLAGS.batch_size or evaluation.eval_batch_size(config)
@@ -106,7 +106,7 @@ def _evaluate() -> None:
     workdir, network = workdirs[0], networks[0]
     if flags.FLAGS.label_order:
         order = _lines(pathlib.Path(flags.FLAGS.label_order).expanduser())
-    numbers = label_numbers(network.class_names, network.network.num_classes, order)
+    numbers = label_numbers(network.class_names, network.num_classes, order)
     _, split = network.source(flags.FLAGS.split)
     path = _file_of_predictions(network, split)
     found = predict_split(networks, split, int(flags.FLAGS.views))

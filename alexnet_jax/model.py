@@ -11,19 +11,19 @@ from flax import linen as nn
 
 from alexnet_jax.config import ModelConfig
 from alexnet_jax.configs.sizes import fully_connected_units
-from alexnet_jax.layers.batch_norm import BatchNorm, Mean, alone
+from alexnet_jax.layers.batch_norm import BatchNorm, Mean
 from alexnet_jax.layers.columns import Columns
+from alexnet_jax.layers.dropout import Dropout
 from alexnet_jax.layers.initialisation import bias_init, kernel_init
-from alexnet_jax.layers.linear import Conv, FullyConnected, parameter_dtype
-from alexnet_jax.ops import convolution_xla, elementwise, platform, pooling
-from alexnet_jax.ops.lrn import lrn, rectified_lrn, spatial_response_norm
-from alexnet_jax.ops.lrn_formula import Lrn
-from alexnet_jax.ops.lrn_sharded import lrn_between
+from alexnet_jax.layers.linear import Conv, FullyConnected, left_out, parameter_dtype
+from alexnet_jax.layers.stage import Stage
+from alexnet_jax.ops.convolution_xla import Padding
+from alexnet_jax.ops.elementwise import relu
 
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 FULLY_CONNECTED = ("fc6", "fc7", "fc8")
 LAYERS = CONVOLUTIONS + FULLY_CONNECTED
-SPATIAL_NORM2 = Lrn(size=5, scale=0.001 / 25, beta=0.75, k=1.0)  # layer-params-145.cfg, cnorm2
+Layer = Callable[..., jax.Array]
 
 
 class AlexNet(nn.Module):
@@ -34,34 +34,39 @@ class AlexNet(nn.Module):
       num_classes: width of fc8.
       dtype: of the computation; parameters are float32, or float64 where it is.
       columns: the share of the channels that is computed here; by default all of them.
-      over_devices: averages over the devices that share a batch, for batch normalisation.
+      over_devices: averages over the devices that share a batch, for batch normalisation when
+        training; None when evaluating.
     """
 
     config: ModelConfig
     num_classes: int = 1000
     dtype: jnp.dtype = jnp.dtype("float32")
     columns: Columns = Columns()
-    over_devices: Mean = alone
+    over_devices: Mean | None = None
 
     def setup(self) -> None:
         """Names the eight layers; `groups` are the columns that are computed here side by side."""
-        c1, c2, c3, c4, c5 = self.config.channels
-        here = self.columns.here
-        together = 1 if self.config.columns_meet else here
-        corner = (self.config.conv1_padding_before, self.config.conv1_padding)
-        self.conv1 = self._conv("conv1", c1, 11, stride=4, padding=(corner, corner))
-        self.conv2 = self._conv("conv2", c2, 5, padding=self.config.conv2_padding, groups=here)
-        self.conv3 = self._conv("conv3", c3, 3, padding=1, groups=together)
-        self.conv4 = self._conv("conv4", c4, 3, padding=1, groups=here)
-        self.conv5 = self._conv("conv5", c5, 3, padding=self.config.conv5_padding, groups=here)
-        if self.config.normalisation == "batch":
+        c = self.config
+        apart = self.columns.here
+        together = 1 if c.columns_meet else apart
+        corner = (c.conv1_padding_before, c.conv1_padding)
+        self.conv1 = self._conv("conv1", 11, (corner, corner), stride=4)
+        self.conv2 = self._conv("conv2", 5, c.conv2_padding, apart)
+        self.conv3 = self._conv("conv3", 3, 1, together)
+        self.conv4 = self._conv("conv4", 3, 1, apart)
+        self.conv5 = self._conv("conv5", 3, c.conv5_padding, apart)
+        if c.normalisation == "batch":
             self.norm1, self.norm2, self.norm3, self.norm4, self.norm5 = (
-                BatchNorm() for _ in CONVOLUTIONS
+                BatchNorm(self.over_devices) for _ in CONVOLUTIONS
             )
-        units = fully_connected_units(self.config)
+        self.stage1, self.stage2, self.stage3, self.stage4, self.stage5 = (
+            Stage(c, n, self.columns, getattr(self, f"norm{n}", None)) for n in range(1, 6)
+        )
+        units = fully_connected_units(c)
         self.fc6 = self._fc("fc6", self._wide(units["fc6"]), together)
         self.fc7 = self._fc("fc7", self._wide(units["fc7"]), together)
         self.fc8 = self._fc("fc8", self.num_classes)
+        self.dropout = Dropout(c, self.columns)
 
     def __call__(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Computes logits.
@@ -73,25 +78,28 @@ class AlexNet(nn.Module):
         Returns:
           Logits of every class, (B, num_classes), float32 (or float64).
         """
-        return self.classify(self.features(x, dropout_keys is not None), dropout_keys)
+        return self.classify(self.features(x), dropout_keys)
 
-    def features(self, x: jax.Array, training: bool = False) -> jax.Array:
-        """Maps images (B, S, S, 3) to what this device's part of fc6 reads, (B, S', S', C)."""
+    def features(self, x: jax.Array) -> jax.Array:
+        """Maps images (B, S, S, 3) to what this device's part of fc6 reads, (B, S', S', C).
+
+        Shapes are the paper's, of both columns together; a device has its share of the channels.
+        """
         own, both = self.columns.join, self._meet
-        x = self._after(1, self._apply("conv1", x.astype(self.dtype)), training)
-        x = self._after(2, self._apply("conv2", x, own), training)
-        x = self._after(3, self._apply("conv3", x, both), training)
-        x = self._after(4, self._apply("conv4", x, own), training)
-        x = self._after(5, self._apply("conv5", x, own), training)
+        x = self.stage1(self.conv1(x.astype(self.dtype)))  # (B, 27, 27, 96)
+        x = self.stage2(self.conv2(x, own))  # (B, 13, 13, 256)
+        x = self.stage3(self.conv3(x, both))  # (B, 13, 13, 384)
+        x = self.stage4(self.conv4(x, own))  # (B, 13, 13, 384)
+        x = self.stage5(self.conv5(x, own))  # (B, 6, 6, 256)
         with jax.named_scope("fc6"):
             return both(x)
 
     def classify(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Maps what `features` returns to logits, (B, num_classes)."""
-        x = self._dropout(x, dropout_keys, "pool5")
-        x = self._dropout(elementwise.relu(self._apply("fc6", x)), dropout_keys, "fc6")
-        x = self._dropout(elementwise.relu(self._apply("fc7", x, self._meet)), dropout_keys, "fc7")
-        x = self._apply("fc8", x, self.columns.meet)
+        x = self.dropout(x, dropout_keys, "pool5")
+        x = self.dropout(relu(self.fc6(x)), dropout_keys, "fc6")  # (B, 4096)
+        x = self.dropout(relu(self.fc7(x, self._meet)), dropout_keys, "fc7")  # (B, 4096)
+        x = self.fc8(x, self.columns.meet)  # (B, 1000)
         with jax.named_scope("logits"):
             x = self.columns.meet(x)
         # What is cut off padded fc8 to equal shares.
@@ -105,16 +113,13 @@ class AlexNet(nn.Module):
         return round(channels * self.config.width)
 
     def _conv(
-        self,
-        name: str,
-        channels: int,
-        size: int,
-        stride: int = 1,
-        padding: int | convolution_xla.Padding = 0,
-        groups: int = 1,
-    ) -> Conv:
+        self, name: str, size: int, padding: int | Padding, groups: int = 1, stride: int = 1
+    ) -> Layer:
+        if name in self.config.without:
+            return left_out
+        channels = self._wide(self.config.channels[CONVOLUTIONS.index(name)])
         return Conv(
-            self.columns.share(self._wide(channels)),
+            self.columns.share(channels),
             size,
             kernel_init(self.config, name),
             bias_init(self.config, name),
@@ -124,7 +129,9 @@ class AlexNet(nn.Module):
             self.dtype,
         )
 
-    def _fc(self, name: str, units: int, groups: int = 1) -> FullyConnected:
+    def _fc(self, name: str, units: int, groups: int = 1) -> Layer:
+        if name in self.config.without:
+            return left_out
         return FullyConnected(
             self.columns.share(units),
             kernel_init(self.config, name),
@@ -133,95 +140,14 @@ class AlexNet(nn.Module):
             self.dtype,
         )
 
-    def _apply(
-        self, layer: str, x: jax.Array, see: Callable[[jax.Array], jax.Array] | None = None
-    ) -> jax.Array:
-        """Applies a layer to what it sees of x; its output is kept for who asks for it."""
-        if layer in self.config.without:
-            return x
-        with jax.named_scope(layer):  # also names its collectives
-            y = getattr(self, layer)(see(x) if see else x)
-        self.sow("intermediates", f"{layer}_output", y)
-        return y
 
-    def _after(self, layer: int, x: jax.Array, training: bool) -> jax.Array:
-        """Applies ReLU, normalisation and pooling in the order that the variant has them.
+def layer_outputs(module: nn.Module, method: str) -> bool:
+    """Says which outputs to keep, for `apply(..., capture_intermediates=layer_outputs)`.
 
-        What a GPU convolves apart stays apart, so that nothing is copied. In layer 2 the spatial
-        norm, where there is one, follows the other at once (layers-145.cfg: rnorm2, cnorm2, pool2).
-        """
-        spatial = layer == 2 and self.config.spatial_norm2
-        apart = self._apart(layer)
-        steps: dict[str, Callable[[jax.Array], jax.Array]] = {
-            "relu": elementwise.relu,
-            "norm": lambda v: self._spatial(self._norm(layer, v, training, apart), spatial),
-            "relu_norm": lambda v: rectified_lrn(v, self._constants(), self._groups(apart)),
-            "pool": pooling.MAX_POOLS[self.config.pool_size],
-        }
-        parts = jnp.split(x, apart, axis=-1)
-        for step in self._order(layer, spatial):
-            with jax.named_scope(f"{step}{layer}"):
-                parts = [steps[step](part) for part in parts]
-        return parts[0] if apart == 1 else jnp.concatenate(parts, axis=-1)
-
-    def _order(self, layer: int, spatial: bool) -> list[str]:
-        """Names a layer's steps; ReLU and the norm after it as one, whose gradient is faster.
-
-        Not where the windows need another device's channels, or the spatial norm comes between.
-        """
-        order = getattr(self.config, f"layer{layer}").split()
-        alone = self.columns.share_windows(self.config.lrn.across_columns) == 1
-        if self.config.normalisation != "local" or spatial or not alone:
-            return order
-        return " ".join(order).replace("relu norm", "relu_norm").split()
-
-    def _apart(self, layer: int) -> int:
-        """In how many arrays a layer's columns go on after its convolution."""
-        c = self.config
-        if c.normalisation != "local" or c.lrn.across_columns or f"conv{layer}" in c.without:
-            return 1
-        return getattr(self, f"conv{layer}").groups if platform.columns_apart() else 1
-
-    def _norm(self, layer: int, x: jax.Array, training: bool, apart: int) -> jax.Array:
-        if self.config.normalisation == "local":
-            return self._lrn(x, apart)
-        return getattr(self, f"norm{layer}")(x, self.over_devices if training else None)
-
-    def _lrn(self, x: jax.Array, apart: int) -> jax.Array:
-        c = self.config.lrn
-        edges = self.columns.edges(x, c.size // 2, c.across_columns)
-        if edges is not None:
-            return lrn_between(x, edges, self._constants())
-        return lrn(x, self._constants(), self._groups(apart))
-
-    def _constants(self) -> Lrn:
-        c = self.config.lrn
-        return Lrn.named(c.convention, c.size, c.alpha, c.beta)
-
-    def _groups(self, apart: int) -> int:
-        """Groups of channels, in each of the arrays, that windows do not leave."""
-        return 1 if self.config.lrn.across_columns else self.columns.here // apart
-
-    def _spatial(self, x: jax.Array, wanted: bool) -> jax.Array:
-        return spatial_response_norm(x, SPATIAL_NORM2) if wanted else x
-
-    def _dropout(self, x: jax.Array, keys: jax.Array | None, layer: str) -> jax.Array:
-        rate = self.config.dropout_rate
-        dropped = set(self.config.dropout_after) - set(self.config.without)
-        if rate == 0 or layer not in dropped:
-            return x
-        if keys is None:
-            return x * (1 - rate) if self.config.dropout_scaling == "test" else x
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, int(layer[-1])))(keys)
-        if layer == "pool5":  # every device reads all of it
-            keep = elementwise.keep_mask(keys, math.prod(x.shape[1:]), rate).reshape(x.shape)
-        else:
-            keep = elementwise.keep_mask(
-                keys, self._wide(fully_connected_units(self.config)[layer]), rate
-            )
-            keep = self.columns.own_units(keep)
-        x = elementwise.dropout(x, keep)
-        return x / (1 - rate) if self.config.dropout_scaling == "train" else x
+    They are in the collection `intermediates`: of conv1, say, as ["conv1"]["__call__"][0], before
+    its ReLU.
+    """
+    return module.name in LAYERS and method == "__call__"
 
 
 def of_convolutions(params: Any) -> Any:
@@ -239,29 +165,52 @@ def own_parameters(model: AlexNet, params: Any) -> Any:
 
     Args:
       model: from `on_devices`.
-      params: what `mesh.specs` gives the device of the standard tree.
+      params: what `mesh.specs` gives the device of the standard tree, or of some of its layers.
     """
-    if model.num_classes % model.columns.devices == 0:
+    if "fc8" not in params or model.num_classes % model.columns.devices == 0:
         return params
     return params | {"fc8": jax.tree.map(model.columns.own_units, params["fc8"])}
+
+
+def parameters_and_statistics(tree: Any) -> tuple[Any, Any]:
+    """Splits the standard tree: conv1 .. fc8, and norm1 .. norm5 ({} without batch normalisation).
+
+    The statistics are a collection of their own in linen, and in a file beside the parameters.
+    """
+    statistics = {layer: leaves for layer, leaves in tree.items() if layer.startswith("norm")}
+    return {layer: tree[layer] for layer in tree if layer not in statistics}, statistics
+
+
+def variables(model: AlexNet, tree: Any) -> dict[str, Any]:
+    """Returns what `apply` takes, from what this device holds of the standard tree."""
+    params, statistics = parameters_and_statistics(own_parameters(model, tree))
+    return {"params": params} | ({"batch_stats": statistics} if statistics else {})
 
 
 def logits(
     model: AlexNet, params: Any, views: jax.Array, dropout_keys: jax.Array | None = None
 ) -> jax.Array:
-    """Applies a module to what its device holds of the parameters.
+    """Applies a module to what its device holds of the standard tree.
 
     Returns:
       (B, num_classes) float32 from (B, S, S, 3), equal on the devices that share the channels.
     """
-    own = own_parameters(model, params)
-    return jnp.asarray(model.apply({"params": own}, views, dropout_keys))
+    return jnp.asarray(model.apply(variables(model, params), views, dropout_keys))
+
+
+def initial_variables(model: AlexNet, key: jax.Array, image_size: int) -> tuple[Any, Any]:
+    """Draws the parameters, and the statistics of batch normalisation ({} without it)."""
+    image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+    found = model.init(key, image)
+    return found["params"], found.get("batch_stats", {})
 
 
 def abstract_parameters(model: AlexNet, image_size: int) -> dict:
-    """Returns the parameter tree as shapes, without computing anything."""
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    """Returns the standard tree as shapes, without computing anything."""
+    params, statistics = jax.eval_shape(
+        lambda: initial_variables(model, jax.random.key(0), image_size)
+    )
+    return params | statistics
 
 
 def count_parameters(params: dict) -> int:

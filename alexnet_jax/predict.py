@@ -27,11 +27,12 @@ class Predictor:
         from alexnet_jax.steps import evaluation
 
         self.network = network = trained.load(workdir, which=which)
-        scheme = network.scheme
+        forward, how = network.forward, network.setup.views
         self._probabilities = compilation.jit(
             lambda params, image: evaluation.average_probabilities(
-                scheme, params, image, views, network.views
-            )
+                forward, params, image, views, how
+            ),
+            network.config.kernels,
         )
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from alexnet_jax import model
 from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.sources import open_dataset
@@ -18,7 +17,9 @@ from alexnet_jax.host import files
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.parallel import processes
-from alexnet_jax.steps import augment, evaluation, training
+from alexnet_jax.parallel.schemes import scheme_of
+from alexnet_jax.steps import evaluation, training
+from alexnet_jax.steps.setup import IMAGENET_TRAIN, Setup
 from alexnet_jax.steps.state import create_state
 from alexnet_jax.training import checkpoint, report, run_files
 from alexnet_jax.training.loop import Interrupted, Loop, NonFiniteError, Signals
@@ -26,8 +27,6 @@ from alexnet_jax.training.run import Run
 from alexnet_jax.training.writers import NoWriters, Writers
 
 __all__ = ["Interrupted", "NonFiniteError", "compile_train_step", "train"]
-
-IMAGENET_TRAIN = 1_281_167  # what a schedule assumes where no data set is opened
 
 
 def compile_train_step(config: Config) -> jax.stages.Compiled:
@@ -46,13 +45,13 @@ def compile_train_step(config: Config) -> jax.stages.Compiled:
     if not classes:
         dataset = open_dataset(config)
         classes, examples = len(dataset.class_names), dataset.size(config.train_split)
-    network = model.build(config.model, classes, config.precision)
-    feeding = _feeding(config, mesh, examples)
-    return training.compile_step(config, network, mesh, examples, feeding, augment.Views.of(config))
+    setup = Setup.of(config, classes, examples, mesh)
+    return training.compile_train_step(setup, _feeding(setup))
 
 
-def _feeding(config: Config, mesh: Mesh, examples: int) -> Feeding:
+def _feeding(setup: Setup) -> Feeding:
     """Returns how a run of a config would be fed, where it says so itself; else by the host."""
+    config, mesh, examples = setup.config, setup.mesh, setup.num_examples
     passes, steps = config.optimizer.fc_updates, config.steps_per_dispatch
     if config.feed != "resident":
         return HostBatches(config.mesh, config.batch_size, config.resize)
@@ -68,7 +67,7 @@ def _build_mesh(config: Config) -> Mesh:
     if unused:
         processes.say(f"mesh: {unused} of {len(jax.devices())} devices are not used")
     # In turns a device's images go through the classifier together: they need not be cut.
-    turns = 1 if config.mesh.scheme == "hybrid_in_turns" else config.optimizer.fc_updates
+    turns = 1 if scheme_of(config.mesh).in_turns else config.optimizer.fc_updates
     parts = config.optimizer.accumulate_steps * turns
     meshes.check_batch("batch_size", config.batch_size, parts, mesh, config.mesh)
     meshes.check_batch("eval_batch_size", evaluation.eval_batch_size(config), 1, mesh, config.mesh)
@@ -129,20 +128,18 @@ def _describe(config: Config, folder: pathlib.Path) -> None:
 def _train(run: Run, start: int) -> dict[str, Any]:
     """Runs updates start + 1 .. the last, and evaluates."""
     config = run.config
-    processes.say(report.header(config, run.network, run.mesh, run.sizes, start + 1, run.last_step))
+    processes.say(report.header(run.setup, run.sizes, start + 1, run.last_step))
     feed = run.train_feed
     _ = run.eval_feed  # what cannot be used is known before the first step
     processes.say(f"feed      {run.describe_feed()}")
-    update = training.compile_step(
-        config, run.network, run.mesh, run.num_train, feed.feeding, run.views
-    )
+    update = training.compile_train_step(run.setup, feed.feeding)
     rate = report.expected_rate(update, run.abstract, feed.sample(), config.batch_size)
     processes.say(f"expected  about {rate:,.0f} images/s")
     if start:
         state = run.checkpoints.restore(start, run.abstract)
         processes.say(f"continuing {run.workdir} after step {start:,}")
     else:
-        state = create_state(config, run.network, run.mesh)
+        state = create_state(run.setup)
     with (
         _writers(run.workdir, start) as writers,
         Progress("train", start, run.last_step, "step", not processes.is_first()) as progress,

@@ -111,11 +111,10 @@ def answers() -> pathlib.Path:
 
     network = _load(_workdirs()[0])
     reader, split = _reader(network, flags.FLAGS.split)
-    scheme = network.scheme
+    forward, views = network.forward, network.setup.views
     ten = compilation.jit(
-        lambda params, image: evaluation.average_probabilities(
-            scheme, params, image, 10, network.views
-        )
+        lambda params, image: evaluation.average_probabilities(forward, params, image, 10, views),
+        network.config.kernels,
     )
     images, labels, rows = [], [], []
     for index in _chosen(reader):

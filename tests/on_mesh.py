@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import configs, model
+from alexnet_jax import configs
 from alexnet_jax.config import Config
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.parallel import mesh
-from alexnet_jax.steps import augment, state, training
+from alexnet_jax.steps import state, training
+from alexnet_jax.steps.setup import Setup
 
 MESHES = [(1, 1), (1, 2), (2, 2), (4, 2), (2, 4), (1, 8)]
 
@@ -63,34 +64,35 @@ def arranged(batch: dict, config: Config, devices: jax.sharding.Mesh) -> dict:
 _known: dict = {}
 
 
-def initial(config: Config, network: model.AlexNet) -> state.TrainState:
+def initial(setup: Setup) -> state.TrainState:
     """Returns the state before the first update, computed once for each network."""
-    key = repr((config.model, config.optimizer, config.precision, network.num_classes))
+    config = setup.config
+    key = repr((config.model, config.optimizer, config.precision, setup.network.num_classes))
     if key not in _known:
-        made = jax.jit(lambda: state.initial_state(config, network))()
+        made = jax.jit(lambda: state.initial_state(setup))()
         _known[key] = jax.tree.map(np.asarray, made)
     return _known[key]
 
 
 def follow(config: Config, steps: int, classes: int = 13) -> tuple[list[float], dict]:
     """Runs a few updates; returns each loss, and the state as NumPy arrays by path."""
-    devices = mesh.build(config.mesh)
-    network = model.build(config.model, classes, config.precision)
+    setup = Setup.of(config, classes, 1000)
+    devices = setup.mesh
     now = jax.tree.map(
         lambda leaf, place: jax.device_put(leaf.copy(), place.sharding),  # it is donated
-        initial(config, network),
-        state.abstract_state(config, network, devices),
+        initial(setup),
+        state.abstract_state(setup),
     )
     feeding = HostBatches(config.mesh, config.batch_size, config.resize)
-    views, losses = augment.Views.of(config), []
-    update = training.compile_step(config, network, devices, 1000, feeding, views)
+    losses = []
+    update = training.compile_train_step(setup, feeding)
     for batch in batches(config, classes, steps):
         now, figures = update(
             now, mesh.put_batch(arranged(batch, config, devices), devices, config.mesh)
         )
         sums = jax.device_get(figures["sums"]["loss"])
         losses.append(float(sums.total) / float(sums.count))
-    leaves = jax.tree_util.tree_leaves_with_path((now.params, now.opt_state))
+    leaves = jax.tree_util.tree_leaves_with_path((now.weights, now.opt_state))
     return losses, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 

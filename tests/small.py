@@ -1,16 +1,15 @@
 """A data set and a network small enough to train within a test."""
 
-import dataclasses
 import pathlib
 
 import cv2
 import jax
 import numpy as np
 
-from alexnet_jax import configs, model
+from alexnet_jax import configs
 from alexnet_jax.config import Config
-from alexnet_jax.parallel import mesh
 from alexnet_jax.steps import state
+from alexnet_jax.steps.setup import Setup
 from alexnet_jax.training import checkpoint, run_files
 from alexnet_jax.training.writers import read_rows
 
@@ -54,10 +53,9 @@ def rows(workdir: pathlib.Path) -> list[dict]:
 def final_state(workdir: pathlib.Path, at: int) -> dict[str, np.ndarray]:
     """Returns parameters and velocity of a checkpoint, as numpy arrays by path."""
     config = run_files.read_config(workdir)
-    devices = mesh.build(dataclasses.replace(config.mesh, data=1))
-    network = model.build(config.model, 2, config.precision)
+    config.mesh.data = 1
     with checkpoint.Checkpoints(workdir, 2) as checkpoints:
-        tree = checkpoints.restore(at, state.abstract_state(config, network, devices))
+        tree = checkpoints.restore(at, state.abstract_state(Setup.of(config, 2)))
     return {
         jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(tree)
     }

@@ -9,6 +9,7 @@ from on_mesh import some
 
 from alexnet_jax import configs
 from alexnet_jax import model as models
+from alexnet_jax.layers.stage import SPATIAL_NORM2
 from alexnet_jax.ops import convolution, platform, pooling
 from alexnet_jax.ops.lrn import lrn, spatial_response_norm
 from alexnet_jax.ops.lrn_formula import Lrn
@@ -69,11 +70,11 @@ def test_the_spatial_norm_comes_between_norm_and_pool():
     """layers-145.cfg: conv2, rnorm2, cnorm2, pool2."""
     network = models.build(configs.get("original_code").model, 3, "float32")
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 9, 8)) * 40, jnp.float32)
-    got = network.apply({}, x, method=lambda m, v: m._after(2, v, False))
+    got = network.apply({}, x, method=lambda m, v: m.stage2(v))
     normed = lrn(jax.nn.relu(x), Lrn.named("original_code", 5, 1e-4, 0.75), 2)
-    want = pooling.overlapping_max_pool(spatial_response_norm(normed, models.SPATIAL_NORM2))
+    want = pooling.overlapping_max_pool(spatial_response_norm(normed, SPATIAL_NORM2))
     np.testing.assert_allclose(got, want, rtol=1e-6)
-    late = spatial_response_norm(pooling.overlapping_max_pool(normed), models.SPATIAL_NORM2)
+    late = spatial_response_norm(pooling.overlapping_max_pool(normed), SPATIAL_NORM2)
     assert float(jnp.abs(late - want).max()) > 0.1
 
 
@@ -111,7 +112,8 @@ def test_a_gpu_s_ways_give_the_same_network(recipe, precision, other):
     config.init, config.width = "he", 1 / 16
     network = models.build(config, 7, precision)
     x = 30 * jax.random.normal(jax.random.key(0), (2, 99, 99, 3))
-    params = jax.jit(network.init)(jax.random.key(1), x)["params"]
+    made, statistics = models.initial_variables(network, jax.random.key(1), 99)
+    params = made | statistics
 
     def logits_and_gradient():
         def loss(params):
@@ -235,8 +237,9 @@ def test_whole_network_against_torch(preset):
     config.init = "he"  # activations of a trained network's size, so that LRN matters
     config.width = 1.0 if preset == "paper" else 0.25
     network = models.build(config, 1000, "float32")
-    params = jax.jit(network.init)(jax.random.key(1), jnp.zeros((1, side, side, 3)))["params"]
-    for statistics in (params[layer] for layer in params if layer.startswith("norm")):
+    made, norms = models.initial_variables(network, jax.random.key(1), side)
+    params = made | norms
+    for statistics in norms.values():
         statistics["mean"] = 10.0 + jnp.arange(len(statistics["mean"])) % 7
         statistics["variance"] = 100.0 + jnp.arange(len(statistics["variance"])) % 5
     # A copy: torch must not see the memory of a jax array.

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from alexnet_jax import model
 from alexnet_jax.benchmarks import work
@@ -16,6 +17,7 @@ from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.benchmarks.steps import prepared
 from alexnet_jax.config import Config
 from alexnet_jax.layers import linear
+from alexnet_jax.layers.batch_norm import alone
 from alexnet_jax.ops import compilation, convolution, matmul
 from alexnet_jax.steps import augment, optimizer
 
@@ -85,13 +87,11 @@ def parts(config: Config) -> list[Part]:
     shapes = model.abstract_parameters(network, config.image_size)
     flops = work.forward_flops(config, config.num_classes)
     size, side, dtype = config.batch_size, config.image_size, config.precision
-    c, own = config.model, network.bind({"params": shapes})
+    c, own = config.model, network.bind(model.variables(network, shapes))
     before = (size, side, side, 3)  # what a layer reads
-    running = {
-        name: jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), leaves)
-        for name, leaves in shapes.items()
-        if "mean" in leaves  # batch normalisation's
-    }
+    _, statistics = model.parameters_and_statistics(shapes)
+    running = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), statistics)
+    training = network.clone(over_devices=alone)
     found: list[Part] = []
     for n, layer in enumerate(model.CONVOLUTIONS):
         if layer in c.without:
@@ -107,10 +107,13 @@ def parts(config: Config) -> list[Part]:
         y = _random(n + 20, *after.shape, dtype=dtype)
 
         def rest(y: jax.Array, n: int = n) -> jax.Array:
-            apply = network.apply
-            return jnp.asarray(
-                apply({"params": running}, y, method=lambda m, v: m._after(n + 1, v, True))
+            found, _ = training.apply(
+                {"batch_stats": running},
+                y,
+                method=lambda m, v: getattr(m, f"stage{n + 1}")(v),
+                mutable=["batch_stats"],
             )
+            return jnp.asarray(found)
 
         kind = ", ".join(getattr(c, f"layer{n + 1}").split())
         found += _passes(f"{layer}: {kind}", rest, (y,), 0.0, reads_again=True)
@@ -141,13 +144,14 @@ def _augmentation(config: Config) -> Part:
 
 def _update(config: Config, network: model.AlexNet) -> Part:
     shapes = model.abstract_parameters(network, config.image_size)
-    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
+    learned, _ = model.parameters_and_statistics(shapes)
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), learned)
     tx = optimizer.build(config.optimizer)
     rates = jax.tree.map(lambda leaf: jnp.float32(0.01), params)
 
     def update(params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
-        moved, state = tx.update(grads, state, params, rates=rates)
-        return jax.tree.map(jnp.add, params, moved), state
+        moved, state = tx.update(grads, state, params, rates=rates, finite=jnp.bool_(True))
+        return optax.apply_updates(params, moved), state
 
     # Reads parameters, gradients and velocities, and writes all but the gradients.
     return Part("update", update, (params, params, tx.init(params)), 0.0, 5 * _bytes(params))

@@ -8,15 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import model
 from alexnet_jax.benchmarks import work
 from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
 from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.parallel import mesh as meshes
-from alexnet_jax.steps import augment, evaluation, state
-from alexnet_jax.steps import training as train_step
+from alexnet_jax.steps import evaluation, state
+from alexnet_jax.steps.setup import Setup
+from alexnet_jax.steps.training import compile_train_step
 
 LEAST_SECONDS = 1.0  # that a round of a contender takes
 
@@ -52,9 +52,7 @@ def prepared(config: Config) -> Config:
 
 def compiled_training(config: Config) -> jax.stages.Compiled:
     """Returns the train step on one device: crop, flip, lighting, gradient and update."""
-    network = model.build(config.model, config.num_classes, config.precision)
-    views, mesh = augment.Views.of(config), meshes.build(config.mesh)
-    return train_step.compile_step(config, network, mesh, 1_281_167, _feeding(config), views)
+    return compile_train_step(Setup.of(config, config.num_classes), _feeding(config))
 
 
 def training(config: Config) -> Ours:
@@ -62,9 +60,7 @@ def training(config: Config) -> Ours:
     start = time.perf_counter()
     program = compiled_training(config)
     spent = time.perf_counter() - start
-    mesh = meshes.build(config.mesh)
-    network = model.build(config.model, config.num_classes, config.precision)
-    now = [state.create_state(config, network, mesh)]
+    now = [state.create_state(Setup.of(config, config.num_classes))]
     fed = random_batch(config)
 
     def again() -> Any:
@@ -76,15 +72,13 @@ def training(config: Config) -> Ours:
 
 def inference(config: Config) -> Ours:
     """Returns the evaluation step on one device: the centre of each image to the sums of errors."""
-    mesh = meshes.build(config.mesh)
-    network = model.build(config.model, config.num_classes, config.precision)
-    feeding, views = _feeding(config), augment.Views.of(config)
-    params = state.create_state(config, network, mesh).params
+    setup = Setup.of(config, config.num_classes)
+    weights = state.create_state(setup).weights
     start = time.perf_counter()
-    program = evaluation.compile_step(config, network, mesh, params, 1, feeding, views)
+    program = evaluation.compile_eval_step(setup, _feeding(config), weights, 1)
     spent = time.perf_counter() - start
     fed = random_batch(config)
-    return Ours(lambda: program(params, fed), program, spent)
+    return Ours(lambda: program(weights, fed), program, spent)
 
 
 def _feeding(config: Config) -> HostBatches:

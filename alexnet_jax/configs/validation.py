@@ -10,6 +10,7 @@ from alexnet_jax.config import (
     unknown,
 )
 from alexnet_jax.configs.sizes import conv1_padding, feature_sizes, fully_connected_units
+from alexnet_jax.parallel.schemes import SCHEMES, scheme_of
 
 CHOICES: dict[str, tuple[object, ...]] = {
     "on_bad_image": ("raise", "skip"),
@@ -26,7 +27,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "model.dropout_scaling": ("test", "train"),
     "model.lrn.convention": ("paper", "original_code", "caffe", "torch"),
     "augment.lighting": ("none", "stddev", "eigenvalue_unit_range"),
-    "mesh.scheme": ("columns", "hybrid", "hybrid_in_turns"),
+    "mesh.scheme": tuple(SCHEMES),
     "optimizer.kind": ("momentum", "lars"),
     "optimizer.schedule.kind": ("plateau", "step", "dexp", "polynomial", "cosine", "constant"),
 }
@@ -205,8 +206,8 @@ def _check_order(model: ModelConfig, field: str) -> None:
 def _check_shares(config: Config) -> None:
     """Refuses channels that the devices of `mesh.model` cannot share equally."""
     model, devices = config.model, config.mesh.model
-    hybrid, passes = config.mesh.scheme != "columns", config.optimizer.fc_updates
-    if config.mesh.scheme == "hybrid_in_turns" and passes not in (1, devices):
+    scheme, passes = scheme_of(config.mesh), config.optimizer.fc_updates
+    if scheme.in_turns and passes not in (1, devices):
         raise ConfigError(
             f"optimizer.fc_updates: {passes} is not one turn for each of the {devices} devices of "
             f"mesh.model; use {devices}"
@@ -216,19 +217,19 @@ def _check_shares(config: Config) -> None:
             "mesh.zero: must be False where optimizer.fc_updates is more than 1: each would gather "
             "the parameters again"
         )
-    if hybrid and not model.columns_meet:
+    if scheme.gathers_images and not model.columns_meet:
         raise ConfigError(
             "mesh.scheme: a hybrid gathers what all columns computed; with model.columns_meet = "
             "False use columns"
         )
-    if devices % model.columns and devices > 1 and not hybrid:
+    if devices % model.columns and devices > 1 and scheme.channels:
         lower = devices - devices % model.columns
         raise ConfigError(
             f"mesh.model: {devices} devices cannot share {model.columns} columns equally; "
             f"use {lower} or {lower + model.columns}"
         )
     for name, wide in _channels(model).items():
-        if wide % devices and not (hybrid and name.startswith("conv")):
+        if wide % devices and (scheme.channels or not name.startswith("conv")):
             fitting = [d for d in (8, 4, 2, 1) if d < devices and wide % d == 0]
             raise ConfigError(
                 f"mesh.model: {devices} devices cannot share the {wide:g} channels of {name} "
@@ -236,7 +237,7 @@ def _check_shares(config: Config) -> None:
             )
     together = devices if model.lrn.across_columns else devices // model.columns
     least = min(model.channels[0], model.channels[1]) * model.width / devices
-    if together > 1 and not hybrid and least < model.lrn.size // 2:
+    if together > 1 and scheme.channels and least < model.lrn.size // 2:
         raise ConfigError(
             f"mesh.model: {devices} devices leave {least:g} channels each, fewer than the "
             f"{model.lrn.size // 2} that a window of LRN reads from a neighbour; use a smaller one"

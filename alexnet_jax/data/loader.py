@@ -27,10 +27,23 @@ class ImageReader:
         side: int,
         exif_orientation: bool = False,
         on_bad_image: str = "raise",
+        kernels: str = "auto",
     ) -> None:
+        """Prepares reading.
+
+        Args:
+          source: of the split.
+          side: of the squares, in pixels.
+          exif_orientation: turn photographs as their EXIF field says.
+          on_bad_image: raise, or skip.
+          kernels: auto, or reference: a store's records by ArrayRecord's own reader alone.
+
+        Raises:
+          DataError: a store's index that is damaged.
+        """
         self.side = side
         self._source, self._exif = source, exif_orientation
-        ready = source.pixels()
+        ready = source.pixels() if kernels == "auto" else None
         self._ready = ready if ready and ready.size == side * side * 3 else None
         self._skip = on_bad_image == "skip"
         self._bad: dict[int, str] = {}

@@ -20,7 +20,7 @@ from alexnet_jax.data.loader import (
     reading_threads,
     training_positions,
 )
-from alexnet_jax.feed.page_locked import page_lock
+from alexnet_jax.feed.page_locked import keeper
 from alexnet_jax.feed.protocol import DeviceBatch, Dispatches, Fed, stop_flags
 from alexnet_jax.parallel import mesh as meshes
 
@@ -107,7 +107,7 @@ class HostFeed:
     def _put(self, positions: Any, numbers: range, stop: Callable[[], bool]) -> Generator[Fed]:
         c, size = self._config, self.feeding.batch_size
         rows = meshes.local_rows(self._mesh, c.mesh, size)
-        loader = Loader(self._reader, c.read_threads, c.read_ahead, page_lock)
+        loader = Loader(self._reader, c.read_threads, c.read_ahead, keeper(c.kernels))
         go, told = (stop_flags(self._mesh, c, size, value) for value in (0, 1))
         batches = loader.batches(positions, numbers, rows)
 

@@ -17,7 +17,7 @@ from alexnet_jax.data.loader import (
 )
 from alexnet_jax.errors import unknown
 from alexnet_jax.inference.trained import TrainedNetwork
-from alexnet_jax.model import LAYERS
+from alexnet_jax.model import LAYERS, layer_outputs, variables
 from alexnet_jax.ops import compilation
 
 
@@ -37,15 +37,22 @@ def activations(network: TrainedNetwork, layer: str) -> Callable[[np.ndarray], j
     if layer not in there:
         raise ConfigError(f"--layer: {unknown(layer, there)}")
 
-    @compilation.jit
+    module = network.setup.network
+
     def compute(params: Any, image: jax.Array) -> jax.Array:
-        (view,) = network.views.evaluation(image, 1)
-        _, kept = network.network.apply({"params": params}, view, mutable=["intermediates"])
-        (output,) = dict(kept)["intermediates"][f"{layer}_output"]
+        (view,) = network.setup.views.evaluation(image, 1)
+        _, kept = module.apply(
+            variables(module, params),
+            view,
+            capture_intermediates=layer_outputs,
+            mutable=["intermediates"],
+        )
+        (output,) = dict(kept)["intermediates"][layer]["__call__"]
         output = output if layer == "fc8" else jax.nn.relu(output)
         return output.reshape(output.shape[0], -1).astype(jnp.float32)
 
-    return functools.partial(compute, network.params)
+    jitted = compilation.jit(compute, network.config.kernels)
+    return functools.partial(jitted, network.params)
 
 
 def of_split(

@@ -73,7 +73,7 @@ def predict_split(
     c = first.config
     source, split = first.source(split)
     reader = first.reader(labelled_as(source, first.class_names))
-    feed = host_feed.HostFeed(c, first.mesh, reader, evaluation.eval_batch_size(c))
+    feed = host_feed.HostFeed(c, first.setup.mesh, reader, evaluation.eval_batch_size(c))
     step = _compile(networks, feed.feeding, views)
     params = tuple(network.params for network in networks)
     rows: list[Any] = []
@@ -97,15 +97,15 @@ def predict_split(
 
 
 def _compile(networks: Sequence[TrainedNetwork], feeding: Any, views: int) -> jax.stages.Compiled:
-    mesh, shares = networks[0].mesh, networks[0].config.mesh
+    mesh, shares = networks[0].setup.mesh, networks[0].config.mesh
     params = tuple(network.params for network in networks)
     specs = meshes.specs(params, mesh, shares)
-    best = min(BEST, networks[0].network.num_classes)
+    best = min(BEST, networks[0].num_classes)
 
     def best_of(params: tuple[Any, ...], fed: Fed) -> tuple[jax.Array, ...]:
         batch = feeding.evaluation(fed)
         said = [
-            evaluation.average_probabilities(n.scheme, own, batch["image"], views, n.views)
+            evaluation.average_probabilities(n.forward, own, batch["image"], views, n.setup.views)
             for n, own in zip(networks, params, strict=True)
         ]
         probabilities, classes = jax.lax.top_k(sum(said) / len(said), best)

@@ -5,19 +5,14 @@ import functools
 import pathlib
 from typing import Any
 
-from jax.sharding import Mesh
-
-from alexnet_jax import model
 from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.types import Source
 from alexnet_jax.data.words import name_of
-from alexnet_jax.model import AlexNet
-from alexnet_jax.parallel import mesh as meshes
-from alexnet_jax.steps import augment, schemes
-from alexnet_jax.steps.schemes import Scheme
+from alexnet_jax.steps.forward import Forward
+from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import abstract_state
 from alexnet_jax.training import checkpoint, run_files
 
@@ -27,27 +22,31 @@ class TrainedNetwork:
     """What a checkpoint holds, and what is needed to use it.
 
     Attributes:
-      config: of the run, on the mesh that is used now.
+      setup: the network on the mesh that is used now.
       class_names: in label order; the network may have more classes than names.
       step: finished updates of the checkpoint.
-      network: the module.
-      mesh: that the parameters are on.
-      params: the standard tree.
-      views: how images become inputs.
+      params: the standard tree, with the statistics of batch normalisation; on the mesh.
     """
 
-    config: Config
+    setup: Setup
     class_names: list[str]
     step: int
-    network: AlexNet
-    mesh: Mesh
     params: Any
-    views: augment.Views
 
     @property
-    def scheme(self) -> Scheme:
+    def config(self) -> Config:
+        """The run's, on the mesh that is used now."""
+        return self.setup.config
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the network tells apart."""
+        return self.setup.network.num_classes
+
+    @property
+    def forward(self) -> Forward:
         """How the mesh computes the network."""
-        return schemes.build(self.config, self.network, self.mesh)
+        return Forward.of(self.setup)
 
     @functools.cached_property
     def dataset(self) -> Dataset:
@@ -66,7 +65,7 @@ class TrainedNetwork:
     def reader(self, source: Source) -> ImageReader:
         """Reads a source as the run reads its own."""
         c = self.config
-        return ImageReader(source, c.resize, c.exif_orientation, c.on_bad_image)
+        return ImageReader(source, c.resize, c.exif_orientation, c.on_bad_image, c.kernels)
 
     def class_name(self, label: int) -> str:
         """Returns a class's name, or its number where it has none."""
@@ -90,13 +89,12 @@ def load(
     config = run_files.read_config(workdir)
     config.mesh = dataclasses.replace(mesh)
     names = run_files.read_class_names(workdir)
-    devices = meshes.build(config.mesh)
-    network = model.build(config.model, config.num_classes or len(names), config.precision)
+    statistics = run_files.read_statistics(workdir)
+    setup = Setup.of(config, config.num_classes or len(names), statistics=statistics)
     with checkpoint.Checkpoints(workdir, 1, read_only=True) as checkpoints:
         step = _step(workdir, checkpoints, which)
-        state = checkpoints.restore(step, abstract_state(config, network, devices))
-    views = augment.Views.of(config, run_files.read_statistics(workdir))
-    return TrainedNetwork(config, names, step, network, devices, state.params, views)
+        state = checkpoints.restore(step, abstract_state(setup))
+    return TrainedNetwork(setup, names, step, state.weights)
 
 
 def _step(workdir: pathlib.Path, checkpoints: checkpoint.Checkpoints, which: str) -> int:

@@ -1,6 +1,7 @@
 """Layers with weights as linen modules: a convolution and a matrix, each with its bias."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,13 @@ from flax.linen import initializers
 
 from alexnet_jax.layers.initialisation import BiasInit
 from alexnet_jax.ops import convolution, convolution_xla, matmul
+
+View = Callable[[jax.Array], jax.Array]  # from a device's own channels to those that a layer reads
+
+
+def left_out(x: jax.Array, see: View | None = None) -> jax.Array:
+    """Stands where a variant has no layer (paper section 7)."""
+    return x
 
 
 def parameter_dtype(compute: jnp.dtype) -> jnp.dtype:
@@ -29,8 +37,9 @@ class Conv(nn.Module):
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (B, H, W, C) to (B, H', W', features)."""
+    def __call__(self, x: jax.Array, see: View | None = None) -> jax.Array:
+        """Maps (B, H, W, C) to (B, H', W', features); `see` fetches what it reads of x first."""
+        x = see(x) if see else x
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
         dtype = parameter_dtype(self.dtype)
         bias_init = self.bias_init(math.prod(shape[:-1]))
@@ -50,8 +59,9 @@ class FullyConnected(nn.Module):
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (B, ..., C) to (B, features)."""
+    def __call__(self, x: jax.Array, see: View | None = None) -> jax.Array:
+        """Maps (B, ..., C) to (B, features); `see` fetches what it reads of x first."""
+        x = see(x) if see else x
         shape = (math.prod(x.shape[1:]) // self.groups, self.features)
         dtype = parameter_dtype(self.dtype)
         bias_init = self.bias_init(math.prod(shape[:-1]))

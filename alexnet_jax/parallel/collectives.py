@@ -10,7 +10,8 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.config import MeshConfig
-from alexnet_jax.parallel.mesh import DATA, MODEL, Specs
+from alexnet_jax.parallel.mesh import Specs
+from alexnet_jax.parallel.schemes import DATA, MODEL, scheme_of
 
 
 def sum_over_data(tree: Any) -> Any:
@@ -20,7 +21,7 @@ def sum_over_data(tree: Any) -> Any:
 
 def mean_over_images(x: jax.Array, config: MeshConfig) -> jax.Array:
     """Averages over the devices that share the images."""
-    axes = (DATA,) if config.scheme == "columns" else (DATA, MODEL)
+    axes = scheme_of(config).images
     return _sum(x, axes) / math.prod(lax.axis_size(axis) for axis in axes)
 
 
@@ -47,7 +48,7 @@ def data_index() -> jax.Array:
 
 def image_index_in_shard(config: MeshConfig) -> jax.Array | int:
     """Returns which of the devices that share a data shard's images this is, 0-d."""
-    return 0 if config.scheme == "columns" else lax.axis_index(MODEL)
+    return lax.axis_index(MODEL) if MODEL in scheme_of(config).images else 0
 
 
 def scatter_rows(x: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
-"""Devices as a mesh: the only file that names its axes, builds a sharding or moves data over it."""
+"""Devices as a mesh: the only file that builds one or a sharding, or moves data over it."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.config import ConfigError, MeshConfig
+from alexnet_jax.parallel.schemes import DATA, MODEL, scheme_of
 
-DATA, MODEL = "data", "model"
 Specs = Any  # a tree of PartitionSpec
 
 
@@ -90,19 +91,21 @@ def model_devices(mesh: Mesh) -> int:
 def specs(state: Any, mesh: Mesh | AbstractMesh, config: MeshConfig) -> Specs:
     """Returns where each leaf of a tree with the standard parameter tree in it lives.
 
-    Kernels, biases and running statistics are cut along their last axis, the outputs, over `model`,
-    in a hybrid those of the fully connected layers alone; what does not divide (fc8 of an odd
-    number of classes) and what is no parameter is on every device. With `zero` kernels are also cut
-    over `data`, along their longest other axis that divides.
+    Kernels, biases and running statistics are cut along their last axis, the outputs, over what the
+    scheme shares channels or units out over; what does not divide (fc8 of an odd number of classes)
+    and what is no parameter is on every device. With `zero` kernels are also cut over `data`, along
+    their longest other axis that divides.
     """
+    scheme = scheme_of(config)
 
     def spec(path: tuple[Any, ...], leaf: Any) -> P:
         if getattr(path[-1], "key", None) not in ("kernel", "bias", "mean", "variance"):
             return P()
         axes: list[str | None] = [None] * leaf.ndim
-        whole = config.scheme != "columns" and path[-2].key.startswith(("conv", "norm"))
-        if not whole and leaf.shape[-1] % mesh.shape[MODEL] == 0:
-            axes[-1] = MODEL
+        of_convolutions = path[-2].key.startswith(("conv", "norm"))
+        for axis in scheme.channels if of_convolutions else scheme.units:
+            if leaf.shape[-1] % mesh.shape[axis] == 0:
+                axes[-1] = axis
         divisible = [i for i in range(leaf.ndim - 1) if leaf.shape[i] % mesh.shape[DATA] == 0]
         if config.zero and divisible:
             axes[max(divisible, key=lambda i: leaf.shape[i])] = DATA
@@ -134,7 +137,7 @@ def data_spec() -> P:
 
 def batch_spec(config: MeshConfig) -> P:
     """Returns where something lives whose first axis is the global batch."""
-    return P(DATA) if config.scheme == "columns" else P((DATA, MODEL))
+    return P(scheme_of(config).images)
 
 
 def batch_sharding(mesh: Mesh, config: MeshConfig) -> NamedSharding:
@@ -144,7 +147,7 @@ def batch_sharding(mesh: Mesh, config: MeshConfig) -> NamedSharding:
 
 def image_devices(mesh: Mesh, config: MeshConfig) -> int:
     """Returns over how many devices the images of a batch are shared out."""
-    return mesh.shape[DATA] * (1 if config.scheme == "columns" else mesh.shape[MODEL])
+    return math.prod(mesh.shape[axis] for axis in scheme_of(config).images)
 
 
 def data_devices(mesh: Mesh) -> int:
@@ -165,7 +168,7 @@ def order_of_rows(
     The k-th of `passes` equal parts of the batch goes k-th through the fully connected layers,
     whatever the mesh: each device has a share of every part, but in turns each has one part's.
     """
-    in_turns = config.scheme == "hybrid_in_turns" and passes > 1
+    in_turns = scheme_of(config).in_turns and passes > 1
     shares = data if in_turns else devices
     return np.arange(batch_size).reshape(passes, shares, -1).transpose(1, 0, 2).reshape(-1)
 

@@ -19,6 +19,7 @@ from alexnet_jax.model import (
     of_convolutions,
 )
 from alexnet_jax.parallel import mesh as meshes
+from alexnet_jax.parallel.schemes import DATA, MODEL, scheme_of
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 BYTES |= {"s64": 8, "u64": 8, "f64": 8}
@@ -124,12 +125,16 @@ def expected(
     batch = config.batch_size if training else (config.eval_batch_size or config.batch_size)
     passes = config.optimizer.fc_updates if training else 1
     images, labels = batch // data, 3 * 4  # label, mask, and place or bad
-    hybrid = config.mesh.scheme != "columns"
-    rows = batch // (config.mesh.model if hybrid else 1) if exchanged else 0
+    scheme, model_devices = scheme_of(config.mesh), config.mesh.model
+    rows = batch // (model_devices if scheme.gathers_images else 1) if exchanged else 0
     pixels = _over(data, "reduce-scatter", "images", rows * config.resize**2 * 3) if rows else []
-    gathered = _over(config.mesh.model, "all-gather", "labels", images * labels) if hybrid else []
+    gathered = (
+        _over(model_devices, "all-gather", "labels", images * labels)
+        if scheme.gathers_images
+        else []
+    )
     once = list(_batch_norms(config, data)) if training else []
-    once += [] if hybrid else list(_convolutions(config, images))
+    once += list(_convolutions(config, images)) if scheme.channels else []
     each = list(_fully_connected(config, num_classes, images // passes, passes))
     forward = once + each * passes
     if not training:
@@ -196,11 +201,12 @@ def _batch_norms(config: Config, data: int) -> Iterator[Collective]:
     model, devices = config.model, config.mesh.model
     if model.normalisation == "local":
         return
-    hybrid = config.mesh.scheme != "columns"
+    scheme = scheme_of(config.mesh)
+    sharing_images = data * (devices if scheme.gathers_images else 1)
     for n, channels in enumerate(model.channels, 1):
         if "norm" in getattr(model, f"layer{n}"):
-            own = round(channels * model.width) / (1 if hybrid else devices)
-            yield from _over(data * (devices if hybrid else 1), "all-reduce", f"norm{n}", 8 * own)
+            own = round(channels * model.width) / (devices if scheme.channels else 1)
+            yield from _over(sharing_images, "all-reduce", f"norm{n}", 8 * own)
 
 
 def _fully_connected(
@@ -215,7 +221,7 @@ def _fully_connected(
     channels = round(last * model.width)
     one = images * _WIDTH[config.precision]
     pooled = one * channels * feature_sizes(config)[-1] ** 2
-    if config.mesh.scheme == "hybrid_in_turns" and passes > 1:
+    if scheme_of(config.mesh).in_turns and passes > 1:
         # A broadcast would do with half of it, but XLA has none everywhere.
         yield from _over(devices, "all-reduce", "fc6", pooled)
     else:
@@ -234,9 +240,10 @@ def _update(config: Config, num_classes: int, data: int) -> Iterator[Collective]
     devices, passes = config.mesh.model, config.optimizer.fc_updates
     network = build(config.model, num_classes, config.precision)
     shapes = abstract_parameters(network, config.image_size)
-    mesh = AbstractMesh((data, devices), (meshes.DATA, meshes.MODEL))
+    mesh = AbstractMesh((data, devices), (DATA, MODEL))
     specs = meshes.specs(shapes, mesh, config.mesh)
     # In a variable batch the convolutions and each pass of the rest have sums of their own.
+    shapes = {layer: leaves for layer, leaves in shapes.items() if layer in LAYERS}
     classifier, convolutions = list(of_classifier(shapes)), list(of_convolutions(shapes))
     turns = [list(shapes)] if passes == 1 else [classifier] * passes + [convolutions]
     for layers in turns:
@@ -245,24 +252,23 @@ def _update(config: Config, num_classes: int, data: int) -> Iterator[Collective]
         for layer in layers:
             for name, leaf in shapes[layer].items():
                 spec, size = specs[layer][name], leaf.size * leaf.dtype.itemsize
-                size /= devices if meshes.MODEL in spec else 1
-                if meshes.DATA in spec:
+                size /= devices if MODEL in spec else 1
+                if DATA in spec:
                     yield from _over(data, "all-gather", "update", size)
                     yield from _over(data, "reduce-scatter", "update", size)
-                elif meshes.MODEL in spec or devices == 1:
+                elif MODEL in spec or devices == 1:
                     over_data += size
                 else:
                     over_all += size
-                if meshes.DATA in spec and meshes.MODEL not in spec and devices > 1:
+                if DATA in spec and MODEL not in spec and devices > 1:
                     yield from _over(devices, "all-reduce", "update", size / data)
         yield from _over(data if over_data else 1, "all-reduce", "update", over_data)
         yield from _over(data * devices if over_all else 1, "all-reduce", "update", over_all)
-        kept = [layer for layer in layers if not layer.startswith("norm")]
-        axes = [set(spec) - {None} for layer in kept for spec in specs[layer].values()]
+        axes = [set(spec) - {None} for layer in layers for spec in specs[layer].values()]
         for group, size in (
-            ({meshes.DATA}, data),
-            ({meshes.MODEL}, devices),
-            ({meshes.DATA, meshes.MODEL}, data * devices),
+            ({DATA}, data),
+            ({MODEL}, devices),
+            ({DATA, MODEL}, data * devices),
         ):
             norms = sum(own == group for own in axes)
             yield from _over(size if norms else 1, "all-reduce", "update", norms * 4)

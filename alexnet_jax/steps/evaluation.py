@@ -6,17 +6,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from alexnet_jax.config import Config
 from alexnet_jax.errors import UserError
 from alexnet_jax.feed.protocol import Fed, Feed, Feeding
-from alexnet_jax.model import AlexNet
 from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import collectives
 from alexnet_jax.parallel import mesh as meshes
-from alexnet_jax.steps import augment, metrics, schemes
-from alexnet_jax.steps.schemes import Scheme
+from alexnet_jax.steps import augment, metrics
+from alexnet_jax.steps.forward import Forward
+from alexnet_jax.steps.setup import Setup
 
 
 class EvaluationError(UserError, RuntimeError):
@@ -24,15 +23,15 @@ class EvaluationError(UserError, RuntimeError):
 
 
 def average_probabilities(
-    scheme: Scheme, params: Any, image: jax.Array, count: int, views: augment.Views
+    forward: Forward, weights: Any, image: jax.Array, count: int, views: augment.Views
 ) -> jax.Array:
     """Returns the softmax averaged over `count` views (paper section 4.1), (B, K) float32.
 
-    B counts all images that the device's part of the classifier sees: `Scheme.all_rows`.
+    B counts all images that the device's part of the classifier sees: `Forward.all_rows`.
     """
 
     def one(total: jax.Array | float, view: jax.Array) -> tuple[jax.Array, None]:
-        return total + jax.nn.softmax(scheme.logits(params, view)), None
+        return total + jax.nn.softmax(forward.logits(weights, view)), None
 
     crops = views.evaluation(image, count)
     if count == 1:
@@ -42,32 +41,38 @@ def average_probabilities(
     return jax.lax.scan(one, start, jnp.stack(crops))[0] / count
 
 
-def make_eval_step(
-    scheme: Scheme, count: int, specs: Any, feeding: Feeding, views: augment.Views
-) -> Callable[[Any, Fed], metrics.Sums]:
-    """Returns (params, fed) -> the sums of `metrics.classification` and of `bad_images`, for use
-    inside `mesh.per_device`.
+class EvalStep:
+    """One batch of an evaluation as one device computes it, for use inside `mesh.per_device`.
 
-    Args:
-      scheme: how the mesh computes the network.
-      count: views of each image, 1 or 10.
-      specs: where the parameters live.
-      feeding: how the batch comes.
-      views: what the network sees of it.
+    Called with the standard tree and what is fed, it returns the sums of `metrics.classification`
+    and of `bad_images`.
     """
 
-    def eval_step(params: Any, fed: Fed) -> metrics.Sums:
-        batch = feeding.evaluation(fed)
-        params = collectives.whole_over_data(params, specs)
-        probabilities = average_probabilities(scheme, params, batch["image"], count, views)
+    def __init__(self, setup: Setup, feeding: Feeding, specs: Any, views: int) -> None:
+        """Prepares a step.
+
+        Args:
+          setup: of the run.
+          feeding: how the batch comes.
+          specs: where the leaves of the tree live.
+          views: of each image, 1 or 10.
+        """
+        self._forward, self._views = Forward.of(setup), setup.views
+        self._feeding, self._specs, self._count = feeding, specs, views
+
+    def __call__(self, weights: Any, fed: Fed) -> metrics.Sums:
+        """Counts one batch."""
+        batch = self._feeding.evaluation(fed)
+        weights = collectives.whole_over_data(weights, self._specs)
+        probabilities = average_probabilities(
+            self._forward, weights, batch["image"], self._count, self._views
+        )
         tiny = jnp.finfo(probabilities.dtype).tiny
         log_probabilities = jnp.log(jnp.maximum(probabilities, tiny))
-        rows = scheme.all_rows({name: batch[name] for name in ("label", "mask", "bad")})
+        rows = self._forward.all_rows({name: batch[name] for name in ("label", "mask", "bad")})
         sums = metrics.classification(log_probabilities, rows["label"], rows["mask"])
         bad = rows["bad"].sum()
         return collectives.sum_over_data(sums | {"bad_images": metrics.average(bad, bad)})
-
-    return eval_step
 
 
 def eval_batch_size(config: Config) -> int:
@@ -75,37 +80,40 @@ def eval_batch_size(config: Config) -> int:
     return config.eval_batch_size or config.batch_size
 
 
-def compile_step(
-    config: Config,
-    network: AlexNet,
-    mesh: Mesh,
-    params: Any,
-    count: int,
-    feeding: Feeding,
-    views: augment.Views,
+def compile_eval_step(
+    setup: Setup, feeding: Feeding, weights: Any, views: int
 ) -> jax.stages.Compiled:
-    """Compiles the evaluation step for a mesh and abstract parameters."""
-    scheme = schemes.build(config, network, mesh)
-    specs = meshes.specs(params, mesh, config.mesh)
-    function = make_eval_step(scheme, count, specs, feeding, views)
-    step = meshes.per_device(function, mesh, specs, feeding.specs)
-    abstract, deterministic = (params, feeding.abstract(mesh)), config.deterministic
+    """Compiles (weights, fed) -> sums.
+
+    Args:
+      setup: of the run.
+      feeding: how the batch comes.
+      weights: the standard tree, abstract or not.
+      views: of each image, 1 or 10.
+    """
+    mesh, config = setup.mesh, setup.config
+    specs = meshes.specs(weights, mesh, config.mesh)
+    step = EvalStep(setup, feeding, specs, views)
     return compilation.compiled(
-        step, *abstract, kernels=config.kernels, deterministic=deterministic
+        meshes.per_device(step, mesh, specs, feeding.specs),
+        weights,
+        feeding.abstract(mesh),
+        kernels=config.kernels,
+        deterministic=config.deterministic,
     )
 
 
 def evaluate(
     step: jax.stages.Compiled,
-    params: Any,
+    weights: Any,
     feed: Feed,
     progress: Callable[[int], None] = lambda images: None,
 ) -> dict[str, float]:
     """Evaluates every image of a split once.
 
     Args:
-      step: from `compile_step`, for the feed's feeding.
-      params: on the mesh.
+      step: from `compile_eval_step`, for the feed's feeding.
+      weights: the standard tree, on the mesh.
       feed: of the split.
       progress: called with the images of each step.
 
@@ -120,7 +128,7 @@ def evaluate(
     total = None
     with contextlib.closing(feed.evaluation()) as batches:
         for fed in batches:
-            sums = step(params, fed)
+            sums = step(weights, fed)
             # A feed uses a batch's memory again when the second one after it is asked for.
             jax.block_until_ready(total)
             total = sums if total is None else _merge(total, sums)

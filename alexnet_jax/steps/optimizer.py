@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from alexnet_jax.config import Config, OptimizerConfig, ScheduleConfig, num_train_steps
+from alexnet_jax.ops import platform
 
 Scalar = Any  # a 0-d array, NumPy's on the host or JAX's on a device
 
@@ -56,45 +57,18 @@ def scale_by_rates() -> optax.GradientTransformationExtraArgs:
     return transformation(lambda _: optax.EmptyState(), update)  # pyright: ignore[reportArgumentType]
 
 
-def is_statistic(path: tuple[Any, ...]) -> bool:
-    """Says whether a leaf is a running mean or variance (batch_norm.py), which follows the data."""
-    return path[-1].key in ("mean", "variance")
-
-
-def learned(tree: Any) -> Any:
-    """Returns the layers of a tree that are learned: all but running statistics."""
-    return {layer: leaves for layer, leaves in tree.items() if "mean" not in leaves}
-
-
-STATISTICS_RATE = 0.1  # of the distance to a batch's own, in one update
-
-
 def trace(momentum: float) -> optax.GradientTransformation:
-    """Accumulates velocity, v <- momentum v + u; running statistics have none."""
+    """Accumulates velocity, v <- momentum v + u.
 
-    def update(updates: Any, state: optax.TraceState, params: Any = None) -> tuple[Any, Any]:
-        def new(path: tuple[Any, ...], u: jax.Array, v: jax.Array) -> jax.Array:
-            return u if is_statistic(path) else momentum * v + u
+    Is `optax.trace` with the terms in the paper's order: which of two products a CPU fuses with the
+    sum depends on it, and runs of earlier versions go on to the last bit.
+    """
 
-        moved = jax.tree_util.tree_map_with_path(new, updates, state.trace)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moved = jax.tree.map(lambda u, v: momentum * v + u, updates, state.trace)
         return moved, optax.TraceState(trace=moved)
 
-    def init(params: Any) -> optax.TraceState:
-        return optax.TraceState(trace=jax.tree.map(jnp.zeros_like, params))
-
-    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
-
-
-def add_decay(weight_decay: float) -> optax.GradientTransformation:
-    """Adds decay w to each update but those of running statistics."""
-
-    def decayed(updates: Any, params: Any) -> Any:
-        def leaf(path: tuple[Any, ...], u: jax.Array, w: jax.Array) -> jax.Array:
-            return u if is_statistic(path) else u + weight_decay * w
-
-        return jax.tree_util.tree_map_with_path(leaf, updates, params)
-
-    return optax.stateless(decayed)
+    return optax.GradientTransformation(optax.trace(momentum).init, update)
 
 
 def kernels(params: Any) -> Any:
@@ -130,24 +104,47 @@ def scale_by_trust(coefficient: float, squared_norms: SquaredNorms) -> optax.Gra
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def while_finite(
+    inner: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """Keeps the state, and returns updates that change nothing, where `finite` is given as false.
+
+    What the updates are is the state's velocity. w + -0.0 is w, to the last bit.
+    """
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, finite: jax.Array, **more: Any
+    ) -> tuple[Any, Any]:
+        _, after = inner.update(updates, state, params, **more)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        kept, finite = platform.before_others((kept, finite))
+        return jax.tree.map(lambda v: jnp.where(finite, v, -0.0), velocity(kept)), kept
+
+    extra = optax.GradientTransformationExtraArgs
+    return extra(inner.init, update)  # pyright: ignore[reportArgumentType]
+
+
 def build(
     config: OptimizerConfig, squared_norms: SquaredNorms = local_squared_norms
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns v <- momentum v - rate (decay w + g); w <- w + v.
+    """Returns v <- momentum v - rate (decay w + g); w <- w + v, while everything is finite.
 
     The rate is inside the velocity, as in the paper, the authors' weights.cu and Caffe;
     `optax.sgd` has it outside, which differs after every change of the rate. LARS multiplies
     (decay w + g) of each kernel by trust * |w| / |decay w + g| first.
 
+    Its `update` wants `rates`, from `rate_tree`, and `finite`, 0-d bool.
+
     Args:
       config: of the optimizer.
       squared_norms: from a tree of what this device holds to each whole leaf's squared norm.
     """
-    of_kernels = optax.add_decayed_weights(config.weight_decay, kernels)
-    pieces = [add_decay(config.weight_decay) if config.decay_biases else of_kernels]
+    decayed = None if config.decay_biases else kernels
+    pieces = [optax.add_decayed_weights(config.weight_decay, decayed)]
     if config.kind == "lars":
         pieces.append(scale_by_trust(config.trust_coefficient, squared_norms))
-    return optax.chain(*pieces, scale_by_rates(), trace(config.momentum))
+    chain = optax.chain(*pieces, scale_by_rates(), trace(config.momentum))
+    return while_finite(chain)
 
 
 def velocity(opt_state: Any) -> Any:
@@ -253,8 +250,6 @@ def rate_tree(rates: dict[str, jax.Array], params: Any, fc_factor: float = 1.0) 
 
     def leaf(path: tuple[Any, ...], _: Any) -> jax.Array:
         layer, name = path[0].key, path[-1].key
-        if is_statistic(path):
-            return jnp.float32(STATISTICS_RATE)
         rate = rates[f"conv1_{name}" if layer == "conv1" else name]
         return rate * fc_factor if layer.startswith("fc") else rate
 

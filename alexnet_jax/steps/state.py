@@ -5,12 +5,12 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
-from alexnet_jax.config import Config
-from alexnet_jax.model import AlexNet
+from alexnet_jax.config import OptimizerConfig
+from alexnet_jax.model import initial_variables
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import optimizer
+from alexnet_jax.steps.setup import Setup
 
 
 @flax.struct.dataclass
@@ -19,8 +19,8 @@ class TrainState:
 
     Attributes:
       step: finished updates, 0-d int32.
-      params: the standard tree, conv1 .. fc8 with `kernel` and `bias`; with batch normalisation
-        norm1 .. norm5 with `mean` and `variance` too. float32, or float64 with that precision.
+      params: conv1 .. fc8 with `kernel` and `bias`; float32, or float64 with that precision.
+      batch_stats: with batch normalisation norm1 .. norm5 with `mean` and `variance`, else {}.
       opt_state: the velocity, inside optax's state.
       plateau: where the plateau rule stands.
       finite: has every update been so? 0-d bool; once false, updates change nothing.
@@ -28,26 +28,43 @@ class TrainState:
 
     step: jax.Array
     params: Any
+    batch_stats: Any
     opt_state: Any
     plateau: optimizer.Plateau
     finite: jax.Array
 
+    @property
+    def weights(self) -> Any:
+        """The standard tree: parameters and statistics, as evaluations and files have them."""
+        return self.params | self.batch_stats
 
-def initial_state(config: Config, model: AlexNet) -> TrainState:
+
+def initial_state(setup: Setup) -> TrainState:
     """Computes the state before the first update (under jit, or abstractly)."""
-    image = jnp.zeros((1, config.image_size, config.image_size, 3), jnp.float32)
-    params = model.init(jax.random.key(config.seed), image)["params"]
-    opt_state = optimizer.build(config.optimizer).init(params)
-    return TrainState(jnp.int32(0), params, opt_state, optimizer.plateau_start(), jnp.bool_(True))
+    config = setup.config
+    params, batch_stats = initial_variables(
+        setup.network, jax.random.key(config.seed), config.image_size
+    )
+    return state_without_velocity(config.optimizer, params, batch_stats, 0)
 
 
-def abstract_state(config: Config, model: AlexNet, mesh: Mesh) -> TrainState:
+def state_without_velocity(
+    config: OptimizerConfig, params: Any, batch_stats: Any, step: int
+) -> TrainState:
+    """Returns the state of given parameters after `step` updates, as if they had not moved."""
+    opt_state = optimizer.build(config).init(params)
+    start = optimizer.plateau_start()
+    return TrainState(jnp.int32(step), params, batch_stats, opt_state, start, jnp.bool_(True))
+
+
+def abstract_state(setup: Setup) -> TrainState:
     """Returns the state as shapes with their shardings."""
-    shapes = jax.eval_shape(lambda: initial_state(config, model))
-    return meshes.placed(shapes, mesh, meshes.specs(shapes, mesh, config.mesh))
+    shapes = jax.eval_shape(lambda: initial_state(setup))
+    specs = meshes.specs(shapes, setup.mesh, setup.config.mesh)
+    return meshes.placed(shapes, setup.mesh, specs)
 
 
-def create_state(config: Config, model: AlexNet, mesh: Mesh) -> TrainState:
+def create_state(setup: Setup) -> TrainState:
     """Initialises the state where it belongs; nothing passes through the host."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, model, mesh))
-    return jax.jit(lambda: initial_state(config, model), out_shardings=shardings)()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(setup))
+    return jax.jit(lambda: initial_state(setup), out_shardings=shardings)()

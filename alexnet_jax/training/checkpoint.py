@@ -2,12 +2,14 @@
 
 import pathlib
 import shutil
+from dataclasses import fields, replace
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_rules
 
+from alexnet_jax.configs import earlier_versions
 from alexnet_jax.errors import UserError
 
 
@@ -38,6 +40,7 @@ class Checkpoints:
                 shutil.rmtree(unfinished)
         self._manager = ocp.CheckpointManager(
             self.path,
+            item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
                 read_only=read_only,
@@ -84,13 +87,17 @@ class Checkpoints:
             self._manager.save(step, args=arguments, metrics=metrics, force=True)
 
     def restore(self, step: int, abstract: Any) -> Any:
-        """Reads a step into the shapes and shardings of `abstract`.
+        """Reads a step, of any version, into the shapes and shardings of `abstract`.
 
         Raises:
           CheckpointError: the folder is damaged, or of another network.
         """
+        wanted = {field.name: getattr(abstract, field.name) for field in fields(abstract)}
         try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            stored = self._manager.item_metadata(step)
+            form = earlier_versions.stored_state(wanted, stored.tree if stored else wanted)
+            found: Any = self._manager.restore(step, args=ocp.args.StandardRestore(form))
+            return replace(abstract, **earlier_versions.current_state(found, wanted))
         except (ValueError, KeyError, OSError, TypeError) as error:
             raise CheckpointError(
                 f"{self.path / str(step)}: cannot be restored ({str(error).splitlines()[0][:200]});"

@@ -14,7 +14,8 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.feed.protocol import Dispatches
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.parallel import mesh as meshes
-from alexnet_jax.steps import metrics, optimizer, training
+from alexnet_jax.steps import metrics, optimizer
+from alexnet_jax.steps.nonfinite import first_nonfinite_layer
 from alexnet_jax.steps.state import TrainState
 from alexnet_jax.training.run import Run
 from alexnet_jax.training.writers import NoWriters, Writers
@@ -223,16 +224,7 @@ class Loop:
     def _nonfinite(self, at: int, state: TrainState, fed: Any) -> NonFiniteError:
         run = self.run_
         with jax.transfer_guard("allow"):
-            layer = training.first_nonfinite_layer(
-                run.config,
-                run.network,
-                run.mesh,
-                state.params,
-                fed,
-                at,
-                run.train_feed.feeding,
-                run.views,
-            )
+            layer = first_nonfinite_layer(run.setup, run.train_feed.feeding, state.weights, fed, at)
         return self._stopped(at, f"the loss or gradient is NaN or Inf, first in {layer}")
 
     def _stopped(self, at: int, why: str) -> NonFiniteError:

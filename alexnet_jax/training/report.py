@@ -9,13 +9,12 @@ import time
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 import alexnet_jax
-from alexnet_jax.config import Config
 from alexnet_jax.host import files
-from alexnet_jax.model import AlexNet, abstract_parameters, count_parameters
+from alexnet_jax.model import abstract_parameters, count_parameters
 from alexnet_jax.parallel.mesh import zeros
+from alexnet_jax.steps.setup import Setup
 
 PACKAGES = (
     "jax",
@@ -67,7 +66,7 @@ def expected_rate(update: jax.stages.Compiled, state: Any, fed: Any, batch_size:
     """Measures the images per second of a compiled step, on two updates of parameters of zero.
 
     Args:
-      update: from `step.compile_step`.
+      update: from `steps.training.compile_train_step`.
       state: the abstract state, with shardings.
       fed: what a step is fed with.
       batch_size: global images.
@@ -79,15 +78,16 @@ def expected_rate(update: jax.stages.Compiled, state: Any, fed: Any, batch_size:
     return batch_size / (time.perf_counter() - start)
 
 
-def header(
-    config: Config,
-    network: AlexNet,
-    mesh: Mesh,
-    sizes: dict[str, int],
-    step: int,
-    last_step: int,
-) -> str:
-    """Describes a run in a few lines: devices, mesh, parameters, data and length."""
+def header(setup: Setup, sizes: dict[str, int], step: int, last_step: int) -> str:
+    """Describes a run in a few lines: devices, mesh, parameters, data and length.
+
+    Args:
+      setup: of the run.
+      sizes: images of each split.
+      step: the first update.
+      last_step: the last.
+    """
+    config, network, mesh = setup.config, setup.network, setup.mesh
     devices = mesh.devices.ravel()
     parameters = count_parameters(abstract_parameters(network, config.image_size))
     data = ", ".join(f"{size:,} in {split}" for split, size in sizes.items())

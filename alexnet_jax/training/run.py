@@ -8,7 +8,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from alexnet_jax import model
 from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
@@ -19,7 +18,8 @@ from alexnet_jax.feed.resident import ResidentFeed
 from alexnet_jax.host import files
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.parallel import processes
-from alexnet_jax.steps import augment, evaluation
+from alexnet_jax.steps import evaluation
+from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import TrainState, abstract_state
 from alexnet_jax.training import checkpoint, run_files
 
@@ -51,9 +51,10 @@ class Run:
             raise ConfigError(
                 f"num_classes: {config.num_classes} is less than the {classes} of {config.dataset}"
             )
-        self.network = model.build(config.model, config.num_classes or classes, config.precision)
-        self.abstract = abstract_state(config, self.network, mesh)
-        self.views = augment.Views.of(config, dataset.statistics)
+        self.setup = Setup.of(
+            config, config.num_classes or classes, self.num_train, mesh, dataset.statistics
+        )
+        self.abstract = abstract_state(self.setup)
         self._dataset = dataset
         self._eval_steps: dict[int, jax.stages.Compiled] = {}
         self._told_bad: set[str] = set()
@@ -90,7 +91,7 @@ class Run:
         """
         c, source = self.config, self._dataset.open(split)
         _refuse_unlabelled(source, f"split {split} of {c.dataset}")
-        reader = ImageReader(source, c.resize, c.exif_orientation, c.on_bad_image)
+        reader = ImageReader(source, c.resize, c.exif_orientation, c.on_bad_image, c.kernels)
         kind = choice.kind_of_feed(c, self.mesh, len(reader), self._resident_budget)
         if kind == "host":
             return HostFeed(c, self.mesh, reader, batch_size, passes)
@@ -105,7 +106,7 @@ class Run:
         """Says how the training images come, and whose colours they are normalised by."""
         where = "the store" if self._dataset.prepared else "the original images"
         kind = self.config.augment.mean_image
-        mean = "mean" if self.views.mean.ndim == 1 else f"mean image ({kind})"
+        mean = "mean" if self.setup.views.mean.ndim == 1 else f"mean image ({kind})"
         own = self._dataset.statistics and self.config.augment.statistics == "auto"
         whose = "the store's" if own else "ImageNet's"
         return f"from {where}, {self.train_feed.describe()}; {whose} {mean} and colour axes"
@@ -122,17 +123,11 @@ class Run:
     def evaluate(self, state: TrainState, views: int, progress: Progress) -> dict[str, Any]:
         """Evaluates the whole split; returns the row for metrics.jsonl."""
         if views not in self._eval_steps:
-            self._eval_steps[views] = evaluation.compile_step(
-                self.config,
-                self.network,
-                self.mesh,
-                self.abstract.params,
-                views,
-                self.eval_feed.feeding,
-                self.views,
+            self._eval_steps[views] = evaluation.compile_eval_step(
+                self.setup, self.eval_feed.feeding, self.abstract.weights, views
             )
         known = self._told_bad
-        result = evaluation.evaluate(self._eval_steps[views], state.params, self.eval_feed)
+        result = evaluation.evaluate(self._eval_steps[views], state.weights, self.eval_feed)
         for message in self.eval_feed.bad_images:
             if message not in known:
                 print(f"skipped: {message}", flush=True)  # whichever process read it

@@ -4,7 +4,8 @@ import json
 import pathlib
 from typing import Any
 
-from alexnet_jax.config import Config, ConfigError, flatten, from_json, to_json
+from alexnet_jax.config import Config, ConfigError, flatten, to_json
+from alexnet_jax.configs.earlier_versions import config_of
 from alexnet_jax.data import statistics as colour
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.host import files
@@ -44,7 +45,7 @@ def read_config(workdir: pathlib.Path) -> Config:
     """
     path = workdir / CONFIG_FILE
     try:
-        return from_json(path.read_text())
+        return config_of(path.read_text())
     except ValueError as error:
         raise ConfigError(f"{path}: is not a run's config ({error}); restore it") from error
     except FileNotFoundError as error:

@@ -17,8 +17,7 @@ from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.imagenet import class_names
 from alexnet_jax.host import files
 from alexnet_jax.inference import trained
-from alexnet_jax.steps import optimizer
-from alexnet_jax.steps.state import TrainState
+from alexnet_jax.steps.state import state_without_velocity
 from alexnet_jax.training import checkpoint, run_files
 from alexnet_jax.weights import caffe, card, layout, onnx_file, safetensors_file, torch_file
 from alexnet_jax.weights.types import Origin, Weights, WeightsError
@@ -197,10 +196,9 @@ def write_workdir(weights: Weights, out: pathlib.Path) -> None:
         made.mkdir()
         config = weights.config
         config.mesh = MeshConfig()
-        params = jax.tree.map(jnp.asarray, weights.params)
-        opt_state = optimizer.build(config.optimizer).init(params)
-        step, start = jnp.int32(weights.step), optimizer.plateau_start()
-        state = TrainState(step, params, opt_state, start, jnp.bool_(True))
+        tree = jax.tree.map(jnp.asarray, weights.params)
+        params, statistics = model.parameters_and_statistics(tree)
+        state = state_without_velocity(config.optimizer, params, statistics, weights.step)
         with checkpoint.Checkpoints(made, 1) as checkpoints:
             checkpoints.save(weights.step, state, None)
             checkpoints.wait()

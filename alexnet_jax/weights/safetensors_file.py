@@ -8,7 +8,8 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from alexnet_jax.config import Config, from_json, to_json
+from alexnet_jax.config import Config, to_json
+from alexnet_jax.configs.earlier_versions import config_of
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.weights.types import Origin, Weights, WeightsError
 
@@ -60,7 +61,7 @@ def described(metadata: dict[str, str], path: pathlib.Path) -> Description:
       WeightsError: they were written by something else, or say what cannot be.
     """
     try:
-        config, names = from_json(metadata["config"]), json.loads(metadata["class_names"])
+        config, names = config_of(metadata["config"]), json.loads(metadata["class_names"])
         step = int(metadata["step"])
         if not 0 <= step <= MOST_STEPS:
             raise ValueError(f"step {step}")

@@ -17,12 +17,13 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import configs, model, train
+from alexnet_jax import configs, train
 from alexnet_jax.config import Config
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.parallel import mesh
 from alexnet_jax.steps import communication, state
+from alexnet_jax.steps.setup import Setup
 from experiments.sharding import cost, draw
 
 _OUT = flags.DEFINE_string("out", None, "folder for table.md, table.json, pictures", required=True)
@@ -74,8 +75,7 @@ def by_layer(said: list[communication.Collective]) -> dict[str, dict[str, float]
 def time_steps(config: Config, update: jax.stages.Compiled, steps: int) -> list[float]:
     """Times updates on random images, in seconds; the first is left out."""
     devices = mesh.build(config.mesh)
-    network = model.build(config.model, config.num_classes, config.precision)
-    now = state.create_state(config, network, devices)
+    now = state.create_state(Setup.of(config, config.num_classes, mesh=devices))
     rng = np.random.default_rng(0)
     abstract = HostBatches(config.mesh, config.batch_size, config.resize).abstract(devices)
     rows: dict[str, Any] = {

@@ -8,13 +8,15 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import configs, model
+from alexnet_jax import configs
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.feed.host import HostFeed
 from alexnet_jax.feed.protocol import Dispatches
 from alexnet_jax.parallel import mesh as meshes
-from alexnet_jax.steps import augment, state, training
+from alexnet_jax.steps import state
+from alexnet_jax.steps.setup import Setup
+from alexnet_jax.steps.training import compile_train_step
 
 MESHES = ((1, 1), (1, 2), (2, 2), (4, 2), (2, 4), (1, 8))
 
@@ -29,12 +31,11 @@ def losses(shape: tuple[int, int], seed: int, steps: int, data_dir: str) -> np.n
     config.seed, config.data_dir = seed, data_dir
     config.mesh.data, config.mesh.model = shape
     dataset, mesh = open_dataset(config), meshes.build(config.mesh)
-    network = model.build(config.model, len(dataset.class_names), config.precision)
     reader = ImageReader(dataset.open(config.train_split), config.resize)
     feed = HostFeed(config, mesh, reader, config.batch_size)
-    views = augment.Views.of(config)
-    update = training.compile_step(config, network, mesh, feed.count, feed.feeding, views)
-    now, found = state.create_state(config, network, mesh), []
+    setup = Setup.of(config, len(dataset.class_names), feed.count, mesh)
+    update = compile_train_step(setup, feed.feeding)
+    now, found = state.create_state(setup), []
     for fed in feed.training(Dispatches(1, steps), lambda: False):
         now, figures = update(now, fed)
         loss = jax.device_get(figures["sums"]["loss"])

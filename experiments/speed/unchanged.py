@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import configs, model
+from alexnet_jax import configs
 from alexnet_jax.benchmarks import steps
 from alexnet_jax.config import Config
 from alexnet_jax.data.loader import ImageReader
@@ -27,8 +27,8 @@ from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.host import large_pages
 from alexnet_jax.host.progress import Progress
-from alexnet_jax.parallel import mesh
 from alexnet_jax.steps import state
+from alexnet_jax.steps.setup import Setup
 
 SHOWN = 10  # updates between two lines
 
@@ -64,8 +64,7 @@ def losses(
     """Yields the loss of each update, from a start whose parameters may be the next numbers."""
     batches = batches or of_noise(config)
     program = steps.compiled_training(config)
-    network = model.build(config.model, config.num_classes, config.precision)
-    now = state.create_state(config, network, mesh.build(config.mesh))
+    now = state.create_state(Setup.of(config, config.num_classes))
     if nudged:
         now = now.replace(params=jax.tree.map(lambda w: jnp.nextafter(w, jnp.inf), now.params))
     for n in range(count):

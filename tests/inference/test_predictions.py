@@ -232,7 +232,8 @@ def test_networks_are_averaged(run):
 def test_networks_that_see_other_images_are_not_averaged(run, monkeypatch):
     first = trained.load(run / "w", which="latest")
     config = dataclasses.replace(first.config, resize=80)
-    found = {"a": first, "b": dataclasses.replace(first, config=config)}
+    other = dataclasses.replace(first, setup=dataclasses.replace(first.setup, config=config))
+    found = {"a": first, "b": other}
     monkeypatch.setattr(command, "_network", lambda workdir: found[workdir.name])
     with pytest.raises(ConfigError, match=r"--workdir: b has another resize than a"):
         command._networks([pathlib.Path("a"), pathlib.Path("b")])

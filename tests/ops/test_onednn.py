@@ -180,13 +180,13 @@ def test_where_it_learns_it_learns_as_without_it(tmp_path, monkeypatch):
     small.write_folder(tmp_path / "set")
     config = small.config(tmp_path / "set")
     config.num_steps = 4
-    programs, compile_step = [], training.compile_step
+    programs, compile_step = [], training.compile_train_step
 
     def seen(*arguments):
         programs.append(compile_step(*arguments))
         return programs[-1]
 
-    monkeypatch.setattr(training, "compile_step", seen)
+    monkeypatch.setattr(training, "compile_train_step", seen)
     train.train(config, tmp_path / "with")
     monkeypatch.setattr(onednn, "available", lambda: False)
     train.train(config, tmp_path / "without")
@@ -231,13 +231,13 @@ def test_it_is_found_inside_a_trace_too(fresh):
 def test_a_runs_own_evaluation_has_it(fresh, tmp_path, monkeypatch, caplog):
     """The loop compiles it where nothing may go to a device by accident."""
     small.write_folder(tmp_path / "set")
-    programs, compile_step = [], evaluation.compile_step
+    programs, compile_step = [], evaluation.compile_eval_step
 
     def seen(*arguments):
         programs.append(compile_step(*arguments))
         return programs[-1]
 
-    monkeypatch.setattr(evaluation, "compile_step", seen)
+    monkeypatch.setattr(evaluation, "compile_eval_step", seen)
     train.train(small.config(tmp_path / "set"), tmp_path / "w")
     assert programs and all(onednn.CONVOLUTION in program.as_text() for program in programs)
     assert "oneDNN" not in caplog.text

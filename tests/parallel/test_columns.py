@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from on_mesh import MESHES, apart, follow, initial, small, some
 
-from alexnet_jax import configs, model, train
+from alexnet_jax import configs, train
 from alexnet_jax.config import Config, ConfigError
-from alexnet_jax.parallel import mesh
 from alexnet_jax.steps import state
+from alexnet_jax.steps.setup import Setup
 from alexnet_jax.training import checkpoint
 
 VARIANTS = {
@@ -120,13 +120,11 @@ def test_wrong_meshes_are_refused(shape, fields, message):
 
 
 def test_a_checkpoint_of_any_mesh_restores_on_any_other(tmp_path):
-    network = model.build(small((1, 1), model__width=0.25).model, 13, "float32")
-
     def on(shape: tuple[int, int]) -> state.TrainState:
         config = small(shape, model__width=0.25, mesh__zero=shape == (4, 2))
-        return state.abstract_state(config, network, mesh.build(config.mesh))
+        return state.abstract_state(Setup.of(config, 13))
 
-    made = initial(small((1, 1), model__width=0.25), network)
+    made = initial(Setup.of(small((1, 1), model__width=0.25), 13))
     for saved in MESHES:
         placed = jax.tree.map(lambda a, to: jax.device_put(a, to.sharding), made, on(saved))
         with checkpoint.Checkpoints(tmp_path / f"{saved[0]}x{saved[1]}", 1) as checkpoints:
@@ -140,15 +138,12 @@ def test_a_checkpoint_of_any_mesh_restores_on_any_other(tmp_path):
 
 
 def test_state_is_born_in_parts():
-    config = small((2, 4), model__width=0.25)
-    devices = mesh.build(config.mesh)
-    network = model.build(config.model, 13, "float32")
-    params = state.create_state(config, network, devices).params
+    params = state.create_state(Setup.of(small((2, 4), model__width=0.25), 13)).params
     shard = params["conv2"]["kernel"].addressable_shards[1]
     assert shard.data.shape == (5, 5, 12, 16)
     assert shard.index[-1] == slice(16, 32)
     assert params["fc8"]["kernel"].addressable_shards[1].data.shape == (1024, 13)
-    one = state.create_state(small((1, 1), model__width=0.25), network, mesh.build(Config().mesh))
+    one = state.create_state(Setup.of(small((1, 1), model__width=0.25), 13))
     for path, leaf in jax.tree_util.tree_leaves_with_path(one.params):
         other = params
         for key in path:

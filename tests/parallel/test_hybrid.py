@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from on_mesh import apart, batches, follow, small
 
-from alexnet_jax import model
-from alexnet_jax.parallel import mesh
 from alexnet_jax.steps import state
+from alexnet_jax.steps.setup import Setup
 
 pytestmark = pytest.mark.slow
 
@@ -73,8 +72,8 @@ def test_a_variable_batch_is_a_sequence_of_updates():
     config.augment.lighting, config.optimizer.schedule.warmup_epochs = "none", 0.0
     with jax.enable_x64(True):
         _, leaves = follow(config, 1)
-        network = model.build(config.model, 13, "float64")
-        now = state.create_state(config, network, mesh.build(config.mesh)).params
+        setup = Setup.of(config, 13)
+        network, now = setup.network, state.create_state(setup).params
         batch = batches(config, 13, 1)[0]
         crop = batch["image"][:, 2:69, 2:69] - np.float32(config.augment.mean)
         pixels = jnp.asarray(crop, jnp.float32) / jnp.float32(config.augment.pixel_std[0])

@@ -10,12 +10,13 @@ import jax
 import pytest
 import small
 
-from alexnet_jax import configs, model, train
+from alexnet_jax import configs, train
 from alexnet_jax.benchmarks import steps, work
 from alexnet_jax.feed import resident
 from alexnet_jax.ops import onednn
-from alexnet_jax.parallel import mesh as meshes
-from alexnet_jax.steps import augment, gradient, training
+from alexnet_jax.steps import gradient
+from alexnet_jax.steps.setup import Setup
+from alexnet_jax.steps.training import compile_train_step
 
 GOLDEN = pathlib.Path(__file__).with_name("step_counts.json")
 REFRESH = (
@@ -71,11 +72,9 @@ def test_products_in_loops_are_as_fast_as_others(loop, monkeypatch):
         text = train.compile_train_step(config).as_text()
     else:
         config.feed, config.steps_per_dispatch = "resident", 2
-        mesh = meshes.build(config.mesh)
-        feeding = resident.resident_split(config, mesh, 8, 4, True, steps=2)
-        network = model.build(config.model, 2, config.precision)
-        views = augment.Views.of(config)
-        text = training.compile_step(config, network, mesh, 8, feeding, views).as_text()
+        setup = Setup.of(config, 2, 8)
+        feeding = resident.resident_split(config, setup.mesh, 8, 4, True, steps=2)
+        text = compile_train_step(setup, feeding).as_text()
     assert " convolution(" in text[: text.index("\nENTRY")]  # in a loop's body
     assert set(re.findall(r" convolution\(.*dim_labels=([\w>-]+)", text)) == {"b01f_01io->b01f"}
 

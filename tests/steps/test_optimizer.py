@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from alexnet_jax import configs
@@ -36,7 +37,7 @@ def test_update_is_the_papers_across_rate_drops():
     @jax.jit
     def update(weights, state, grads, step):
         tree = optimizer.rate_tree(rates(step, jnp.int32(0)), weights)
-        updates, state = tx.update(grads, state, weights, rates=tree)
+        updates, state = tx.update(grads, state, weights, rates=tree, finite=jnp.bool_(True))
         return jax.tree.map(jnp.add, weights, updates), state
 
     for step in range(200):
@@ -125,7 +126,7 @@ def test_lars_scales_each_kernel_by_its_own_trust():
     tx, weights = optimizer.build(config.optimizer), params()
     grads = jax.tree.map(lambda p: p * 3 + 1, weights)
     rates = jax.tree.map(lambda p: jnp.float32(0.1), weights)
-    updates, _ = tx.update(grads, tx.init(weights), weights, rates=rates)
+    updates, _ = tx.update(grads, tx.init(weights), weights, rates=rates, finite=jnp.bool_(True))
     for layer in weights:
         w, b = (np.asarray(weights[layer][p], np.float64) for p in ("kernel", "bias"))
         decayed = 5e-4 * w + (w * 3 + 1)
@@ -142,3 +143,18 @@ def test_the_state_is_that_of_earlier_checkpoints(decay_biases, first):
     config.decay_biases = decay_biases
     kinds = [type(part).__name__ for part in optimizer.build(config).init(params())]
     assert kinds == [first, "EmptyState", "TraceState"]
+
+
+def test_what_is_not_finite_changes_nothing_to_the_last_bit():
+    """Not even the sign of a zero; whatever the gradients hold."""
+    tx, weights = optimizer.build(Config().optimizer), params()
+    weights["conv1"]["bias"] = jnp.asarray([-0.0, 0.0, 1e-30, -3e38], jnp.float32)
+    rates = jax.tree.map(lambda p: jnp.float32(0.1), weights)
+    state = tx.init(weights)
+    lost = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), weights)
+    updates, after = tx.update(lost, state, weights, rates=rates, finite=jnp.bool_(False))
+    moved = optax.apply_updates(weights, updates)
+    for kept, before in zip(
+        jax.tree.leaves((moved, after)), jax.tree.leaves((weights, state)), strict=True
+    ):
+        np.testing.assert_array_equal(np.asarray(kept).view("u4"), np.asarray(before).view("u4"))

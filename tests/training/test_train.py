@@ -28,7 +28,9 @@ from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.host import files
 from alexnet_jax.inference import trained
 from alexnet_jax.parallel import mesh
-from alexnet_jax.steps import augment, evaluation, state, training
+from alexnet_jax.steps import augment, evaluation, state
+from alexnet_jax.steps.nonfinite import first_nonfinite_layer
+from alexnet_jax.steps.setup import Setup
 from alexnet_jax.training import checkpoint, run_files
 from alexnet_jax.training.loop import NonFiniteError
 from alexnet_jax.training.writers import read_rows
@@ -309,21 +311,17 @@ def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, vi
     """Against a loop over single images."""
     workdir, _ = finished
     config = dataclasses.replace(small.config(folder), eval_batch_size=batch_size)
-    devices = mesh.build(config.mesh)
-    network = model.build(config.model, 2, "float32")
-    abstract = state.abstract_state(config, network, devices)
+    setup = Setup.of(config, 2)
+    devices, network, seen = setup.mesh, setup.network, setup.views
     with checkpoint.Checkpoints(workdir, 2) as checkpoints:
-        params = checkpoints.restore(5, abstract).params
+        params = checkpoints.restore(5, state.abstract_state(setup)).params
     source = open_dataset(config).open("val")
-    seen = augment.Views.of(config)
     results = []
     for feed in (
         host_feed.HostFeed(config, devices, ImageReader(source, 71), batch_size),
         resident.ResidentFeed(config, devices, ImageReader(source, 71), batch_size, True),
     ):
-        compiled = evaluation.compile_step(
-            config, network, devices, abstract.params, views, feed.feeding, seen
-        )
+        compiled = evaluation.compile_eval_step(setup, feed.feeding, params, views)
         results.append(evaluation.evaluate(compiled, params, feed))
     got = results[0]
     assert results[1] == got
@@ -403,16 +401,13 @@ def test_a_nan_stops_the_run_and_keeps_the_checkpoint(folder, tmp_path):
 
 def test_the_first_nonfinite_layer_is_named(folder):
     config = small.config(folder)
-    network = model.build(config.model, 2, "float32")
-    devices = mesh.build(config.mesh)
-    params = state.create_state(config, network, devices).params
+    setup = Setup.of(config, 2)
+    params = state.create_state(setup).params
     feeding = HostBatches(config.mesh, 8, 71)
-    batch = mesh.zeros(feeding.abstract(devices))
+    batch = mesh.zeros(feeding.abstract(setup.mesh))
 
     def first(params: dict) -> str:
-        return training.first_nonfinite_layer(
-            config, network, devices, params, batch, 1, feeding, augment.Views.of(config)
-        )
+        return first_nonfinite_layer(setup, feeding, params, batch, 1)
 
     assert "gradient" in first(params)
     assert first(params | {"conv4": jax.tree.map(lambda p: p + 3e38, params["conv4"])}) == "conv4"

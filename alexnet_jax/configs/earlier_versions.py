@@ -1,0 +1,57 @@
+"""What earlier versions named otherwise: fields of a run's config, and leaves of a checkpoint.
+
+The only file that knows of them. Runs, stores and safetensors of every version are read.
+"""
+
+import json
+from typing import Any
+
+from alexnet_jax.config import Config, from_json
+
+# Fields that are gone and changed nothing that was computed.
+REMOVED = ("cache_gib",)
+
+
+def config_of(text: str) -> Config:
+    """Reads the text of a config.json of any version.
+
+    Raises:
+      ValueError: it is no JSON, or (ConfigError) has a field or a value that no version had.
+    """
+    values = json.loads(text)
+    if isinstance(values, dict):
+        values = {name: value for name, value in values.items() if name not in REMOVED}
+    return from_json(json.dumps(values))
+
+
+def stored_state(state: dict[str, Any], stored: Any) -> dict[str, Any]:
+    """Returns a state's tree in the form that a checkpoint has it in.
+
+    Until be20fbf the statistics of batch normalisation were parameters with a velocity.
+
+    Args:
+      state: the tree that is wanted, by the fields of `TrainState`.
+      stored: the names that are in the checkpoint, as nested dictionaries.
+    """
+    if "batch_stats" in stored:
+        return state
+    state = dict(state)
+    statistics = state.pop("batch_stats")
+    state["params"] = state["params"] | statistics
+    *rest, trace = state["opt_state"]
+    state["opt_state"] = (*rest, trace._replace(trace=trace.trace | statistics))
+    return state
+
+
+def current_state(state: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Returns what was read in the form of `stored_state` as `wanted` has it."""
+    if "batch_stats" in state:
+        return state
+    state, layers = dict(state), wanted["batch_stats"]
+    params = state["params"]
+    state["batch_stats"] = {layer: params[layer] for layer in layers}
+    state["params"] = {layer: params[layer] for layer in params if layer not in layers}
+    *rest, trace = state["opt_state"]
+    learned = {layer: trace.trace[layer] for layer in trace.trace if layer not in layers}
+    state["opt_state"] = (*rest, trace._replace(trace=learned))
+    return state

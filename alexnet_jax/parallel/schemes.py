@@ -1,0 +1,52 @@
+"""The axes of the mesh, and what each scheme shares out over which: the only file that names them.
+
+columns          every layer by its channels: the paper's columns (figure 2)
+hybrid           convolutions by images, fully connected layers by their units; the activations of
+                 everyone's images are gathered between them, at once, or where the fully connected
+                 layers learn K times a step, a K-th of everyone's each time (Krizhevsky 2014,
+                 schemes (a) and (c))
+hybrid_in_turns  the same, but one device's images at a time (scheme (b))
+
+A new scheme is a row of SCHEMES. Where it needs another exchange between convolutions and fully
+connected layers, that is in `steps/forward.py`.
+"""
+
+import dataclasses
+
+from alexnet_jax.config import MeshConfig
+
+DATA, MODEL = "data", "model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """Axes of the mesh by what is shared out over them.
+
+    Attributes:
+      images: of a batch.
+      channels: of the convolutions.
+      units: of the fully connected layers.
+      in_turns: do the fully connected layers see one device's images at a time?
+    """
+
+    images: tuple[str, ...]
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    in_turns: bool = False
+
+    @property
+    def gathers_images(self) -> bool:
+        """Do devices that share units have images of their own, gathered before fc6?"""
+        return bool(set(self.images) & set(self.units))
+
+
+SCHEMES = {
+    "columns": Scheme(images=(DATA,), channels=(MODEL,), units=(MODEL,)),
+    "hybrid": Scheme(images=(DATA, MODEL), channels=(), units=(MODEL,)),
+    "hybrid_in_turns": Scheme(images=(DATA, MODEL), channels=(), units=(MODEL,), in_turns=True),
+}
+
+
+def scheme_of(config: MeshConfig) -> Scheme:
+    """Returns the scheme that a config names."""
+    return SCHEMES[config.scheme]

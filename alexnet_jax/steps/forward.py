@@ -1,0 +1,118 @@
+"""The passes of a batch through a network, as one device of a mesh computes them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alexnet_jax.model import AlexNet, layer_outputs, on_devices, variables
+from alexnet_jax.parallel import collectives
+from alexnet_jax.parallel import mesh as meshes
+from alexnet_jax.parallel.schemes import Scheme, scheme_of
+from alexnet_jax.steps.setup import Setup
+
+Rows = dict[str, jax.Array]
+Weights = Any  # the standard tree, with the statistics of batch normalisation where there are some
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """A network shared out by a scheme; its methods work inside `mesh.per_device`.
+
+    Attributes:
+      scheme: what is shared out over which axis.
+      convolutions: what the device computes of them; averages over the images when training.
+      classifier: what it computes of the fully connected layers.
+      passes: parts in which a batch goes through the classifier.
+    """
+
+    scheme: Scheme
+    convolutions: AlexNet
+    classifier: AlexNet
+    passes: int = 1
+
+    @classmethod
+    def of(cls, setup: Setup, passes: int = 1, training: bool = False) -> "Forward":
+        """Returns the passes of a set-up's network on its mesh.
+
+        Args:
+          setup: of the run.
+          passes: parts in which a batch goes through the classifier.
+          training: does batch normalisation use the batch's own statistics?
+        """
+        shares, scheme = setup.config.mesh, scheme_of(setup.config.mesh)
+        part = on_devices(setup.network, meshes.model_devices(setup.mesh))
+        whole = part if scheme.channels else setup.network
+        if training:
+            whole = whole.clone(over_devices=lambda x: collectives.mean_over_images(x, shares))
+        return cls(scheme, whole, part, passes)
+
+    @property
+    def devices(self) -> int:
+        """Devices that compute the same logits, and the same loss from them."""
+        return self.classifier.columns.devices
+
+    def features(self, weights: Weights, views: jax.Array) -> tuple[jax.Array, Any]:
+        """Maps the device's views, (b, S, S, 3), to what fc6 reads of them.
+
+        Returns:
+          The activations, and the statistics of batch normalisation: as they were when evaluating.
+        """
+        own = variables(self.convolutions, weights)
+        found, changed = self.convolutions.apply(
+            own, views, method="features", mutable=["batch_stats"]
+        )
+        return jnp.asarray(found), dict(changed).get("batch_stats", {})
+
+    def classify(
+        self, weights: Weights, x: jax.Array, dropout_keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Maps the activations of a pass to logits, (B', num_classes)."""
+        own = variables(self.classifier, weights)
+        return jnp.asarray(self.classifier.apply(own, x, dropout_keys, method="classify"))
+
+    def gather(self, x: jax.Array, turn: int = 0) -> jax.Array:
+        """Returns a pass's activations, of all images that go through the classifier in it."""
+        if not self.scheme.gathers_images:
+            return jnp.split(x, self.passes)[turn]
+        with jax.named_scope("fc6"):
+            if self.scheme.in_turns and self.passes > 1:
+                return collectives.broadcast_from(x, turn)
+            return collectives.gather_images(jnp.split(x, self.passes)[turn])
+
+    def all_rows(self, rows: Rows) -> Rows:
+        """Gathers what is known of the images whose activations the device sees: numbers, (b,)."""
+        if not self.scheme.gathers_images:
+            return rows
+        names = sorted(rows)
+        with jax.named_scope("labels"):
+            # All are whole numbers: one exchange serves them.
+            stacked = jnp.stack([rows[name].astype(jnp.int32) for name in names], axis=1)
+            gathered = collectives.gather_images(stacked)
+        return {name: gathered[:, i].astype(rows[name].dtype) for i, name in enumerate(names)}
+
+    def rows_of(self, rows: Rows, turn: int) -> Rows:
+        """Returns the rows of a pass from `all_rows`', in the order of `gather`."""
+        devices = self.devices if self.scheme.gathers_images else 1
+        if self.scheme.in_turns and self.passes > 1:
+            return jax.tree.map(lambda a: jnp.split(a, devices)[turn], rows)
+        return jax.tree.map(
+            lambda a: a.reshape(devices, self.passes, -1)[:, turn].reshape(-1), rows
+        )
+
+    def logits(self, weights: Weights, views: jax.Array) -> jax.Array:
+        """Maps views to the logits of `all_rows`, in one pass, without dropout."""
+        x, _ = self.features(weights, views)
+        return self.classify(weights, self.gather(x))
+
+    def outputs(self, weights: Weights, views: jax.Array, rows: Rows) -> dict[str, jax.Array]:
+        """Returns what each layer computes on the device in one training pass, before its ReLU."""
+        kept = {"capture_intermediates": layer_outputs, "mutable": ["intermediates", "batch_stats"]}
+        x, first = self.convolutions.apply(
+            variables(self.convolutions, weights), views, method="features", **kept
+        )
+        own, x = variables(self.classifier, weights), self.gather(jnp.asarray(x))
+        _, then = self.classifier.apply(own, x, rows["dropout_key"], method="classify", **kept)
+        found = {**dict(first)["intermediates"], **dict(then)["intermediates"]}
+        return {layer: outputs["__call__"][0] for layer, outputs in found.items()}

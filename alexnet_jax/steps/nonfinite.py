@@ -1,0 +1,52 @@
+"""Which layer a NaN or Inf came from first."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alexnet_jax.feed.protocol import DeviceBatch, Fed, Feeding
+from alexnet_jax.model import LAYERS
+from alexnet_jax.ops import compilation
+from alexnet_jax.parallel import collectives
+from alexnet_jax.parallel import mesh as meshes
+from alexnet_jax.steps.forward import Forward
+from alexnet_jax.steps.gradient import Gradient
+from alexnet_jax.steps.setup import Setup
+
+
+def first_nonfinite_layer(setup: Setup, feeding: Feeding, weights: Any, fed: Fed, at: int) -> str:
+    """Computes a batch's layers one by one and returns the first that holds a NaN or Inf.
+
+    Args:
+      setup: of the run.
+      feeding: of the run.
+      weights: the standard tree that the step started from, on the mesh.
+      fed: what gave the NaN or Inf.
+      at: the update that it was given to, from 1.
+    """
+    config, mesh = setup.config, setup.mesh
+    specs = meshes.specs(weights, mesh, config.mesh)
+    forward = Forward.of(setup, training=True)
+    gradient = Gradient(setup, forward)
+
+    def bad(tree: Any) -> jax.Array:
+        return jnp.stack([~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).any()
+
+    def outputs(weights: Any, fed: Fed) -> dict[str, jax.Array]:
+        batch: DeviceBatch = feeding.training(fed, jnp.int32(at - 1))
+        weights = collectives.whole_over_data(weights, specs)
+        found = {f"parameters of {layer}": weights[layer] for layer in weights}
+        found["the augmented images"] = gradient.views(batch)
+        rows = gradient.rows(batch, at - 1)
+        found |= forward.outputs(weights, found["the augmented images"], rows)
+        return collectives.any_device({name: bad(tree) for name, tree in found.items()})
+
+    mapped = meshes.per_device(outputs, mesh, specs, feeding.specs)
+    found = jax.device_get(compilation.jit(mapped, config.kernels)(weights, fed))
+    # In the order of the computation: jit sorts what it returns by name.
+    places = [f"parameters of {layer}" for layer in weights] + ["the augmented images"]
+    for place in places + [layer for layer in LAYERS if layer in found]:
+        if found[place]:
+            return place
+    return "the gradient (every layer's output is finite)"

@@ -1,0 +1,78 @@
+"""What be20fbf wrote is read: its runs go on, evaluate and convert, its store opens.
+
+The files of `be20fbf/` are that version's own: two runs of four updates on `set`, what they had
+become after eight, their safetensors, and a store of `set`.
+"""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import small
+import tensorflow_datasets as tfds
+
+from alexnet_jax import train
+from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.inference import trained
+from alexnet_jax.training import run_files
+from alexnet_jax.weights import formats
+
+EARLIER = pathlib.Path(__file__).with_name("be20fbf")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    shutil.copytree(EARLIER, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("run", ["plain", "batch_norm"])
+def test_a_run_goes_on_as_it_would_have(folder, run):
+    """To rounding here; to the last bit on the machine that wrote it."""
+    config = run_files.read_config(folder / run)
+    config.num_steps = 8
+    train.train(config, folder / run)
+    wanted = json.loads((folder / f"{run}_rows.json").read_text())
+    rows = [[row["step"], row["split"], row["loss"]] for row in small.rows(folder / run)]
+    assert [row[:2] for row in rows] == [row[:2] for row in wanted]
+    np.testing.assert_allclose([row[2] for row in rows], [row[2] for row in wanted], rtol=1e-5)
+    ends = small.final_state(folder / run, 8)
+    earlier = np.load(folder / f"{run}_after_8.npz")
+    compared = 0
+    for name, values in ends.items():
+        old = name.replace(".params", "['params']").replace(".batch_stats", "['params']")
+        if name.startswith((".params", ".batch_stats")):
+            np.testing.assert_allclose(values, earlier[old], atol=1e-4, err_msg=name)
+            compared += 1
+    assert compared == len([name for name in earlier if name.startswith("['params']")])
+
+
+@pytest.mark.parametrize("run", ["plain", "batch_norm"])
+def test_its_weights_are_read_to_the_last_bit(folder, run):
+    """A checkpoint's, and a file's that was converted from it then."""
+    now = trained.load(folder / run).params
+    then = formats.read("safetensors", folder / f"{run}.safetensors")
+    assert set(now) == set(then.params)
+    for layer, parts in then.params.items():
+        for part, values in parts.items():
+            np.testing.assert_array_equal(now[layer][part], values)
+    assert then.config == run_files.read_config(folder / run)
+    again = folder / "again.safetensors"
+    formats.write_safetensors(formats.read("workdir", folder / run), again)
+    read = formats.read("safetensors", again).params
+    jax.tree.map(np.testing.assert_array_equal, read, then.params)
+
+
+def test_its_store_opens(folder):
+    config = small.config(folder / "store")
+    dataset = open_dataset(config)
+    assert dataset.prepared and {s: dataset.size(s) for s in ("train", "val")} == {
+        "train": 12,
+        "val": 6,
+    }
+    source = tfds.builder_from_directory(folder / "store").as_data_source("train")
+    assert len(source) == 12
