@@ -4,11 +4,30 @@ import difflib
 from collections.abc import Iterable
 
 
-class UserError(Exception):
+class OneLine(BaseException):
+    """An exception that a notebook shows as one line: IPython asks it how it is to be shown."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+class UserError(OneLine, Exception):
     """What a person can act on; its message says which file, field or step, and what to do.
 
     A command prints it and ends with a code that is not 0 (`cli.errors_as_one_line`).
     """
+
+
+class Interrupted(OneLine, KeyboardInterrupt):
+    """A signal ended the work; what was done is saved, and the same call goes on.
+
+    Attributes:
+      code: that a command ends with.
+    """
+
+    def __init__(self, message: str, code: int = 130) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def unknown(name: object, known: Iterable[object]) -> str:

@@ -188,7 +188,7 @@ def _draw(found: Predictions, network: TrainedNetwork, workdir: pathlib.Path, na
     picture = workdir / "plots" / f"confusions_{name}.png"
     said = [row | {name: spoken(row[name]) for name in ("class", "taken_for")} for row in rows]
     pairs = [(spoken(own), spoken(other), n) for own, other, n in confusions(found, network)]
-    figure.draw(said, pairs, picture)
+    figure.draw(said, pairs).save(picture)
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -56,6 +56,7 @@ def run(config: Config, workdir: str, join: Join = Join()) -> None:
 
 
 def _train(_: list[str]) -> None:
+    large_pages.start_again_with_them(getattr(_CONFIG.value, "kernels", "auto"))
     join = Join(
         bool(_DISTRIBUTED.value),
         str(_COORDINATOR.value),
@@ -71,7 +72,6 @@ def main() -> None:
         sys.argv = config_flags.resolve(sys.argv)  # config_flags reads it too
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    large_pages.start_again_with_them()
     app.run(_train)
 
 

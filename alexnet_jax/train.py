@@ -1,6 +1,7 @@
 """Training: from a config and a workdir to a summary."""
 
 import contextlib
+import os
 import pathlib
 from typing import Any
 
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.errors import Interrupted
 from alexnet_jax.feed import choice, resident
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.feed.protocol import Feeding
@@ -21,8 +23,8 @@ from alexnet_jax.parallel.schemes import scheme_of
 from alexnet_jax.steps import evaluation, training
 from alexnet_jax.steps.setup import IMAGENET_TRAIN, Setup
 from alexnet_jax.steps.state import create_state
-from alexnet_jax.training import checkpoint, report, run_files
-from alexnet_jax.training.loop import Interrupted, Loop, NonFiniteError, Signals
+from alexnet_jax.training import checkpoint, crash, report, run_files
+from alexnet_jax.training.loop import Loop, NonFiniteError, Signals
 from alexnet_jax.training.run import Run
 from alexnet_jax.training.writers import NoWriters, Writers
 
@@ -74,8 +76,17 @@ def _build_mesh(config: Config) -> Mesh:
     return mesh
 
 
-def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+def train(
+    config: Config, workdir: str | os.PathLike[str], overwrite: bool = False
+) -> dict[str, Any]:
     """Trains, or continues the run in `workdir`, and evaluates the whole validation split.
+
+    Works in a notebook, in any thread, and several times in a process.
+
+    Args:
+      config: of the run, from `configs.get`.
+      workdir: the folder that the run is kept in.
+      overwrite: begin anew: removes what a run left in `workdir`, and nothing else.
 
     Returns:
       What summary.json holds: `step`, `split`, `count`, `views`, `loss`, `top1_error`,
@@ -85,8 +96,12 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
       ConfigError: a field that cannot be used, or that differs from the run in `workdir`.
       DataError: a data set, split or image that cannot be used.
       NonFiniteError: the loss became NaN or Inf.
-      Interrupted: SIGINT or SIGTERM; the run was saved.
+      Interrupted: SIGINT or SIGTERM; the run was saved. A KeyboardInterrupt.
       ProcessesError: what ended the first of several processes.
+
+    >>> config = small_config()
+    >>> train(config, "runs/first", overwrite=True)["step"]
+    2
     """
     folder = pathlib.Path(workdir).expanduser()
     processes.agree(config, str(folder))
@@ -94,10 +109,18 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     mesh = _build_mesh(config)
     with contextlib.ExitStack() as held:
         processes.first_does(lambda: held.enter_context(files.only_process(folder)))
+        if overwrite:
+            processes.first_does(lambda: run_files.remove_run(folder))
         checkpoints = held.enter_context(checkpoint.Checkpoints(folder, config.keep_checkpoints))
+        held.enter_context(crash.told_of(folder))
         start = checkpoints.latest_step() or 0
         processes.same_workdir(folder, start)
         before = run_files.refuse_changes(folder, config) if start else config
+        if before.kernels != config.kernels:
+            processes.say(
+                f"kernels change from {before.kernels} to {config.kernels}: the last bits change "
+                "from here on"
+            )
         dataset = processes.first_then_all(
             lambda: open_dataset(config, silent=not processes.is_first())
         )

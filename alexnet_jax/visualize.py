@@ -7,6 +7,8 @@ neighbours   figure 4, right: the training images nearest to some images in fc7
 confusion    the confusion matrix of a split
 curves       learning curves of several runs
 features     a layer's activations of every image of a split, as FILE.npz
+
+In a notebook the same are functions of `alexnet_jax.inference.pictures`.
 """
 
 import pathlib
@@ -14,7 +16,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from absl import app, flags
 
 from alexnet_jax import cli
@@ -48,190 +49,76 @@ def _out(name: str) -> pathlib.Path:
 
 
 def _load(workdir: pathlib.Path) -> Any:
-    from alexnet_jax.inference import trained
+    from alexnet_jax import inference
 
-    network = trained.load(workdir, which=flags.FLAGS.checkpoint)
+    network = inference.load(workdir, flags.FLAGS.checkpoint)
     network.config.dataset = flags.FLAGS.dataset or network.config.dataset
     network.config.data_dir = flags.FLAGS.data_dir or network.config.data_dir
     return network
 
 
-def _reader(network: Any, split: str) -> tuple[Any, str]:
-    """Opens a split of a run's data set; empty: its evaluation split. Returns its name too."""
-    source, split = network.source(split)
-    return network.reader(source), split
+def _kernels() -> pathlib.Path:
+    from alexnet_jax.inference import pictures
 
-
-def _read(reader: Any, index: int) -> tuple[np.ndarray, str]:
-    """Returns an image and its class in words, "" where that is not known."""
-    from alexnet_jax.data.words import spoken
-
-    image = np.empty((1, reader.side, reader.side, 3), np.uint8)
-    label, _ = reader.read(np.array([index]), image)
-    return image[0], spoken(reader.class_name(int(label[0])))
-
-
-def _chosen(reader: Any) -> list[int]:
-    """Returns some images of a split, the same for the same seed."""
-    rng = np.random.default_rng(flags.FLAGS.seed)
-    count = min(flags.FLAGS.images, len(reader))
-    return rng.choice(len(reader), count, replace=False).tolist()
-
-
-def kernels() -> pathlib.Path:
-    """Draws figure 3 for the first run; for several also the distribution of specialisation."""
-    from alexnet_jax.figures import kernels as figure
-    from alexnet_jax.parallel import processes
-
-    kinds: dict[str, list[float]] = {}
-    path = _out("kernels.png")
-    for number, workdir in enumerate(_workdirs()):
-        network = _load(workdir)
-        columns = network.config.model.columns
-        kernel = np.asarray(network.params["conv1"]["kernel"])
-        apart = figure.specialisation(kernel)
-        meets = network.config.model.columns_meet
-        kind = f"{columns} columns{'' if meets else ', no communication'}"
-        kinds.setdefault(kind if columns > 1 else "one column, in halves", []).append(apart)
-        processes.say(f"{workdir}: halves of conv1 are {apart:.3f} apart in colour selectivity")
-        if number == 0:
-            figure.draw(kernel, columns, path, f"conv1 after {network.step:,} updates")
-    if len(_workdirs()) > 1:
-        figure.draw_distribution(kinds, path.with_stem(f"{path.stem}_specialisation"))
+    networks, path = [_load(workdir) for workdir in _workdirs()], _out("kernels.png")
+    spread, found = pictures.specialisation(networks)
+    for workdir, apart in zip(_workdirs(), found, strict=True):
+        print(f"{workdir}: halves of conv1 are {apart:.3f} apart in colour selectivity")
+    pictures.kernels(networks[0]).save(path)
+    if len(networks) > 1:
+        spread.save(path.with_stem(f"{path.stem}_specialisation"))
     return path
 
 
-def answers() -> pathlib.Path:
-    """Draws figure 4, left."""
+def _answers() -> pathlib.Path:
+    from alexnet_jax.inference import pictures
 
-    from alexnet_jax.data.words import spoken
-    from alexnet_jax.figures import answers as figure
-    from alexnet_jax.ops import compilation
-    from alexnet_jax.steps import evaluation
-
-    network = _load(_workdirs()[0])
-    reader, split = _reader(network, flags.FLAGS.split)
-    forward, views = network.forward, network.setup.views
-    ten = compilation.jit(
-        lambda params, image: evaluation.average_probabilities(forward, params, image, 10, views),
-        network.config.kernels,
-    )
-    images, labels, rows = [], [], []
-    for index in _chosen(reader):
-        image, label = _read(reader, index)
-        p = np.asarray(ten(network.params, image[None])[0])
-        order = np.argsort(-p, kind="stable")[: figure.BARS]
-        images.append(image)
-        labels.append(label)
-        rows.append([(spoken(network.class_name(int(k))), float(p[k])) for k in order])
-    path = _out("answers.png")
-    figure.draw(images, labels, rows, path)
+    f, path = flags.FLAGS, _out("answers.png")
+    pictures.answers(_load(_workdirs()[0]), f.split, f.images, f.seed).save(path)
     return path
 
 
-def neighbours() -> pathlib.Path:
-    """Draws figure 4, right: exact search over the whole training split, on the device."""
-    from alexnet_jax.figures import neighbours as figure
+def _neighbours() -> pathlib.Path:
+    from alexnet_jax.inference import pictures
+
+    f, path, network = flags.FLAGS, _out("neighbours.png"), _load(_workdirs()[0])
+    figure = pictures.neighbours(network, f.split, f.layer, f.images, f.neighbours, f.seed)
+    figure.save(path)
+    return path
+
+
+def _confusion() -> pathlib.Path:
+    from alexnet_jax.inference import pictures
+
+    path = _out("confusion.png")
+    pictures.confusion(_load(_workdirs()[0]), flags.FLAGS.split).save(path)
+    return path
+
+
+def _curves() -> pathlib.Path:
+    from alexnet_jax.inference import pictures
+
+    path = _out("curves.png")
+    pictures.curves(_workdirs()).save(path)
+    return path
+
+
+def _features() -> pathlib.Path:
     from alexnet_jax.inference import features
 
     network, layer = _load(_workdirs()[0]), flags.FLAGS.layer
-    reader, split = _reader(network, flags.FLAGS.split)
-    train, train_split = _reader(network, network.config.train_split)
-    count = flags.FLAGS.neighbours
-    if len(train) < count:
-        raise ConfigError(f"--neighbours: {count} is more than the {len(train)} of {train_split}")
-    compute = features.activations(network, layer)
-    shown = [_read(reader, index) for index in _chosen(reader)]
-    queries = compute(np.stack([image for image, _ in shown]))
-    with _progress(f"{layer} of {train_split}", len(train)) as bar:
-        found, compared = features.nearest_of_split(
-            network, train, layer, queries, count, bar.advance
-        )
-
-    rows = [[_read(train, int(number)) for number in row] for row in found]
-    path = _out("neighbours.png")
-    title = f"{split}, and the nearest of {train_split} in {layer} ({compared:,} images)"
-    figure.draw(shown, rows, path, title)
-    return path
-
-
-def confusion() -> pathlib.Path:
-    """Draws the confusion matrix of a split, by ten views."""
-    from alexnet_jax.data.words import spoken
-    from alexnet_jax.figures import confusion as figure
-    from alexnet_jax.inference import predictions
-
-    network = _load(_workdirs()[0])
-    _, split = _reader(network, flags.FLAGS.split)
-    found = predictions.predict_split([network], split, 10)
-    counted, names = found.counted, network.class_names
-    if not counted.any():
-        raise ConfigError(f"--split: {split} has no labels")
-    classes = max(len(names), int(found.classes[counted, 0].max()) + 1)
-    counts = figure.matrix(found.labels[counted], found.classes[counted, 0], classes)
-    error = 100 * found.wrong(1)[counted].mean()
-    path = _out("confusion.png")
-    names = [spoken(network.class_name(k)) for k in range(classes)]
-    figure.draw(counts, names, path, f"{split}: top-1 error {error:.2f} %, ten views")
-    return path
-
-
-def curves() -> pathlib.Path:
-    """Draws the learning curves of all runs that are named."""
-    from alexnet_jax.figures import curves as figure
-    from alexnet_jax.training.writers import read_rows
-
-    runs = {}
-    workdirs = _workdirs()
-    alike = len({workdir.name for workdir in workdirs}) < len(workdirs)
-    for workdir in workdirs:
-        rows = read_rows(workdir / "metrics.jsonl")
-        if not rows:
-            raise ConfigError(f"--workdir: {workdir} has no metrics.jsonl with rows")
-        runs[str(workdir) if alike else workdir.name] = rows
-    path = _out("curves.png")
-    figure.draw(runs, path)
-    return path
-
-
-def features() -> pathlib.Path:
-    """Writes `features` (N, D) float32, `label` (N,), `image` names (N,) and what can be read."""
-    from alexnet_jax.inference import features as inside
-
-    network, layer = _load(_workdirs()[0]), flags.FLAGS.layer
-    reader, split = _reader(network, flags.FLAGS.split)
-    values, labels = np.zeros((0, 0), np.float32), np.zeros(len(reader), np.int32)
-    readable, seen = np.zeros(len(reader), bool), 0
-    with _progress(f"{layer} of {split}", len(reader)) as bar:
-        for own, label, mask in inside.of_split(network, reader, layer):
-            if not seen:
-                values = np.zeros((len(reader), own.shape[1]), np.float32)
-            here = slice(seen, seen + len(own))
-            values[here], labels[here], readable[here] = own, label, mask
-            seen += len(own)
-            bar.advance(len(own))
-    names = [reader.name(i) if readable[i] else reader.where(i) for i in range(len(reader))]
     path = _out(f"{layer}.npz")
-    if path.suffix != ".npz":
-        raise ConfigError(f"--out: {path} must end in .npz")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, features=values, label=labels, readable=readable, image=np.array(names))
+    features.write(network, path, layer, flags.FLAGS.split)
     return path
-
-
-def _progress(text: str, total: int) -> Any:
-    from alexnet_jax.host.progress import Progress
-
-    return Progress(text, 0, total, "image")
 
 
 KINDS: dict[str, Callable[[], pathlib.Path]] = {
-    "kernels": kernels,
-    "answers": answers,
-    "neighbours": neighbours,
-    "confusion": confusion,
-    "curves": curves,
-    "features": features,
+    "kernels": _kernels,
+    "answers": _answers,
+    "neighbours": _neighbours,
+    "confusion": _confusion,
+    "curves": _curves,
+    "features": _features,
 }
 
 

@@ -17,6 +17,25 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then  # none yet, or h
   "$python" -m venv --clear "$venv"
 fi
 
+# Large pages for a CPU's arrays, where nothing is said of them (alexnet_jax/host/large_pages.py).
+large_pages() {
+  case " $* " in *"--config.kernels=reference "*) return ;; esac
+  [ -n "${GLIBC_TUNABLES:-}" ] && return
+  GLIBC_TUNABLES="$("$venv/bin/python" -c 'from alexnet_jax.host import large_pages as pages
+print(pages.asked() if pages.on_a_cpu() else "")')"
+  if [ -n "$GLIBC_TUNABLES" ]; then export GLIBC_TUNABLES; fi
+}
+
+# Says what an exit code means that a signal in native code gave: SIGILL, SIGABRT, SIGBUS, SIGSEGV.
+say_signal() {
+  case "$1" in
+    132 | 134 | 135 | 139)
+      echo "ended by signal $(($1 - 128)) in native code; if that happens again," \
+        "--config.kernels=reference computes with XLA's own kernels alone" >&2
+      ;;
+  esac
+}
+
 install() {
   local stamp="$venv/installed-$(cat "$root/requirements.txt" "$root/pyproject.toml" - <<<"$*" | cksum | tr -d ' ')"
   [ -e "$stamp" ] && return

@@ -5,4 +5,14 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 install -r requirements.txt
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-exec "$venv/bin/python" -m alexnet_jax.main "$@"
+large_pages "$@"
+"$venv/bin/python" -m alexnet_jax.main "$@" &
+trap 'kill -TERM %1 2>/dev/null || true' INT TERM  # saves the run, and ends it
+code=0
+wait %1 || code=$?
+while kill -0 %1 2>/dev/null; do  # a signal interrupts the first wait
+  code=0
+  wait %1 || code=$?
+done
+say_signal "$code"
+exit "$code"

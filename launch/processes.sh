@@ -13,6 +13,7 @@ shift 2
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 install -r requirements.txt
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+large_pages "$@"
 port="$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
 
 processes=()
@@ -36,6 +37,7 @@ while [ -n "$(jobs -rp)" ]; do
   wait -n || code=$?
   if [ "$code" != 0 ] && [ "$status" = 0 ]; then
     status="$code"
+    say_signal "$code"
     # The others would wait for the one that failed; ten seconds are for their last words.
     [ -n "$told" ] || { sleep 10; kill -KILL "${processes[@]}" 2>/dev/null || true; } &
   fi

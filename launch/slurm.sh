@@ -12,5 +12,9 @@ source "${SLURM_SUBMIT_DIR:-.}/launch/environment.sh"
 install -r requirements.txt -e ".[cuda]"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 export JAX_LOCAL_DEVICE_IDS=0  # a task sees its own GPU alone
+large_pages "$@"
+code=0
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" \
-  "$venv/bin/python" -m alexnet_jax.main --distributed "$@"
+  "$venv/bin/python" -m alexnet_jax.main --distributed "$@" || code=$?
+say_signal "$code"
+exit "$code"

@@ -1,1 +1,1 @@
-"""Pictures of what a trained network has learnt; `python -m alexnet_jax.visualize` draws them."""
+"""Pictures of what a trained network has learnt: functions of arrays that return a figure."""

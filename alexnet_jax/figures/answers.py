@@ -1,10 +1,10 @@
 """Test images with their five likeliest classes (figure 4 of the paper, left)."""
 
-import pathlib
 import textwrap
 
 import numpy as np
-from matplotlib.figure import Figure
+
+from alexnet_jax.figures.picture import Picture
 
 BARS = 5
 
@@ -13,19 +13,17 @@ def draw(
     images: list[np.ndarray],
     labels: list[str],
     answers: list[list[tuple[str, float]]],
-    path: pathlib.Path,
-) -> None:
+) -> Picture:
     """Draws each image above bars of its likeliest classes; the right one's is red.
 
     Args:
       images: (R, R, 3) uint8 each.
       labels: name of each image's class; empty where it is not known.
       answers: of each image: (class, probability), likeliest first.
-      path: of the picture.
     """
     across = min(4, len(images))
     down = -(-len(images) // across)
-    figure = Figure(figsize=(3.1 * across, 4.3 * down), layout="constrained")
+    figure = Picture(figsize=(3.1 * across, 4.3 * down), layout="constrained", dpi=120)
     parts = figure.subfigures(down, across, squeeze=False).ravel()
     for part in parts[len(images) :]:
         part.set_visible(False)
@@ -42,5 +40,23 @@ def draw(
         for place, name in zip(places, names, strict=True):
             bottom.text(0.02, place, name[:30], va="center", fontsize=8)
         bottom.set(xlim=(0, 1), xticks=[], yticks=[])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    return figure
+
+
+def draw_one(image: np.ndarray, rows: list[tuple[str, float]]) -> Picture:
+    """Draws a photograph with bars of its likeliest classes beside it.
+
+    Args:
+      image: (R, R, 3) uint8.
+      rows: (class, probability), likeliest first.
+    """
+    figure = Picture(figsize=(8, 3.6), layout="constrained", dpi=110)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.4))
+    left.imshow(image)
+    left.set_axis_off()
+    names, values = [name for name, _ in rows][::-1], [100 * p for _, p in rows][::-1]
+    bars = right.barh(names, values, color=["tab:gray"] * (len(rows) - 1) + ["tab:blue"])
+    right.bar_label(bars, fmt="%.1f %%", padding=3)
+    right.set(xlim=(0, 115), xlabel="probability, %")
+    right.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,27 +1,23 @@
 """Which classes a network errs in most, and what it takes them for."""
 
-import pathlib
 from typing import Any
 
-from matplotlib.figure import Figure
+from alexnet_jax.figures.picture import Picture
 
 SHOWN = 20  # of each
 
 
-def draw(
-    rows: list[dict[str, Any]], confusions: list[tuple[str, str, int]], path: pathlib.Path
-) -> None:
+def draw(rows: list[dict[str, Any]], confusions: list[tuple[str, str, int]]) -> Picture:
     """Draws the classes with the largest error and the commonest confusions.
 
     Args:
       rows: `class` and `top1_error` of each class.
       confusions: the class, what it is taken for, and how often; commonest last.
-      path: of the picture.
     """
     rows = sorted(rows, key=lambda row: row["top1_error"])[-SHOWN:]
     confusions = confusions[-SHOWN:]
     height = 1.4 + 0.26 * max(len(rows), len(confusions), 4)
-    figure = Figure(figsize=(13, height), layout="constrained")
+    figure = Picture(figsize=(13, height), layout="constrained", dpi=110)
     left, right = figure.subplots(1, 2)
     errors = [100 * row["top1_error"] for row in rows]
     bars = left.barh([row["class"][:28] for row in rows], errors, color="tab:blue")
@@ -34,5 +30,4 @@ def draw(
     right.margins(x=0.1)
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    return figure

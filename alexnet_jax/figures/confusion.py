@@ -1,9 +1,8 @@
 """The confusion matrix of a split."""
 
-import pathlib
-
 import numpy as np
-from matplotlib.figure import Figure
+
+from alexnet_jax.figures.picture import Picture
 
 NUMBERED = 20  # classes up to which cells say their number
 
@@ -15,18 +14,17 @@ def matrix(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
     return counts
 
 
-def draw(counts: np.ndarray, names: list[str], path: pathlib.Path, title: str) -> None:
+def draw(counts: np.ndarray, names: list[str], title: str) -> Picture:
     """Draws a confusion matrix as shares of each row.
 
     Args:
       counts: from `matrix`.
       names: of the classes.
-      path: of the picture.
       title: above it.
     """
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = min(14.0, 3 + 0.45 * len(names))
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    figure = Picture(figsize=(size + 1, size), layout="constrained", dpi=120)
     axis = figure.subplots()
     image = axis.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, ax=axis, label="% of the class's images", shrink=0.8)
@@ -47,5 +45,4 @@ def draw(counts: np.ndarray, names: list[str], path: pathlib.Path, title: str) -
         axis.set_xticks(range(len(names)), [name[:20] for name in names], rotation=90, fontsize=8)
         axis.set_yticks(range(len(names)), [name[:20] for name in names], fontsize=8)
     axis.set(title=title, xlabel="taken for", ylabel="is")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    return figure

@@ -1,20 +1,47 @@
-"""Learning curves of several runs on one plot."""
+"""Learning curves: of one run over its steps, and of several runs over epochs."""
 
-import pathlib
+from typing import Any
 
-from matplotlib.figure import Figure
+from alexnet_jax.figures.picture import Picture
 
-from alexnet_jax.training.writers import Row
+Row = dict[str, Any]  # of metrics.jsonl
 
 
-def draw(runs: dict[str, list[Row]], path: pathlib.Path) -> None:
+def draw_run(rows: list[Row]) -> Picture:
+    """Draws loss, error and learning rate over steps, training and evaluation together.
+
+    Args:
+      rows: of the run's metrics.jsonl.
+    """
+    by_split: dict[str, list[Row]] = {}
+    for row in rows:
+        by_split.setdefault(row["split"], []).append(row)
+    figure = Picture(figsize=(12, 4), layout="constrained", dpi=110)
+    axes = figure.subplots(1, 3)
+    for split, own in by_split.items():
+        steps = [row["step"] for row in own]
+        style = {"linewidth": 1, "alpha": 0.7} if split == "train" else {"marker": "o", "ms": 3}
+        axes[0].plot(steps, [row["loss"] for row in own], label=split, **style)
+        axes[1].plot(steps, [100 * row["top1_error"] for row in own], label=split, **style)
+    rates = [(row["step"], row["learning_rate"]) for row in rows if "learning_rate" in row]
+    axes[2].plot(*zip(*rates, strict=True) if rates else ([], []), color="tab:green")
+    names = (("loss", "nats"), ("top-1 error", "%"), ("learning rate", ""))
+    for axis, (title, unit) in zip(axes, names, strict=True):
+        axis.set(title=title, xlabel="step", ylabel=unit)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylim(bottom=0)
+    axes[1].set_ylim(bottom=0)
+    axes[0].legend()
+    return figure
+
+
+def draw(runs: dict[str, list[Row]]) -> Picture:
     """Draws training loss and evaluation error of runs over epochs.
 
     Args:
       runs: name -> rows of its metrics.jsonl.
-      path: of the picture.
     """
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    figure = Picture(figsize=(12, 4.6), layout="constrained", dpi=120)
     left, right = figure.subplots(1, 2)
     for number, (name, rows) in enumerate(runs.items()):
         colour = f"C{number % 10}"
@@ -45,8 +72,7 @@ def draw(runs: dict[str, list[Row]], path: pathlib.Path) -> None:
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
     right.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def _smooth(values: list[float], share: float = 0.05) -> list[float]:

@@ -1,9 +1,8 @@
 """The kernels of conv1 by column (figure 3 of the paper), and how much they are about colour."""
 
-import pathlib
-
 import numpy as np
-from matplotlib.figure import Figure
+
+from alexnet_jax.figures.picture import Picture
 
 ACROSS = 16  # kernels in a row; the paper's picture has 16 across
 
@@ -38,19 +37,20 @@ def specialisation(kernels: np.ndarray, columns: int = 2) -> float:
     return float(means.max() - means.min())
 
 
-def draw(kernels: np.ndarray, columns: int, path: pathlib.Path, title: str) -> None:
+def draw(kernels: np.ndarray, columns: int, title: str) -> Picture:
     """Draws each column's kernels, in their order, and their colour selectivity.
 
     Args:
       kernels: (h, w, 3, K).
       columns: of the network.
-      path: of the picture.
       title: above it.
     """
     groups, shares = by_column(kernels, columns), by_column(colour_selectivity(kernels), columns)
     per_column = kernels.shape[-1] // columns
     rows = -(-per_column // ACROSS)
-    figure = Figure(figsize=(11, 1.2 + columns * (0.55 * rows + 0.6)), layout="constrained")
+    figure = Picture(
+        figsize=(11, 1.2 + columns * (0.55 * rows + 0.6)), layout="constrained", dpi=130
+    )
     axes = figure.subplots(columns, 2, width_ratios=(4, 1), squeeze=False)
     figure.suptitle(title)
     for column, (left, right) in enumerate(axes):
@@ -62,8 +62,7 @@ def draw(kernels: np.ndarray, columns: int, path: pathlib.Path, title: str) -> N
         right.set(xlim=(0, 1), ylabel="kernels")
         right.spines[["top", "right"]].set_visible(False)
     axes[-1][1].set_xlabel("colour selectivity")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def _mosaic(kernels: np.ndarray, gap: int = 1) -> np.ndarray:
@@ -77,14 +76,13 @@ def _mosaic(kernels: np.ndarray, gap: int = 1) -> np.ndarray:
     return canvas
 
 
-def draw_distribution(indices: dict[str, list[float]], path: pathlib.Path) -> None:
+def draw_distribution(indices: dict[str, list[float]]) -> Picture:
     """Draws the specialisation of several runs, a row for each kind of network.
 
     Args:
       indices: kind -> `specialisation` of each of its runs.
-      path: of the picture.
     """
-    figure = Figure(figsize=(7, 1.2 + 0.6 * len(indices)), layout="constrained")
+    figure = Picture(figsize=(7, 1.2 + 0.6 * len(indices)), layout="constrained", dpi=130)
     axis = figure.subplots()
     for row, values in enumerate(indices.values()):
         beside = row + np.linspace(-0.15, 0.15, len(values))  # equal ones are seen apart
@@ -98,5 +96,4 @@ def draw_distribution(indices: dict[str, list[float]], path: pathlib.Path) -> No
     axis.invert_yaxis()
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    return figure

@@ -1,28 +1,28 @@
 """Test images and the training images nearest to them inside the network (figure 4, right)."""
 
-import pathlib
 import textwrap
 
 import numpy as np
-from matplotlib.figure import Figure
+
+from alexnet_jax.figures.picture import Picture
 
 
 def draw(
     queries: list[tuple[np.ndarray, str]],
     found: list[list[tuple[np.ndarray, str]]],
-    path: pathlib.Path,
     title: str,
-) -> None:
+) -> Picture:
     """Draws a row for each query: the image, then its neighbours, nearest first.
 
     Args:
       queries: (R, R, 3) uint8 and the class's name.
       found: of each query, images and names of the same kind.
-      path: of the picture.
       title: above it.
     """
     across = 1 + len(found[0])
-    figure = Figure(figsize=(1.7 * across, 1.95 * len(queries) + 0.5), layout="constrained")
+    figure = Picture(
+        figsize=(1.7 * across, 1.95 * len(queries) + 0.5), layout="constrained", dpi=120
+    )
     figure.suptitle(textwrap.fill(title, 15 * across))
     axes = figure.subplots(
         len(queries), across, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02}
@@ -36,5 +36,4 @@ def draw(
             for side in axis.spines.values():
                 side.set_visible(axis is row[0])
                 side.set_linewidth(3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    return figure

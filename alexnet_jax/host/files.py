@@ -34,6 +34,14 @@ def replace_text(path: pathlib.Path, text: str) -> None:
         temporary.replace(path)
 
 
+def replace_bytes(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file in one step, as `replace_text` does."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    with named(path):
+        temporary.write_bytes(data)
+        temporary.replace(path)
+
+
 def sha256(path: pathlib.Path) -> str:
     """Returns the digest of a file's bytes, in hexadecimal."""
     with path.open("rb") as opened:

@@ -1,6 +1,7 @@
 """Large pages for the arrays of a CPU, which glibc can be asked for only when a program starts."""
 
 import os
+import pathlib
 import sys
 
 # Pages of 2 MiB that are kept for the next step: a step touches gigabytes, and finding pages for
@@ -10,6 +11,8 @@ TUNABLES = {
     "glibc.malloc.mmap_max": "0",
     "glibc.malloc.trim_threshold": "8589934592",
 }
+# Of NVIDIA's and AMD's GPUs, and of TPUs.
+ACCELERATORS = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
 
 
 def asked() -> str:
@@ -17,16 +20,28 @@ def asked() -> str:
     return ":".join(f"{name}={value}" for name, value in TUNABLES.items())
 
 
-def start_again_with_them() -> None:
-    """Starts this command again, as the same process, if it runs on Linux without them.
+def start_again_with_them(kernels: str = "auto") -> None:
+    """Starts this command again, as the same process, if it computes on a CPU without them.
 
-    A command that has GLIBC_TUNABLES of its own keeps them; one that only says what it does needs
-    none.
+    For a command alone, never for a notebook or a program that imports this one. One that has
+    GLIBC_TUNABLES of its own keeps them; one that only says what it does needs none.
+
+    Args:
+      kernels: nothing is done for the reference.
     """
     if any(argument.startswith(("--help", "-h")) for argument in sys.argv):
         return
-    if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
+    if kernels != "auto" or not on_a_cpu() or "GLIBC_TUNABLES" in os.environ:
         return
     os.environ["GLIBC_TUNABLES"] = asked()
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def on_a_cpu() -> bool:
+    """Will JAX compute on the CPU of a Linux machine? Said without starting JAX."""
+    if sys.platform != "linux":
+        return False
+    if os.environ.get("JAX_PLATFORMS", "") == "cpu":
+        return True
+    return not any(pathlib.Path(device).exists() for device in ACCELERATORS)

@@ -1,4 +1,4 @@
-"""How long work shows that it goes on."""
+"""Progress of long-running work: a bar on a terminal and in a notebook, plain lines elsewhere."""
 
 import sys
 

@@ -1,1 +1,8 @@
-"""Trained networks: predictions and features."""
+"""Trained networks: what they say of images, and what they compute inside.
+
+From a notebook: `network = alexnet_jax.inference.load("runs/first")`.
+"""
+
+from alexnet_jax.inference.network import Network, Prediction, load
+
+__all__ = ["Network", "Prediction", "load"]

@@ -1,6 +1,7 @@
 """What a trained network computes of images inside: activations of a layer, and nearest images."""
 
 import functools
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from alexnet_jax.data.loader import (
     evaluation_positions,
 )
 from alexnet_jax.errors import unknown
+from alexnet_jax.host.progress import Progress
 from alexnet_jax.inference.trained import TrainedNetwork
 from alexnet_jax.model import LAYERS, layer_outputs, variables
 from alexnet_jax.ops import compilation
@@ -80,6 +82,35 @@ def of_split(
         left -= shown
         found = np.asarray(compute(jax.device_put(batch["image"])))[:shown]
         yield found, batch["label"][:shown].copy(), batch["mask"][:shown] > 0
+
+
+def write(network: TrainedNetwork, path: pathlib.Path, layer: str, split: str = "") -> None:
+    """Writes a layer's activations of every image of a split, as FILE.npz.
+
+    It holds `features` (N, D) float32, `label` (N,), `image`, the images' names (N,), and
+    `readable` (N,) bool.
+
+    Raises:
+      ConfigError: another ending, or no such layer.
+      DataError: no such split.
+    """
+    if path.suffix != ".npz":
+        raise ConfigError(f"--out: {path} must end in .npz")
+    source, split = network.source(split)
+    reader = network.reader(source)
+    values, labels = np.zeros((0, 0), np.float32), np.zeros(len(reader), np.int32)
+    readable, seen = np.zeros(len(reader), bool), 0
+    with Progress(f"{layer} of {split}", 0, len(reader), "image") as bar:
+        for own, label, mask in of_split(network, reader, layer):
+            if not seen:
+                values = np.zeros((len(reader), own.shape[1]), np.float32)
+            here = slice(seen, seen + len(own))
+            values[here], labels[here], readable[here] = own, label, mask
+            seen += len(own)
+            bar.advance(len(own))
+    names = [reader.name(i) if readable[i] else reader.where(i) for i in range(len(reader))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, features=values, label=labels, readable=readable, image=np.array(names))
 
 
 def nearest_of_split(

@@ -14,6 +14,7 @@ import numpy as np
 
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.relabelled import labelled_as
+from alexnet_jax.data.types import DataError
 from alexnet_jax.data.words import name_of
 from alexnet_jax.feed import host as host_feed
 from alexnet_jax.feed.protocol import Fed
@@ -94,6 +95,19 @@ def predict_split(
         print(f"skipped: {message}", flush=True)
     names = [reader.name(i) if mask[i] else reader.where(i) for i in range(len(reader))]
     return Predictions(names, label, mask > 0, classes, probabilities)
+
+
+def errors(found: Predictions, split: str) -> dict[str, Any]:
+    """Returns `count`, `top1_error` and `top5_error` over the images with labels.
+
+    Raises:
+      DataError: none has one.
+    """
+    counted = found.counted
+    if not counted.any():
+        raise DataError(f"split {split} has no labels to compare with")
+    top1, top5 = (float(found.wrong(k)[counted].mean()) for k in (1, BEST))
+    return {"count": int(counted.sum()), "top1_error": top1, "top5_error": top5}
 
 
 def _compile(networks: Sequence[TrainedNetwork], feeding: Any, views: int) -> jax.stages.Compiled:

@@ -1,5 +1,6 @@
 """Checkpoints by Orbax: asynchronous, atomic, the last few and the best."""
 
+import logging
 import pathlib
 import shutil
 from dataclasses import fields, replace
@@ -11,6 +12,16 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_rul
 
 from alexnet_jax.configs import earlier_versions
 from alexnet_jax.errors import UserError
+
+
+class _WithoutRemarks(logging.Filter):
+    """Leaves out what Orbax remarks on options that are as they are meant to be."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or "orbax" not in record.pathname
+
+
+logging.getLogger("absl").addFilter(_WithoutRemarks())
 
 
 class CheckpointError(UserError, RuntimeError):

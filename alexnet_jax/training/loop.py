@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import Interrupted, UserError
 from alexnet_jax.feed.protocol import Dispatches
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.parallel import mesh as meshes
@@ -23,10 +23,6 @@ from alexnet_jax.training.writers import NoWriters, Writers
 
 class NonFiniteError(UserError, RuntimeError):
     """The loss or the gradient became NaN or Inf; the message names the step and the layer."""
-
-
-class Interrupted(SystemExit):
-    """A signal ended the run after a step; it was saved, and the same command goes on."""
 
 
 @dataclasses.dataclass
@@ -121,8 +117,10 @@ class Loop:
                     self.clock.restart()
                 if stops and not last:
                     run.checkpoints.wait()
-                    self.progress.say(f"stopped and saved after step {at:,}; run again to go on")
-                    raise Interrupted(128 + (self.signals.received or signal.SIGTERM))
+                    raise Interrupted(
+                        f"stopped and saved after step {at:,}; run again to go on",
+                        128 + (self.signals.received or signal.SIGTERM),
+                    )
         run.checkpoints.wait()
         return result
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from typing import Any
 
 from alexnet_jax.config import Config, ConfigError, flatten, to_json
@@ -35,6 +36,20 @@ RESUMABLE = (
     "num_epochs",
     "num_steps",
 )
+
+
+# What a run leaves in its workdir, but for the lock that is held.
+LEFT = ("checkpoints", "tensorboard", "plots")
+LEFT_FILES = (CONFIG_FILE, DATASET_FILE, "environment.json", "metrics.jsonl", "summary.json")
+
+
+def remove_run(workdir: pathlib.Path) -> None:
+    """Removes what a run left in its workdir, and nothing else; config.json last."""
+    for name in LEFT:
+        if (workdir / name).is_dir():
+            shutil.rmtree(workdir / name)
+    for name in (colour.FILE, *reversed(LEFT_FILES)):
+        (workdir / name).unlink(missing_ok=True)
 
 
 def read_config(workdir: pathlib.Path) -> Config:

@@ -148,7 +148,9 @@ class Writers:
 
     def draw(self) -> None:
         """Redraws plots/learning_curves.png."""
-        learning_curves(self._metrics.rows, self._picture)
+        from alexnet_jax.figures import curves  # matplotlib takes a second to import
+
+        curves.draw_run(self._metrics.rows).save(self._picture)
 
 
 class NoWriters(contextlib.AbstractContextManager):
@@ -165,30 +167,3 @@ class NoWriters(contextlib.AbstractContextManager):
 
     def __exit__(self, *_: object) -> None:
         return None
-
-
-def learning_curves(rows: list[Row], path: pathlib.Path) -> None:
-    """Draws loss, error and learning rate over steps, training and evaluation together."""
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
-
-    by_split: dict[str, list[Row]] = {}
-    for row in rows:
-        by_split.setdefault(row["split"], []).append(row)
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    axes = figure.subplots(1, 3)
-    for split, own in by_split.items():
-        steps = [row["step"] for row in own]
-        style = {"linewidth": 1, "alpha": 0.7} if split == "train" else {"marker": "o", "ms": 3}
-        axes[0].plot(steps, [row["loss"] for row in own], label=split, **style)
-        axes[1].plot(steps, [100 * row["top1_error"] for row in own], label=split, **style)
-    rates = [(row["step"], row["learning_rate"]) for row in rows if "learning_rate" in row]
-    axes[2].plot(*zip(*rates, strict=True) if rates else ([], []), color="tab:green")
-    names = (("loss", "nats"), ("top-1 error", "%"), ("learning rate", ""))
-    for axis, (title, unit) in zip(axes, names, strict=True):
-        axis.set(title=title, xlabel="step", ylabel=unit)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylim(bottom=0)
-    axes[1].set_ylim(bottom=0)
-    axes[0].legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)

@@ -72,10 +72,10 @@ def _run(_: list[str]) -> None:
             for arm in flags.FLAGS.arms
         }
         files.replace_text(out / "colour.md", table(found))
-        figure.draw_distribution(
-            {arm: [figure.specialisation(k) for k in runs.values()] for arm, runs in found.items()},
-            out / "colour.png",
-        )
+        apart = {
+            arm: list(map(figure.specialisation, runs.values())) for arm, runs in found.items()
+        }
+        figure.draw_distribution(apart).save(out / "colour.png")
     print((out / "colour.md").read_text())
 
 

@@ -16,7 +16,7 @@ import pytest
 import small
 
 from alexnet_jax import evaluate as command
-from alexnet_jax import predict
+from alexnet_jax import inference
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
@@ -44,13 +44,13 @@ def test_the_command_agrees_with_the_run_and_with_single_images(run):
     assert len(rows) == 14
     config = small.config(root / "set")
     reader = ImageReader(open_dataset(config).open("val"), 71)
-    predictor = predict.Predictor(root / "w", 1, "latest")
+    network = inference.load(root / "w", "latest")
     image = np.empty((14, 71, 71, 3), np.uint8)
     label, _ = reader.read(np.arange(14), image)
     for i, row in enumerate(rows):
         assert row["image"] == reader.name(i)
         assert row["label"] == ("dark", "light")[label[i]]
-        p = predictor(image[i])
+        p = network.predict(image[i], views=1)[0].probabilities
         assert row["class_1"] == ("dark", "light")[p.argmax()]
         assert float(row["probability_1"]) == pytest.approx(p.max(), rel=1e-4)
     table = list(csv.DictReader((root / "w" / "plots" / "class_errors_val_1_view.csv").open()))

@@ -1,12 +1,18 @@
 """Whole runs of the smallest network."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
+import doctest
 import errno
 import fcntl
+import io
 import json
 import os
 import pathlib
+import re
 import shutil
+import signal
 import threading
 
 import cv2
@@ -31,7 +37,7 @@ from alexnet_jax.parallel import mesh
 from alexnet_jax.steps import augment, evaluation, state
 from alexnet_jax.steps.nonfinite import first_nonfinite_layer
 from alexnet_jax.steps.setup import Setup
-from alexnet_jax.training import checkpoint, run_files
+from alexnet_jax.training import checkpoint, run_files, writers
 from alexnet_jax.training.loop import NonFiniteError
 from alexnet_jax.training.writers import read_rows
 
@@ -430,3 +436,69 @@ def test_images_are_as_written(folder):
     means = [cv2.imread(str(p)).mean() for p in sorted((folder / "val").glob("*/*.png"))]
     assert max(means[:7]) < min(means[7:])
     assert os.environ.get("JAX_PLATFORMS", "cpu") in ("", "cpu")
+
+
+def test_the_python_face_s_example(folder, tmp_path, monkeypatch):
+    def small_config():
+        config = small.config(folder)
+        config.num_steps = 2
+        return config
+
+    monkeypatch.chdir(tmp_path)
+    runner = doctest.DocTestRunner()
+    for test in doctest.DocTestFinder().find(train.train, globs={"small_config": small_config}):
+        test.globs["train"] = lambda *a, **k: _quietly(train.train, *a, **k)
+        runner.run(test)
+    assert runner.tries > 0 and not runner.failures
+
+
+def _quietly(function, *arguments, **more):
+    with contextlib.redirect_stdout(io.StringIO()):
+        return function(*arguments, **more)
+
+
+def test_two_runs_in_one_process_and_one_begun_anew(folder, tmp_path):
+    """As cells of a notebook do it: another config, then the first workdir again."""
+    first, other = small.config(folder), small.config(folder)
+    first.num_steps = other.num_steps = 2
+    other.model.columns, other.seed = 1, 5
+    train.train(first, str(tmp_path / "a"))
+    train.train(other, tmp_path / "b")
+    kept = tmp_path / "a" / "notes.txt"
+    kept.write_text("mine")
+    with pytest.raises(ConfigError, match="holds another run"):
+        train.train(other, tmp_path / "a")
+    assert train.train(other, tmp_path / "a", overwrite=True)["step"] == 2
+    rows = [small.rows(tmp_path / name) for name in ("a", "b")]
+    assert rows[0] == rows[1]
+    assert kept.read_text() == "mine"
+
+
+def test_a_run_in_another_thread_has_no_trouble_with_signals(folder, tmp_path):
+    config = small.config(folder)
+    config.num_steps = 2
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train.train, config, tmp_path).result()["step"] == 2
+
+
+def test_an_interrupted_cell_ends_with_one_line_and_goes_on(folder, tmp_path, monkeypatch, caplog):
+    config = small.config(folder)
+    config.num_steps, config.optimizer.schedule.kind = 6, "constant"
+    write = writers.MetricsFile.write
+
+    def interrupting(self, row):
+        write(self, row)
+        if row["step"] == 2 and row["split"] == "train":
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(writers.MetricsFile, "write", interrupting)
+    with pytest.raises(train.Interrupted) as raised:
+        train.train(config, tmp_path / "w")
+    [line] = raised.value._render_traceback_()
+    assert re.fullmatch(r"Interrupted: stopped and saved after step \d+; run again to go on", line)
+    assert raised.value.code == 128 + signal.SIGINT
+    monkeypatch.undo()
+    assert train.train(config, tmp_path / "w")["step"] == 6
+    train.train(config, tmp_path / "whole")
+    assert small.rows(tmp_path / "w") == small.rows(tmp_path / "whole")
+    assert not [record for record in caplog.records if record.name == "absl"]

@@ -5,12 +5,12 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from alexnet_jax.figures import curves
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.training.writers import (
     MetricsError,
     MetricsFile,
     Writers,
-    learning_curves,
     read_rows,
 )
 
@@ -44,9 +44,9 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path):
 
 def test_learning_curves_are_drawn(tmp_path):
     rows = [row(i, learning_rate=0.1) for i in range(1, 9)] + [row(4, "val"), row(8, "val")]
-    learning_curves(rows, tmp_path / "plots" / "a.png")
+    curves.draw_run(rows).save(tmp_path / "plots" / "a.png")
     assert (tmp_path / "plots" / "a.png").read_bytes()[:4] == b"\x89PNG"
-    learning_curves([row(1, "val")], tmp_path / "plots" / "b.png")
+    curves.draw_run([row(1, "val")]).save(tmp_path / "plots" / "b.png")
     assert (tmp_path / "plots" / "b.png").exists()
 
 

@@ -1,0 +1,192 @@
+"""A run's network as an object to use from Python: predict, evaluate, features."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from alexnet_jax.config import ConfigError, MeshConfig
+from alexnet_jax.data.words import spoken
+from alexnet_jax.inference import features as inside
+from alexnet_jax.inference import predictions, trained
+from alexnet_jax.inference.images import AnyImage, squares
+from alexnet_jax.inference.trained import TrainedNetwork
+from alexnet_jax.ops import compilation
+from alexnet_jax.steps import evaluation
+
+BATCH = 16  # images that are computed at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a network says of one image.
+
+    Attributes:
+      image: its path, or its number.
+      probabilities: of every class, (K,) float32.
+      best: the five likeliest: class and probability, likeliest first.
+    """
+
+    image: str
+    probabilities: np.ndarray
+    best: list[tuple[str, float]]
+
+    def __str__(self) -> str:
+        rows = (f"  {100 * p:6.2f} %  {in_words(name)}" for name, p in self.best)
+        return "\n".join([self.image, *rows])
+
+
+def in_words(class_name: str) -> str:
+    """Returns a class's name with what people call it, where that is another."""
+    words = spoken(class_name)
+    return f"{words} ({class_name})" if words != class_name else class_name
+
+
+class Network(TrainedNetwork):
+    """A run's network; `config`, `params` and `class_names` say what it is.
+
+    From `load`.
+    """
+
+    def predict(self, images: AnyImage | Iterable[AnyImage], views: int = 10) -> list[Prediction]:
+        """Names what is on images, prepared as the run's own evaluation prepares them.
+
+        Args:
+          images: paths, images of PIL's, or pixels of any size, (H, W, 3) uint8: one, several, or
+            a batch (N, H, W, 3).
+          views: 1, or 10 whose probabilities are averaged (paper section 4.1).
+
+        Returns:
+          One for each image.
+
+        Raises:
+          DataError: names an image that cannot be read.
+          ConfigError: another number of views.
+
+        >>> network = load(workdir)
+        >>> [one] = network.predict(photograph)
+        >>> [name for name, p in one.best]
+        ['dark', 'light']
+        """
+        pixels, names = self._squares(images)
+        compute = self._probabilities(_checked(views))
+        found = np.concatenate([compute(part) for part in _batches(pixels)])[: len(names)]
+        return [
+            Prediction(name, p, best_five(p, self.class_name))
+            for name, p in zip(names, found, strict=True)
+        ]
+
+    def evaluate(self, split: str = "", views: int = 10) -> dict[str, Any]:
+        """Evaluates every image of a split once.
+
+        Args:
+          split: or a slice such as train[:10%]; empty: the run's evaluation split.
+          views: 1 or 10.
+
+        Returns:
+          `split`, `views`, `count`, and `top1_error`, `top5_error` as fractions.
+
+        Raises:
+          DataError: no such split, or no label in it.
+          ConfigError: another number of views.
+
+        >>> load(workdir).evaluate(views=1)["count"]
+        14
+        """
+        _, split = self.source(split)
+        found = predictions.predict_split([self], split, _checked(views))
+        return {"split": split, "views": views} | predictions.errors(found, split)
+
+    def features(self, images: AnyImage | Iterable[AnyImage], layer: str = "fc7") -> np.ndarray:
+        """Computes a layer's activations of images' centre views, after its ReLU.
+
+        Args:
+          images: as for `predict`.
+          layer: conv1 .. conv5, fc6 .. fc8 (fc8: the logits).
+
+        Returns:
+          (N, D) float32.
+
+        Raises:
+          DataError: names an image that cannot be read.
+          ConfigError: no such layer.
+
+        >>> load(workdir).features(photograph, "fc7").shape
+        (1, 256)
+        """
+        pixels, names = self._squares(images)
+        compute = inside.activations(self, layer)
+        return np.concatenate([np.asarray(compute(part)) for part in _batches(pixels)])[
+            : len(names)
+        ]
+
+    def _squares(self, images: AnyImage | Iterable[AnyImage]) -> tuple[np.ndarray, list[str]]:
+        return squares(images, self.config.resize, self.config.exif_orientation)
+
+    @functools.cached_property
+    def _programs(self) -> dict[int, Callable[[np.ndarray], np.ndarray]]:
+        return {}
+
+    def _probabilities(self, views: int) -> Callable[[np.ndarray], np.ndarray]:
+        """Maps (B, R, R, 3) uint8 to probabilities, (B, K); compiled once for each B."""
+        if views not in self._programs:
+            forward, how = self.forward, self.setup.views
+
+            def compute(params: Any, image: jax.Array) -> jax.Array:
+                return evaluation.average_probabilities(forward, params, image, views, how)
+
+            jitted = compilation.jit(compute, self.config.kernels)
+            self._programs[views] = lambda image: np.asarray(jitted(self.params, image))
+        return self._programs[views]
+
+
+def _checked(views: int) -> int:
+    if views not in (1, 10):
+        raise ConfigError(f"views: {views} must be 1 or 10")
+    return views
+
+
+def _batches(pixels: np.ndarray) -> Iterable[np.ndarray]:
+    """Yields images a batch at a time; the last is filled up, so that nothing compiles twice."""
+    if len(pixels) == 1:
+        yield pixels
+        return
+    for first in range(0, len(pixels), BATCH):
+        part = pixels[first : first + BATCH]
+        missing = BATCH - len(part)
+        yield np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+
+
+def best_five(
+    probabilities: np.ndarray, class_name: Callable[[int], str]
+) -> list[tuple[str, float]]:
+    """Returns the five likeliest classes with their probabilities, likeliest first."""
+    order = np.argsort(-probabilities, kind="stable")[:5]
+    return [(class_name(int(i)), float(probabilities[i])) for i in order]
+
+
+def load(
+    workdir: str | os.PathLike[str], checkpoint: str | int = "best", mesh: MeshConfig | None = None
+) -> Network:
+    """Reads a run's network, ready to be used.
+
+    Args:
+      workdir: of the run; it may be training.
+      checkpoint: best (least validation error), latest, or its step.
+      mesh: None: one device.
+
+    Raises:
+      ConfigError: not the workdir of a run, or without that checkpoint.
+      CheckpointError: the checkpoint is damaged.
+
+    >>> load(workdir).config.batch_size
+    8
+    """
+    folder = pathlib.Path(workdir).expanduser()
+    found = trained.load(folder, mesh or MeshConfig(1, 1), str(checkpoint))
+    return Network(found.setup, found.class_names, found.step, found.params)

@@ -1,0 +1,184 @@
+"""Pictures of trained networks, as figures: what `python -m alexnet_jax.visualize` saves.
+
+Each takes what `inference.load` returns, and is shown where a notebook's cell ends with it.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.config import ConfigError
+from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.words import spoken
+from alexnet_jax.figures import answers as answers_figure
+from alexnet_jax.figures import confusion as confusion_figure
+from alexnet_jax.figures import curves as curves_figure
+from alexnet_jax.figures import kernels as kernels_figure
+from alexnet_jax.figures import neighbours as neighbours_figure
+from alexnet_jax.figures.picture import Picture
+from alexnet_jax.host.progress import Progress
+from alexnet_jax.inference import features, predictions
+from alexnet_jax.inference.network import Network
+from alexnet_jax.training.writers import read_rows
+
+
+def kernels(network: Network) -> Picture:
+    """Draws conv1's kernels by column, and their colour selectivity (figure 3).
+
+    >>> kernels(network)
+    <Picture size 1430x455 with 4 Axes>
+    """
+    kernel, columns = _conv1(network), network.config.model.columns
+    return kernels_figure.draw(kernel, columns, f"conv1 after {network.step:,} updates")
+
+
+def specialisation(networks: Sequence[Network]) -> tuple[Picture, list[float]]:
+    """Draws how far the halves of conv1 are apart in colour selectivity, by kind of network.
+
+    Returns:
+      The figure, and the number of each network.
+    """
+    kinds: dict[str, list[float]] = {}
+    found = [kernels_figure.specialisation(_conv1(network)) for network in networks]
+    for network, apart in zip(networks, found, strict=True):
+        c = network.config.model
+        name = f"{c.columns} columns{'' if c.columns_meet else ', no communication'}"
+        kinds.setdefault(name if c.columns > 1 else "one column, in halves", []).append(apart)
+    return kernels_figure.draw_distribution(kinds), found
+
+
+def answers(network: Network, split: str = "", images: int = 8, seed: int = 0) -> Picture:
+    """Draws images of a split with their five likeliest classes (figure 4, left).
+
+    Args:
+      network: from `inference.load`.
+      split: or a slice; empty: the run's evaluation split.
+      images: how many.
+      seed: of the choice.
+
+    >>> answers(network, images=2)
+    <Picture size 744x516 with 4 Axes>
+    """
+    reader, _ = _reader(network, split)
+    shown = [_read(reader, index) for index in _chosen(reader, images, seed)]
+    found = network.predict(np.stack([image for image, _ in shown]))
+    rows = [[(spoken(name), p) for name, p in one.best] for one in found]
+    return answers_figure.draw([i for i, _ in shown], [label for _, label in shown], rows)
+
+
+def neighbours(
+    network: Network,
+    split: str = "",
+    layer: str = "fc7",
+    images: int = 8,
+    neighbours: int = 6,
+    seed: int = 0,
+) -> Picture:
+    """Draws images with the training images nearest to them in a layer (figure 4, right).
+
+    The search is exact, over the whole training split, on the device.
+
+    Args:
+      network: from `inference.load`.
+      split: or a slice of the images; empty: the run's evaluation split.
+      layer: conv1 .. fc8.
+      images: how many.
+      neighbours: of each.
+      seed: of the choice.
+
+    Raises:
+      ConfigError: more neighbours than there are images.
+
+    >>> neighbours(network, images=2, neighbours=3)
+    <Picture size 816x528 with 8 Axes>
+    """
+    reader, split = _reader(network, split)
+    train, train_split = _reader(network, network.config.train_split)
+    if len(train) < neighbours:
+        raise ConfigError(
+            f"--neighbours: {neighbours} is more than the {len(train)} of {train_split}"
+        )
+    compute = features.activations(network, layer)
+    shown = [_read(reader, index) for index in _chosen(reader, images, seed)]
+    queries = compute(np.stack([image for image, _ in shown]))
+    with Progress(f"{layer} of {train_split}", 0, len(train), "image") as bar:
+        found, compared = features.nearest_of_split(
+            network, train, layer, queries, neighbours, bar.advance
+        )
+    rows = [[_read(train, int(number)) for number in row] for row in found]
+    title = f"{split}, and the nearest of {train_split} in {layer} ({compared:,} images)"
+    return neighbours_figure.draw(shown, rows, title)
+
+
+def confusion(network: Network, split: str = "", views: int = 10) -> Picture:
+    """Draws which classes are taken for which.
+
+    Args:
+      network: from `inference.load`.
+      split: or a slice; empty: the run's evaluation split.
+      views: of each image, 1 or 10.
+
+    Raises:
+      ConfigError: a split without labels.
+
+    >>> confusion(network, views=1)
+    <Picture size 588x468 with 2 Axes>
+    """
+    _, split = network.source(split)
+    found = predictions.predict_split([network], split, views)
+    counted = found.counted
+    if not counted.any():
+        raise ConfigError(f"--split: {split} has no labels")
+    taken_for = found.classes[counted, 0]
+    classes = max(len(network.class_names), int(taken_for.max()) + 1)
+    counts = confusion_figure.matrix(found.labels[counted], taken_for, classes)
+    names = [spoken(network.class_name(k)) for k in range(classes)]
+    number = "ten views" if views == 10 else "one view"
+    error = 100 * found.wrong(1)[counted].mean()
+    return confusion_figure.draw(counts, names, f"{split}: top-1 error {error:.2f} %, {number}")
+
+
+def curves(workdirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Picture:
+    """Draws the learning curves of one run or several, over epochs.
+
+    Raises:
+      ConfigError: a workdir without rows.
+
+    >>> curves("w")
+    <Picture size 1440x552 with 2 Axes>
+    """
+    one = isinstance(workdirs, str | os.PathLike)
+    folders = [pathlib.Path(w).expanduser() for w in ([workdirs] if one else workdirs)]
+    alike = len({folder.name for folder in folders}) < len(folders)
+    runs = {}
+    for folder in folders:
+        rows = read_rows(folder / "metrics.jsonl")
+        if not rows:
+            raise ConfigError(f"--workdir: {folder} has no metrics.jsonl with rows")
+        runs[str(folder) if alike else folder.name] = rows
+    return curves_figure.draw(runs)
+
+
+def _conv1(network: Network) -> np.ndarray:
+    return np.asarray(network.params["conv1"]["kernel"])
+
+
+def _reader(network: Network, split: str) -> tuple[ImageReader, str]:
+    source, split = network.source(split)
+    return network.reader(source), split
+
+
+def _read(reader: Any, index: int) -> tuple[np.ndarray, str]:
+    """Returns an image and its class in words, "" where that is not known."""
+    image = np.empty((1, reader.side, reader.side, 3), np.uint8)
+    label, _ = reader.read(np.array([index]), image)
+    return image[0], spoken(reader.class_name(int(label[0])))
+
+
+def _chosen(reader: ImageReader, count: int, seed: int) -> list[int]:
+    """Returns some images of a split, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    return rng.choice(len(reader), min(count, len(reader)), replace=False).tolist()

@@ -1,0 +1,48 @@
+"""What a run leaves when native code ends it, and what its next start says of that."""
+
+import contextlib
+import faulthandler
+import pathlib
+from collections.abc import Iterator
+
+import jax
+
+from alexnet_jax.parallel import processes
+
+NAME = "native_crash"
+
+
+@contextlib.contextmanager
+def told_of(workdir: pathlib.Path) -> Iterator[None]:
+    """Says whether native code ended the run before, and leaves a trace if it does so now.
+
+    Python's faulthandler writes what a thread did at a SIGSEGV, SIGILL, SIGBUS, SIGFPE or SIGABRT
+    to a file of the workdir; an empty one is removed at the end.
+    """
+    path = workdir / f"{NAME}.{jax.process_index()}.txt"
+    processes.first_does(lambda: _tell(workdir))
+    enabled_before = faulthandler.is_enabled()
+    with path.open("w") as file:
+        faulthandler.enable(file)
+        try:
+            yield
+        finally:
+            faulthandler.disable()
+            if enabled_before:
+                faulthandler.enable(2)  # standard error, which a notebook's sys.stderr is not
+    path.unlink(missing_ok=True)
+
+
+def _tell(workdir: pathlib.Path) -> None:
+    traces = [path for path in sorted(workdir.glob(f"{NAME}.*.txt")) if path.stat().st_size]
+    if not traces:
+        return
+    kept = workdir / f"{NAME}.txt"
+    said = traces[0].read_text(errors="replace")
+    for trace in reversed(traces):  # the first one's stays
+        trace.replace(kept)
+    first = said.splitlines()[0].removeprefix("Fatal Python error: ")
+    processes.say(
+        f"the run in {workdir} was ended in native code before ({first}; {kept.name} has where); "
+        "if that happens again, --config.kernels=reference computes with XLA's own kernels alone"
+    )

@@ -1,0 +1,144 @@
+"""The Python face: a run's network, used as a notebook uses it."""
+
+import doctest
+import importlib
+import io
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax import inference, train
+from alexnet_jax.config import ConfigError
+from alexnet_jax.data.types import DataError
+from alexnet_jax.inference import images, pictures, predictions
+
+
+@pytest.fixture(scope="module")
+def run(trained_run):
+    return trained_run
+
+
+@pytest.fixture(scope="module")
+def network(run):
+    return inference.load(str(run / "w"))
+
+
+@pytest.fixture(scope="module")
+def photograph(run) -> pathlib.Path:
+    return sorted((run / "set" / "val" / "light").iterdir())[3]
+
+
+@pytest.mark.parametrize(
+    "module", ["inference.network", "inference.images", "inference.pictures", "figures.picture"]
+)
+def test_examples_are_true(run, photograph, module, monkeypatch):
+    monkeypatch.chdir(run)
+    workdir = run / "w"
+    given = {"workdir": workdir, "photograph": photograph, "network": inference.load(workdir)}
+    found = doctest.testmod(importlib.import_module(f"alexnet_jax.{module}"), extraglobs=given)
+    assert found.attempted > 0 and not found.failed
+
+
+def test_every_public_function_has_an_example():
+    for module in (inference.network, images, pictures):
+        for name, value in vars(module).items():
+            own = getattr(value, "__module__", "") == module.__name__
+            if own and not name.startswith("_") and callable(value):
+                parts = [value.predict, value.evaluate, value.features] if name == "Network" else []
+                for one in parts or ([value] if "squares load" in name else []):
+                    assert ">>>" in one.__doc__, name
+
+
+def test_the_same_photograph_however_it_is_given(network, photograph):
+    """A path, a string, PIL's image, its pixels, alone and in a batch."""
+    pixels = np.asarray(Image.open(photograph))
+    assert pixels.shape[0] != network.config.resize  # not the run's size: it is prepared
+    ways = [photograph, str(photograph), Image.open(photograph), pixels, pixels[None], [pixels]]
+    found = [network.predict(way) for way in ways]
+    assert all(len(one) == 1 for one in found)
+    for [one] in found:
+        np.testing.assert_array_equal(one.probabilities, found[0][0].probabilities)
+    assert found[0][0].image == str(photograph) and found[3][0].image == "image 0"
+
+
+def test_it_says_what_the_runs_own_evaluation_says(run, network):
+    """Against `predict_split`, which reads the split itself."""
+    found = predictions.predict_split([network], "val", 10, progress=False)
+    paths = [run / "set" / "val" / name for name in found.names]
+    said = network.predict(paths)
+    for i, one in enumerate(said):
+        best = found.classes[i]
+        np.testing.assert_allclose(
+            one.probabilities[best], found.probabilities[i], rtol=1e-4, atol=1e-6
+        )
+    evaluated = network.evaluate("val")
+    assert evaluated["count"] == 14 and evaluated["views"] == 10
+    assert evaluated["top1_error"] == pytest.approx(found.wrong(1).mean())
+
+
+@pytest.mark.parametrize("kind", ["grey", "grey with a channel", "transparent"])
+def test_other_pixels_become_rgb(network, kind):
+    grey = np.random.default_rng(0).integers(0, 256, (90, 71), dtype=np.uint8)
+    given = {
+        "grey": grey,
+        "grey with a channel": grey[:, :, None],
+        "transparent": np.repeat(grey[:, :, None], 4, axis=2),
+    }[kind]
+    [got], [want] = network.predict(given), network.predict(np.repeat(grey[:, :, None], 3, axis=2))
+    np.testing.assert_array_equal(got.probabilities, want.probabilities)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros((9, 9, 3), np.float32), "image 0: is an array of float32; give uint8 pixels"),
+        (np.zeros((3, 9, 9), np.uint8), r"image 0: has shape \(3, 9, 9\); give \(H, W, 3\)"),
+        ("nowhere.jpg", "nowhere.jpg: cannot be read"),
+        ([], "there is no image"),
+    ],
+)
+def test_what_is_no_image_is_named(network, given, message):
+    with pytest.raises(DataError, match=message):
+        network.predict(given)
+
+
+def test_many_images_are_computed_in_batches(network):
+    batch = np.random.default_rng(0).integers(0, 256, (19, 71, 71, 3), dtype=np.uint8)
+    found = network.predict(batch, views=1)
+    assert len(found) == 19
+    [alone] = network.predict(batch[18], views=1)
+    np.testing.assert_allclose(found[18].probabilities, alone.probabilities, rtol=1e-4)
+    assert (network.predict(batch[:1])[0].probabilities != found[0].probabilities).any()
+    assert network.features(batch, "conv5").shape[0] == 19
+
+
+def test_wrong_numbers_and_folders_are_named(network, run, tmp_path):
+    with pytest.raises(ConfigError, match="views: 5 must be 1 or 10"):
+        network.predict(np.zeros((71, 71, 3), np.uint8), views=5)
+    with pytest.raises(ConfigError, match=r"config.json: not found; is .* the workdir of a run"):
+        inference.load(tmp_path)
+    with pytest.raises(ConfigError, match="7 is not best, latest or one of"):
+        inference.load(run / "w", 7)
+
+
+def test_classes_without_names_have_numbers():
+    rows = inference.network.best_five(
+        np.array([0.1, 0.2, 0.05, 0.3, 0.25, 0.1]), lambda k: "abc"[k] if k < 3 else f"class {k}"
+    )
+    assert [name for name, _ in rows] == ["class 3", "class 4", "b", "a", "class 5"]
+
+
+def test_a_figure_is_shown_and_saved(network, tmp_path):
+    figure = pictures.kernels(network)
+    assert Image.open(io.BytesIO(figure._repr_png_())).size[0] > 400
+    figure.save(tmp_path / "new" / "kernels.pdf")
+    assert (tmp_path / "new" / "kernels.pdf").read_bytes()[:4] == b"%PDF"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["kernels.pdf"]
+
+
+def test_errors_are_a_line_in_a_notebook():
+    """IPython asks an exception how it is to be shown."""
+    for kind in (ConfigError, DataError, train.Interrupted):
+        assert kind("wrong")._render_traceback_() == [f"{kind.__name__}: wrong"]
