@@ -1,3 +1,3 @@
 """AlexNet (Krizhevsky, Sutskever, Hinton 2012) as a JAX/Flax training system."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""What all commands share: an error that a person can act on is one line."""
+"""Shared by all commands: an error that a person can act on is one line."""
 
 import contextlib
 import io

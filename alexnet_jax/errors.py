@@ -1,4 +1,4 @@
-"""Errors that a person can act on, and what a misspelt name may have meant."""
+"""Errors that a person can act on, and the nearest right name for a misspelt one."""
 
 import difflib
 from collections.abc import Iterable

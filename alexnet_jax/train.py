@@ -1,4 +1,4 @@
-"""Training: from a config and a workdir to a summary."""
+"""Training: a config and a workdir to a summary."""
 
 import contextlib
 import os

@@ -4,15 +4,15 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${ALEXNET_VENV:-$root/.venv}"
 
 python_is_supported() {
-  "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+  "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null
 }
 
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then  # none yet, or half made
-  for python in python3 python3.13 python3.12 python3.11; do
+  for python in python3 python3.14 python3.13 python3.12 python3.11; do
     python_is_supported "$python" && break
     python=""
   done
-  [ -n "$python" ] || { echo "error: python3 must be 3.11, 3.12 or 3.13" >&2; exit 1; }
+  [ -n "$python" ] || { echo "error: python3 must be 3.11 to 3.14" >&2; exit 1; }
   echo "making $venv with $("$python" --version)"
   "$python" -m venv --clear "$venv"
 fi

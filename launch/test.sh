@@ -1,14 +1,66 @@
 #!/usr/bin/env bash
 # Lints, type-checks and tests: bash launch/test.sh [pytest's arguments]
+#   --matrix    a part of the tests with the lowest versions that pyproject.toml allows, with the
+#               pinned ones, and with the newest, by each Python that is here
+#   --lowest    the lowest versions alone
+#   --release   everything: every case of every family, and the matrix
 # Tests that are long or start processes are left out; with -m "not exhaustive" they run too, and
 # with -m "" so does every case of every family.
 # ALEXNET_EXTRAS=dev,torch,onnx also runs the comparisons with PyTorch.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-install -r requirements.txt -e ".[${ALEXNET_EXTRAS:-dev}]"
 cd "$root"
+
+# What versions change: programs, steps, whole runs, checkpoints, stores, the Python face.
+PART=(tests/ops tests/layers tests/steps tests/test_model.py tests/feed tests/configs
+  tests/training/test_train.py tests/training/test_earlier_versions.py
+  tests/training/test_crash.py tests/inference/test_network.py tests/data/store/test_record.py
+  tests/data/store/test_riegeli.py tests/parallel/test_mesh.py)
+
+part_of_tests() {  # NAME PYTHON REQUIREMENT ...: in an environment of its own
+  local name="$1" python="$2"
+  shift 2
+  local here="${venv%/}-$name"
+  if [ ! -x "$here/bin/python" ]; then "$python" -m venv --clear "$here"; fi
+  echo "== $name: $("$python" --version)"
+  "$here/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+  PYTHONPATH="$root" "$here/bin/python" -m pytest -n logical --maxprocesses 4 --dist loadfile -q \
+    -m "not slow and not exhaustive" "${PART[@]}"
+}
+
+lowest() {  # every dependency of pyproject.toml at its least version
+  local pins
+  mapfile -t pins < <("$venv/bin/python" - <<'PYTHON'
+import pathlib, re, tomllib
+project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
+print(*(re.sub(r">=", "==", one) for one in project["dependencies"]), sep="\n")
+print(*(one for one in project["optional-dependencies"]["dev"] if one.startswith(("pytest", "hyp"))), sep="\n")
+PYTHON
+  )
+  part_of_tests lowest "$venv/bin/python" "${pins[@]}"
+}
+
+matrix() {
+  lowest
+  local python
+  for python in python3.11 python3.12 python3.13 python3.14; do
+    python_is_supported "$python" || continue
+    part_of_tests "pinned-$python" "$python" -r requirements.txt ".[dev]"
+    part_of_tests "newest-$python" "$python" --upgrade --upgrade-strategy eager ".[dev]"
+  done
+}
+
+all_of_them=(-m "not slow and not exhaustive")
+wanted="${1:-}"
+case "$wanted" in --matrix | --lowest | --release) shift ;; *) wanted="" ;; esac
+extras="${ALEXNET_EXTRAS:-dev}"
+if [ "$wanted" = --release ]; then extras="dev,torch,onnx"; all_of_them=(-m ""); fi
+install -r requirements.txt -e ".[$extras]"
+if [ "$wanted" = --lowest ]; then lowest; exit; fi
+if [ "$wanted" = --matrix ]; then matrix; exit; fi
 "$venv/bin/ruff" format --check .
 "$venv/bin/ruff" check .
 "$venv/bin/pyright" --pythonpath "$venv/bin/python"
 # A file of tests to a worker: what a file shares is built once.
-"$venv/bin/python" -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow and not exhaustive" "$@"
+"$venv/bin/python" -m pytest -n logical --maxprocesses 4 --dist loadfile "${all_of_them[@]}" "$@"
+if [ "$wanted" = --release ]; then matrix; fi

@@ -1,1 +1,1 @@
-"""What `python -m alexnet_jax.benchmark MODE` measures; a file for each mode."""
+"""Measurements: a file for each mode of `python -m alexnet_jax.benchmark MODE`."""

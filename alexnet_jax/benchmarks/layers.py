@@ -1,4 +1,4 @@
-"""Each layer by itself: what it takes, what it must take, and the roofline picture."""
+"""Each layer alone: its time, the least time the machine allows, and the roofline picture."""
 
 import dataclasses
 import pathlib

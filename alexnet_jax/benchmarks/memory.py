@@ -1,4 +1,4 @@
-"""The largest batch that a memory holds, by what the compiled train step asks for.
+"""The largest batch that fits a memory, from what the compiled train step asks for.
 
 Nothing is run, so that a memory can be asked about that is not here; the program is that of the
 devices that are.

@@ -1,4 +1,4 @@
-"""What a network asks of a machine, counted, and what the machine can do, measured."""
+"""FLOPs and bytes of a network, counted, and the machine's best rates, measured."""
 
 import dataclasses
 import math

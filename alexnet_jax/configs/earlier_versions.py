@@ -1,4 +1,4 @@
-"""What earlier versions named otherwise: fields of a run's config, and leaves of a checkpoint.
+"""Names of earlier versions: fields of a run's config, and leaves of a checkpoint.
 
 The only file that knows of them. Runs, stores and safetensors of every version are read.
 """

@@ -1,4 +1,4 @@
-"""Which example comes when: a stateless permutation for each epoch."""
+"""The order of examples: a stateless permutation for each epoch."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Another data set's examples, with the labels that a network knows their classes by."""
+"""Another data set's examples under the labels of a network's classes."""
 
 from alexnet_jax.data.types import Example, ReadyPixels, Source
 

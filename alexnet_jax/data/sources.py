@@ -1,4 +1,4 @@
-"""Which data set a name or a path means."""
+"""The data set that a name or a path means."""
 
 import pathlib
 

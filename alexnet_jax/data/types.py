@@ -1,4 +1,13 @@
-"""What the parts of the input pipeline hand to each other."""
+"""Types that the parts of the input pipeline exchange.
+
+What an image's numbers are called, everywhere:
+
+position  in the stream of all examples ever used: (update - 1) * batch_size + place
+epoch     position // N, of a split of N examples
+index     of the example in its split, 0 .. N - 1: where its bytes are
+place     in the global batch, 0 .. batch_size - 1: what dropout is drawn from
+row       of an array that holds a batch, in the order that a mesh wants: `mesh.row_order`
+"""
 
 from typing import NamedTuple, Protocol, Self
 

@@ -1,4 +1,4 @@
-"""What classes are called where a person reads it: ImageNet's are numbers of WordNet's synsets."""
+"""English names of classes: ImageNet's own are numbers of WordNet synsets."""
 
 import functools
 import pathlib

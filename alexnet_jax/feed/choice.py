@@ -1,4 +1,4 @@
-"""Which feed a split gets: read by the host all the time, or resident on the devices."""
+"""The choice of a feed: read by the host throughout, or resident on the devices."""
 
 import jax
 from jax.sharding import Mesh

@@ -1,4 +1,4 @@
-"""Memory of the host that an NVIDIA GPU reads by itself, without a copy by a core before."""
+"""Page-locked host memory, which an NVIDIA GPU reads without a copy by a CPU core."""
 
 import ctypes
 import functools

@@ -1,4 +1,4 @@
-"""What a compiled step is fed with: a batch from the host, or a whole split that stays on devices.
+"""The protocol between a feed and the compiled steps: arrays, dispatches, and who reads what.
 
 A feeding says how the fed arrays lie on the mesh, and what batch a device takes from them.
 """

@@ -1,4 +1,4 @@
-"""Which classes a network errs in most, and what it takes them for."""
+"""Errors by class, and the worst confusions."""
 
 from typing import Any
 

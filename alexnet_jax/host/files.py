@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that one process at a time holds."""
+"""Atomic writes, digests, and folders that one process at a time holds."""
 
 import contextlib
 import errno

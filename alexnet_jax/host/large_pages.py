@@ -1,4 +1,4 @@
-"""Large pages for the arrays of a CPU, which glibc can be asked for only when a program starts."""
+"""Large pages for a CPU's arrays; glibc takes the request only when a program starts."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""What this machine lets a process have: cores, and memory."""
+"""Cores and memory that this machine grants a process."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Trained networks: what they say of images, and what they compute inside.
+"""Trained networks: predictions of images, evaluation of splits, features inside.
 
 From a notebook: `network = alexnet_jax.inference.load("runs/first")`.
 """

@@ -1,4 +1,4 @@
-"""What a trained network computes of images inside: activations of a layer, and nearest images."""
+"""Features: activations of a layer for every image, and exact nearest neighbours."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""Whatever somebody calls an image, as the squares that a network's evaluation sees."""
+"""Images in any form (paths, PIL, pixels) as the squares that an evaluation sees."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""What trained networks say of each image of a split, and the files that it is written to."""
+"""Predictions for every image of a split, and the files they are written to."""
 
 import contextlib
 import csv

@@ -1,4 +1,4 @@
-"""A run's network as it was saved, ready to be used."""
+"""A run's network as its checkpoint holds it, ready to be used."""
 
 import dataclasses
 import functools

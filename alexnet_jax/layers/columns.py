@@ -1,4 +1,4 @@
-"""Which channels a device computes, and what it must fetch from others (paper figure 2).
+"""A device's share of the channels, and what it gathers from others (paper figure 2).
 
 Channels are shared out in order over the devices of the `model` axis: with two columns on two
 devices each holds its column; with more, equal parts of one; with one device, everything.

@@ -1,4 +1,4 @@
-"""What the weights start from (paper section 5 and what other variants do)."""
+"""Initial weights (paper section 5, and other variants)."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What follows a convolution: ReLU, normalisation and pooling, in the order that the variant has.
+"""The stage after a convolution: ReLU, normalisation and pooling, in the variant's order.
 
 Only this file knows which of them are computed as one, and when columns are arrays of their own.
 """

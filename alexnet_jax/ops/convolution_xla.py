@@ -1,4 +1,4 @@
-"""Convolutions as XLA has them: the reference, and the pieces that the other ways are made of."""
+"""XLA's own convolutions: the reference, and the pieces of the other ways."""
 
 from collections.abc import Iterator
 

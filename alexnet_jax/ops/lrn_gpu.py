@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 from jax import lax
 
@@ -22,6 +23,8 @@ from alexnet_jax.ops.lrn_formula import (
     sum_windows,
 )
 
+# jax.enable_x64 since 0.8, where it left jax.experimental.
+_enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 QUAD = 4  # channels of a word
 OWN = range(QUAD, 2 * QUAD)  # of what `around` returns
 
@@ -97,7 +100,7 @@ def around(x: jax.Array) -> list[jax.Array]:
     Returns:
       Twelve arrays (rows, C / 4) float32; channel 4 w + i of a row is [4 + i][:, w].
     """
-    with jax.enable_x64(True):
+    with _enable_x64(True):
         words = lax.bitcast_convert_type(x.reshape(x.shape[0], -1, QUAD), jnp.uint64)
         zero = jnp.uint64(0)
         before = lax.pad(words[:, :-1], zero, ((0, 0, 0), (1, 0, 0)))
@@ -107,7 +110,7 @@ def around(x: jax.Array) -> list[jax.Array]:
 
 def packed(lanes: list[jax.Array]) -> jax.Array:
     """Returns (rows, C) bfloat16 of four arrays (rows, C / 4): channel 4 w + i is [i][:, w]."""
-    with jax.enable_x64(True):
+    with _enable_x64(True):
         words = functools.reduce(
             jnp.bitwise_or, [_bits(lane) << jnp.uint64(16 * i) for i, lane in enumerate(lanes)]
         )

@@ -1,4 +1,4 @@
-"""Local response normalisation of a part of the channels, whose windows reach into others' parts.
+"""Local response normalisation of a device's channels, with windows that reach into others'.
 
 The formula is that of `lrn_formula`. Whoever fetched the channels beside a part sends their
 gradient back.

@@ -1,4 +1,4 @@
-"""The one place that chooses how a program is computed: by the kernels asked for, and the platform.
+"""The choice of how a program is computed: by the kernels asked for, and the platform.
 
 reference  XLA's own convolutions and products, the formulas of normalisation and pooling, and the
            gradients that JAX derives from them. Runs wherever JAX runs.

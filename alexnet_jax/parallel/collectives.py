@@ -1,4 +1,4 @@
-"""What devices say to each other, inside `mesh.per_device`."""
+"""Collectives over the mesh axes, for use inside `mesh.per_device`."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Several processes as one run: how they start, agree, and what the first does for all."""
+"""Several processes as one run: start-up, agreement, and work for the first one alone."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The axes of the mesh, and what each scheme shares out over which: the only file that names them.
+"""Schemes: the axes of the mesh, and what is shared out over which. Only this file names them.
 
 columns          every layer by its channels: the paper's columns (figure 2)
 hybrid           convolutions by images, fully connected layers by their units; the activations of

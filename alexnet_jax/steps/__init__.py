@@ -1,1 +1,1 @@
-"""What is compiled: the update, the evaluation, and what they are made of."""
+"""The compiled steps: update and evaluation, and their parts."""

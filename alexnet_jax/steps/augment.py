@@ -1,4 +1,4 @@
-"""From uint8 images to what the network sees, on the device (paper sections 2 and 4.1).
+"""Augmentation: uint8 images to views, on the device (paper sections 2 and 4.1).
 
 Every draw belongs to (seed, epoch, example), never to a device or a position in a buffer.
 """

@@ -1,4 +1,4 @@
-"""What a step says to other devices: as compiled, and as the paper's figure has it."""
+"""Communication of a step: as compiled, and as figure 2 of the paper has it."""
 
 import dataclasses
 import math

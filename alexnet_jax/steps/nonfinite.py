@@ -1,4 +1,4 @@
-"""Which layer a NaN or Inf came from first."""
+"""The first layer that holds a NaN or Inf."""
 
 from typing import Any
 

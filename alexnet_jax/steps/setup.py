@@ -1,4 +1,4 @@
-"""What a step is compiled for: what always goes together, and does not change during a run."""
+"""The set-up of a step: what travels together and does not change during a run."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What an update changes, and how it is born on the mesh."""
+"""The training state, and its initialisation on the mesh."""
 
 from typing import Any
 

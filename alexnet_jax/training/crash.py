@@ -1,4 +1,4 @@
-"""What a run leaves when native code ends it, and what its next start says of that."""
+"""Traces of runs that native code ended, and the line about them at the next start."""
 
 import contextlib
 import faulthandler

@@ -1,4 +1,4 @@
-"""What a run says of itself before it starts."""
+"""The header of a run: versions, devices, data, length, expected rate."""
 
 import importlib.metadata
 import json

@@ -1,4 +1,4 @@
-"""What a workdir says of its run: config.json, dataset.json and its colours."""
+"""Files of a workdir that describe its run: config.json, dataset.json and its colours."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""What a run leaves for people: rows, TensorBoard, a picture."""
+"""Writers of a run: rows of metrics, TensorBoard, learning curves."""
 
 import contextlib
 import json

@@ -1,1 +1,1 @@
-"""Weights in the formats that others keep them in: files to standard trees, and back."""
+"""Weights in other programs' formats: files to standard trees, and back."""

@@ -1,4 +1,4 @@
-"""The card of exported weights: what they are, how they were made, what they were measured at."""
+"""The card beside exported weights: what they are, how they were trained, what was measured."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The formats by name: a file or workdir to `Weights`, and back, whole or not at all."""
+"""Formats by name: a file or workdir to `Weights` and back, whole or not at all."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""From names and axes of other frameworks to the standard tree and back; nothing is left over."""
+"""Names and axes of other frameworks against the standard tree; nothing is left over."""
 
 import dataclasses
 import pathlib

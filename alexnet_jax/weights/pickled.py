@@ -1,4 +1,4 @@
-"""Pickles read as data: containers, numbers, text and arrays, and nothing is ever called.
+"""Pickles read as data: containers, numbers, text and arrays. Nothing is called.
 
 A pickle is a program that may call anything. The weights in circulation (.npy dictionaries, PyTorch
 files) use a small part of that language; this file interprets that part, in which a "call" is one

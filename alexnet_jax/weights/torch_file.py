@@ -1,4 +1,4 @@
-"""PyTorch's state dictionaries (.pth), read without PyTorch and without executing their pickle.
+"""PyTorch state dictionaries (.pth), read without PyTorch and without executing their pickle.
 
 The format is a ZIP archive: `NAME/data.pkl` says where each tensor lies, `NAME/data/KEY` holds the
 bytes of a storage (torch/serialization.py).

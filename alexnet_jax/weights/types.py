@@ -1,4 +1,4 @@
-"""What a file of weights holds, and how one is refused."""
+"""Contents of a file of weights, and the error that refuses one."""
 
 import dataclasses
 import pathlib

@@ -5,10 +5,12 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+import textbook
 
 from alexnet_jax import configs, model
-from alexnet_jax.ops import compilation
+from alexnet_jax.ops import compilation, convolution, onednn
 from alexnet_jax.ops import platform as ways
 
 
@@ -19,10 +21,20 @@ def fresh():
     compilation._known.cache_clear()
 
 
-def test_convolutions_are_compiled_as_products(fresh):
+def test_a_convolution_is_compiled_with_the_options(fresh, rng, monkeypatch):
+    """Without oneDNN, so that it is XLA's that they are for; against the textbook's."""
+    monkeypatch.setattr(onednn, "available", lambda: False)
     assert compilation.options() == compilation.CPU
-    program = compilation.compiled(lambda x: 2 * x, jnp.ones(3))
-    assert program(jnp.ones(3)).tolist() == [2, 2, 2]
+    x = jnp.asarray(rng.normal(size=(2, 9, 9, 8)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 4, 6)), jnp.float32)
+
+    def conv(x, kernel):
+        return convolution.conv(x, kernel, padding=1, groups=2)
+
+    program = compilation.compiled(conv, x, kernel)
+    assert program.as_text().count(" convolution(") == 2  # a column each
+    want = textbook.conv(x, kernel, padding=1, groups=2)
+    np.testing.assert_allclose(program(x, kernel), want, rtol=0, atol=1e-4)
 
 
 def test_a_jaxlib_without_the_option_is_slow_and_says_so(fresh, monkeypatch, caplog):

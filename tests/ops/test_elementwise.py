@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import textbook
 from jax import lax
+from x64 import enable_x64
 
 from alexnet_jax.feed import resident
 from alexnet_jax.ops import (
@@ -34,7 +35,7 @@ from alexnet_jax.ops import (
     ],
 )
 def test_conv_and_its_gradients(rng, way, side, channels, out, size, stride, padding, groups):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x = jnp.asarray(rng.normal(size=(2, side, side, channels)))
         kernel = jnp.asarray(rng.normal(size=(size, size, channels // groups, out)))
         want, want_vjp = jax.vjp(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from x64 import enable_x64
 
 from alexnet_jax.ops import compilation, elementwise
 from alexnet_jax.ops.lrn import lrn, rectified_lrn, spatial_response_norm
@@ -48,7 +49,7 @@ def test_equals_the_naive_loop(way, size, groups, width, beta, k):
 @pytest.mark.parametrize("lost", [np.nan, np.inf])
 def test_a_column_sees_nothing_of_another(rng, way, dtype, lost):
     """Not even what is no number, in the values and in the gradients, in any precision."""
-    with jax.enable_x64(dtype == "float64"):
+    with enable_x64(dtype == "float64"):
         own, other = jnp.asarray(rng.normal(0, 20, (3, 6)), dtype), jnp.full((3, 6), lost, dtype)
         x = jnp.concatenate([own, other], axis=-1)
         for function in (lrn, lambda x, c, g: jax.grad(lambda x: lrn(x, c, g)[..., :6].sum())(x)):
@@ -59,7 +60,7 @@ def test_a_column_sees_nothing_of_another(rng, way, dtype, lost):
 @pytest.mark.parametrize("beta", [0.75, 0.6])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_gradient_equals_finite_differences(rng, way, beta, groups):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x, dy = jnp.asarray(rng.normal(0, 20, (3, 12))), jnp.asarray(rng.normal(0, 1, (3, 12)))
         constants = Lrn(5, 2e-3, beta, 2.0)
         got = jax.grad(lambda v: (lrn(v, constants, groups) * dy).sum())(x)
@@ -82,7 +83,7 @@ def test_relu_and_norm_as_one_are_both(rng, way, groups):
 
 
 def test_spatial_norm_equals_a_naive_loop_and_finite_differences(rng):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x = rng.normal(0, 9, (1, 6, 7, 2))
         constants = Lrn(5, 1e-3, 0.75, 1.0)
         want = np.empty_like(x)
@@ -147,7 +148,7 @@ def test_a_part_without_neighbours_is_the_whole_to_the_last_bit(rng, as_in_produ
 def test_parts_with_their_edges_are_the_whole(rng, size):
     """As devices compute it: three parts of the channels, each told its neighbours' edges."""
     half, constants = size // 2, Lrn(size, 2e-3, 0.75, 2.0)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x, dy = jnp.asarray(rng.normal(0, 20, (2, 12))), jnp.asarray(rng.normal(0, 1, (2, 12)))
 
         def in_parts(v: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import small
 from jax.experimental.compilation_cache import compilation_cache
+from x64 import enable_x64
 
 from alexnet_jax import configs, evaluate, train
 from alexnet_jax.ops import compilation, convolution, matmul, onednn
@@ -198,7 +199,7 @@ def test_where_it_learns_it_learns_as_without_it(tmp_path, monkeypatch):
 @needs_onednn
 @pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float64])
 def test_other_types_are_xlas(kind):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         x, kernel = jnp.ones((1, 5, 5, 2), kind), jnp.ones((3, 3, 2, 4), kind)
         program = compilation.compiled(convolution.conv, x, kernel)
         assert onednn.CONVOLUTION not in program.as_text()

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from on_mesh import MESHES, apart, follow, initial, small, some
+from x64 import enable_x64
 
 from alexnet_jax import configs, train
 from alexnet_jax.config import Config, ConfigError
@@ -39,7 +40,7 @@ def alone():
 
     def run(name: str) -> tuple[list[float], dict]:
         if name not in known:
-            with jax.enable_x64(True):
+            with enable_x64(True):
                 known[name] = follow(small((1, 1), precision="float64", **VARIANTS[name]), 3)
         return known[name]
 
@@ -62,7 +63,7 @@ def alone():
 def test_a_mesh_does_not_change_the_updates(alone, name, shape, zero):
     """Parameters and velocity after a step are sums of gradients: the gradients are the same."""
     fields = VARIANTS[name] | {"mesh__zero": zero}
-    with jax.enable_x64(True):
+    with enable_x64(True):
         losses, leaves = follow(small(shape, precision="float64", **fields), 3)
     wanted, reference = alone(name)
     np.testing.assert_allclose(losses, wanted, rtol=1e-10)
@@ -72,14 +73,14 @@ def test_a_mesh_does_not_change_the_updates(alone, name, shape, zero):
 
 @pytest.fixture(scope="module")
 def thirty() -> tuple[list[float], dict]:
-    with jax.enable_x64(True):
+    with enable_x64(True):
         return follow(small((1, 1), precision="float64", model__width=0.25), 30)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", some([*MESHES[1:], (4, 1)], (2, 4)))
 def test_thirty_updates_with_dropout_are_the_same(thirty, shape):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         losses, leaves = follow(small(shape, precision="float64", model__width=0.25), 30)
     wanted, reference = thirty
     np.testing.assert_allclose(losses, wanted, rtol=1e-9)

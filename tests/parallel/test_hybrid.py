@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from on_mesh import apart, batches, follow, small
+from x64 import enable_x64
 
 from alexnet_jax.steps import state
 from alexnet_jax.steps.setup import Setup
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 def test_a_hybrid_does_not_change_the_updates(hybrid_alone, scheme, passes):
     """Against the same sequence of updates on one device."""
     fields = {"optimizer__fc_updates": passes, "optimizer__fc_rate_factor": 0.5}
-    with jax.enable_x64(True):
+    with enable_x64(True):
         config = small((2, 2), precision="float64", mesh__scheme=scheme, **fields)
         losses, leaves = follow(config, 3)
     wanted, reference = hybrid_alone(passes)
@@ -40,7 +41,7 @@ def hybrid_alone():
     def run(passes: int) -> tuple[list[float], dict]:
         fields = {"optimizer__fc_updates": passes, "optimizer__fc_rate_factor": 0.5}
         if passes not in known:
-            with jax.enable_x64(True):
+            with enable_x64(True):
                 known[passes] = follow(small((1, 1), precision="float64", **fields), 3)
         return known[passes]
 
@@ -53,7 +54,7 @@ def test_batch_normalisation_is_over_all_images_of_a_mesh(scheme):
     """Its statistics too, which are parameters: every image counts once, on whichever device."""
     found = []
     for shape, how in (((1, 1), "columns"), ((2, 2), scheme)):
-        with jax.enable_x64(True):
+        with enable_x64(True):
             config = small(
                 shape, precision="float64", mesh__scheme=how, model__normalisation="batch"
             )
@@ -70,7 +71,7 @@ def test_a_variable_batch_is_a_sequence_of_updates():
     config = small((1, 1), precision="float64", optimizer__fc_updates=2, model__dropout_rate=0.0)
     config.augment.random_crop = config.augment.flip = False
     config.augment.lighting, config.optimizer.schedule.warmup_epochs = "none", 0.0
-    with jax.enable_x64(True):
+    with enable_x64(True):
         _, leaves = follow(config, 1)
         setup = Setup.of(config, 13)
         network, now = setup.network, state.create_state(setup).params

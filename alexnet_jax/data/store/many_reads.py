@@ -1,4 +1,4 @@
-"""Many reads by one call of Linux (io_submit, man 2), each into several pieces of memory.
+"""Many reads by one Linux system call (io_submit, man 2), each into several pieces of memory.
 
 Python's lock is free meanwhile. A call for each read has it pass from thread to thread a thousand
 times a batch, so that sixteen threads read more slowly than four (experiments/speed). Files in the

