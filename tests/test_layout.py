@@ -127,3 +127,14 @@ def test_only_one_file_compares_a_schemes_name():
     pattern = re.compile(r"[\"'](columns|hybrid|hybrid_in_turns)[\"']")
     named = {m for m, path in MODULES.items() if pattern.search(path.read_text())}
     assert named <= {"alexnet_jax.parallel.schemes", "alexnet_jax.config"}
+
+
+def test_what_is_cited_from_experiments_is_there():
+    """A comment cites a page with a number, which is an anchor of its README."""
+    cited = 0
+    for path in MODULES.values():
+        for page, number in re.findall(r"experiments/(\w+)(?:, (\w\d+))?", path.read_text()):
+            text = (ROOT / "experiments" / page / "README.md").read_text()
+            assert number and f'<a id="{number}"></a>' in text, f"{path}: {page}, {number}"
+            cited += 1
+    assert cited

@@ -25,9 +25,9 @@ def keeper(kernels: str) -> Callable[[np.ndarray], None]:
 def page_lock(array: np.ndarray) -> None:
     """Keeps an array where it lies in memory, for as long as it lives, where that helps the device.
 
-    A GPU copies from there at its bus's speed (experiments/speed: 48 GB/s, else 8), and may do so
-    after the call that puts the array on it has returned: whoever writes to it again must know
-    that the copy is done. Where it cannot be locked all stays as it was, and a warning is logged.
+    A GPU copies from there at its bus's speed (48 GB/s, else 8: experiments/speed, s8), even after
+    the call that puts the array on it has returned: whoever writes to it again must know that the
+    copy is done. Where memory cannot be locked, copies are slower, and a warning is logged.
 
     Args:
       array: that goes to the device again and again, without gaps, from `loader.aligned`.

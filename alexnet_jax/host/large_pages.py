@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 # Pages of 2 MiB that are kept for the next step: a step touches gigabytes, and finding pages for
-# them takes a fifth to a third of it (experiments/speed).
+# them takes a fifth to a third of it (experiments/speed, s9).
 TUNABLES = {
     "glibc.malloc.hugetlb": "1",
     "glibc.malloc.mmap_max": "0",

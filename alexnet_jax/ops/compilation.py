@@ -17,8 +17,8 @@ from alexnet_jax.ops import onednn, platform
 Options = dict[str, str | bool]
 
 # XLA's CPU back end computes convolutions as matrix products only where it is asked to; they are
-# two to eight times faster than its own convolutions (jaxlib 0.10.2; experiments/speed). Of a CPU
-# with vectors of 512 bits it uses half unless told; where there are none, nothing changes.
+# two to eight times faster than its own (jaxlib 0.10.2; experiments/speed, s2). Of a CPU with
+# vectors of 512 bits it uses half unless told; where there are none, nothing changes.
 CPU: Options = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
     "xla_cpu_prefer_vector_width": "512",

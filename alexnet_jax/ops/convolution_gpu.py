@@ -29,9 +29,9 @@ def _space_to_depth(x: jax.Array, kernel: jax.Array, s: int) -> tuple[jax.Array,
     """Rewrites a stride-s convolution as a stride-1 one over s x s blocks of pixels.
 
     conv1 has three input channels, too few for a matrix unit. With each pixel filled up with a zero
-    to four numbers, which a GPU makes and writes at once (experiments/speed), blocks of 4x4 pixels
-    are 64 channels, and a 3x3 kernel over them computes the same sum. A CPU does not come here: it
-    is faster with the 11 x 11 x 3 = 363 numbers as they are.
+    to four numbers, which a GPU makes and writes at once (experiments/speed, s3), blocks of 4x4
+    pixels are 64 channels, and a 3x3 kernel over them computes the same sum. A CPU is faster with
+    the 11 x 11 x 3 = 363 numbers as they are.
     """
     h, w, channels, out = kernel.shape
     taps_h, taps_w = -(-h // s), -(-w // s)
@@ -93,9 +93,9 @@ def _input_gradient_in_pairs(
     """The gradient of (B, H, W, C), two columns of an image at a time: a place of 2 C channels.
 
     cuDNN's tiles are wider than 48 channels. Both columns see what either does, a sixth of it
-    zeros, and yet it takes a fifth less time (experiments/speed). Where W is odd there is one more
-    column before the first, which is no gradient of anything: so there are as many zeros on either
-    side, as cuDNN wants, and dy is not copied.
+    zeros, and yet it takes a fifth less time (experiments/speed, s4). Where W is odd there is one
+    more column before the first, which is no gradient of anything: cuDNN then has as many zeros on
+    either side as it wants, and dy is not copied.
     """
     (top, _), (left, _) = padding
     height, width, channels, _ = kernel.shape

@@ -28,7 +28,7 @@ def lrn(x: jax.Array, constants: Lrn = Lrn(), groups: int = 1) -> jax.Array:
 def rectified_lrn(x: jax.Array, constants: Lrn = Lrn(), groups: int = 1) -> jax.Array:
     """Normalises max(x, 0) across adjacent channels, as the paper does (section 3.3).
 
-    A GPU then computes the gradients of both at once (experiments/speed).
+    A GPU then computes the gradients of both at once (experiments/speed, s5).
 
     Args:
       x: activations, (..., C).

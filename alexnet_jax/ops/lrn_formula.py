@@ -64,7 +64,7 @@ def sum_windows(x: jax.Array, size: int, axis: int, groups: int = 1) -> jax.Arra
     """Sums a centred window of odd `size` along one axis, zero past the border of a group.
 
     What a window would see of another group is masked. Rows of a group instead, such as (..., 48),
-    are too short for a CPU: four times slower; a GPU is faster with them (experiments/speed).
+    are too short for a CPU: four times slower; a GPU is faster with them (experiments/speed, s6).
     """
     axis %= x.ndim
     half, length = size // 2, x.shape[axis]

@@ -3,7 +3,7 @@
 Where windows of channels overlap, XLA computes what they share again for each channel, or writes
 it to memory in between. A word of 64 bits and the two beside it hold the windows of four channels
 of bfloat16, each number named once, so that a GPU reads an array once for all of them
-(experiments/speed). To see an array as words costs it nothing: XLA's `bitcast`.
+(experiments/speed, s5). To see an array as words costs it nothing: XLA's `bitcast`.
 """
 
 import functools

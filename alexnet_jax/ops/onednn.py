@@ -2,7 +2,7 @@
 
 jaxlib's wheels for x86-64 Linux hold oneDNN, and XLA calls it where a program says `__onednn$...`;
 none of XLA's own passes does so there. It convolves the layers of `paper` a seventh to a third
-faster than XLA's products, those of `default` up to two and a half times (experiments/speed). A
+faster than XLA's products, those of `default` up to two and a half times (experiments/speed, s1). A
 kernel's gradient, whose windows are as large as the images, XLA's products give faster. It
 multiplies matrices up to a fifth faster, and of several rows it seldom sums a share of the rows or
 columns in another order than all. Three things bound its use:

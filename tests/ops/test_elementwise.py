@@ -51,7 +51,7 @@ def test_conv_and_its_gradients(rng, way, side, channels, out, size, stride, pad
 
 
 def test_a_gpu_s_conv1_sees_blocks_of_whole_pixels():
-    """Four numbers a pixel: with three, each is made by itself (experiments/speed)."""
+    """Four numbers a pixel: with three, each is made by itself (experiments/speed, s3)."""
     x, kernel = jnp.ones((2, 227, 227, 3), jnp.bfloat16), jnp.ones((11, 11, 3, 96), jnp.bfloat16)
     with platform.using("auto", "cuda"):
         text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, 4)).lower(x, kernel).as_text()

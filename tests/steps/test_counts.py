@@ -116,7 +116,8 @@ def test_a_run_traces_its_step_once(tmp_path, monkeypatch):
     assert len(traced) == 1
 
 
-# XLA_FLAGS=--xla_backend_optimization_level=0 JAX_NUM_CPU_DEVICES=8 PYTHONPATH=.:tests python tests/steps/test_counts.py
+# JAX_NUM_CPU_DEVICES=8 XLA_FLAGS=--xla_backend_optimization_level=0 PYTHONPATH=.:tests \
+#     python tests/steps/test_counts.py
 if __name__ == "__main__":
     rows = {name: counts(name, batch) for name, batch in NAMES.items()}
     everything = json.loads(GOLDEN.read_text()) | {jax.__version__: rows}

@@ -1,8 +1,8 @@
 """Many reads by one Linux system call (io_submit, man 2), each into several pieces of memory.
 
 Python's lock is free meanwhile. A call for each read has it pass from thread to thread a thousand
-times a batch, so that sixteen threads read more slowly than four (experiments/speed). Files in the
-page cache are copied within the call; what a disk must bring is waited for.
+times a batch: sixteen threads read more slowly than four (experiments/speed, s7). Files in the page
+cache are copied within the call; it waits for what a disk must bring.
 """
 
 import ctypes

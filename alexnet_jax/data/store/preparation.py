@@ -278,7 +278,7 @@ def _flush(path: pathlib.Path) -> None:
     """Returns when a file is on the disk, and frees its memory for the next one.
 
     A store is often larger than memory; without this, writing it takes ever new pages, which cost
-    several times those that are used again (experiments/input).
+    several times those that are used again (experiments/input, i1).
     """
     with path.open("rb") as opened:
         os.fsync(opened.fileno())
