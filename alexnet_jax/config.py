@@ -19,7 +19,7 @@ class ConfigError(UserError, ValueError):
 
 @dataclasses.dataclass
 class LrnConfig:
-    """Local response normalisation (paper section 3.3); see `lrn.CONVENTIONS`."""
+    """Local response normalisation (paper section 3.3); see `lrn_formula.CONVENTIONS`."""
 
     # How alpha is read: paper (on the sum, k = 2), original_code (divided by the window, k = 2:
     # layer.py), caffe and torch (divided by the window, k = 1).
@@ -159,7 +159,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass
 class MeshConfig:
-    """Devices by what they share out: the batch (`data`) and the channels (`model`)."""
+    """Devices by axis: `data` shares out the batch, `model` what the scheme says."""
 
     data: int = -1  # -1: what is left
     model: int = 1  # 2: a column a device, as the paper; 4 and 8: a column over several

@@ -271,7 +271,7 @@ def training_positions(
 
     Args:
       seed: of the run.
-      order: position in the global batch of each row to read, (B,): `mesh.row_order`.
+      order: place in the global batch of each row to read, (B,): `mesh.row_order`.
       num_examples: of the split.
     """
 

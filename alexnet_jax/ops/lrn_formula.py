@@ -161,7 +161,7 @@ def gradient_by_formula(
     # With d = k + s * W(x^2) and a symmetric window sum W:
     # dx = dy * d^-beta - 2 s beta x W(dy * x * d^(-beta - 1)). Recomputing d costs less than
     # keeping it.
-    # In the order of lrn_between.py, so that meshes agree to the last bit.
+    # In the order of lrn_sharded.py, so that meshes agree to the last bit.
     wide, dy = widened(x), widened(dy)
     base = c.k + c.scale * window_sum(wide * wide)
     power = inverse_power(base, c.beta)

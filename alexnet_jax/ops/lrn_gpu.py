@@ -24,7 +24,9 @@ from alexnet_jax.ops.lrn_formula import (
 )
 
 # jax.enable_x64 since 0.8, where it left jax.experimental.
-_enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+_enable_x64 = (
+    jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+)
 QUAD = 4  # channels of a word
 OWN = range(QUAD, 2 * QUAD)  # of what `around` returns
 

@@ -84,7 +84,7 @@ def check_batch(field: str, batch_size: int, parts: int, mesh: Mesh, config: Mes
 
 
 def model_devices(mesh: Mesh) -> int:
-    """Returns how many devices share the channels."""
+    """Returns how many devices the axis `model` has."""
     return mesh.shape[MODEL]
 
 
@@ -156,7 +156,7 @@ def data_devices(mesh: Mesh) -> int:
 
 
 def row_order(mesh: Mesh, config: MeshConfig, batch_size: int, passes: int) -> np.ndarray:
-    """Returns which position of the global batch each row of its arrays holds, (B,)."""
+    """Returns the place in the global batch of each row of its arrays, (B,)."""
     return order_of_rows(config, mesh.shape[DATA], image_devices(mesh, config), batch_size, passes)
 
 

@@ -1,6 +1,7 @@
 """Augmentation: uint8 images to views, on the device (paper sections 2 and 4.1).
 
-Every draw belongs to (seed, epoch, example), never to a device or a position in a buffer.
+Every draw is a function of (seed, purpose, epoch, index), or where images share one (`chunk`) of
+(seed, purpose, position // chunk): never of a device or a place in a buffer.
 """
 
 import dataclasses

@@ -120,7 +120,7 @@ def expected(
       num_classes: width of fc8.
       data: devices that share the batch.
       training: with the gradients and their sums, or the forward pass of one view alone.
-      exchanged: does each data shard hold a part of the split (`feeding.ResidentSplit`)?
+      exchanged: does each data shard hold a part of the split (`feed.resident.ResidentSplit`)?
     """
     batch = config.batch_size if training else (config.eval_batch_size or config.batch_size)
     passes = config.optimizer.fc_updates if training else 1

@@ -42,11 +42,13 @@ class Forward:
           training: does batch normalisation use the batch's own statistics?
         """
         shares, scheme = setup.config.mesh, scheme_of(setup.config.mesh)
-        part = on_devices(setup.network, meshes.model_devices(setup.mesh))
-        whole = part if scheme.channels else setup.network
+        share = on_devices(setup.network, meshes.model_devices(setup.mesh))
+        convolutions = share if scheme.channels else setup.network
         if training:
-            whole = whole.clone(over_devices=lambda x: collectives.mean_over_images(x, shares))
-        return cls(scheme, whole, part, passes)
+            convolutions = convolutions.clone(
+                over_devices=lambda x: collectives.mean_over_images(x, shares)
+            )
+        return cls(scheme, convolutions, share, passes)
 
     @property
     def devices(self) -> int:

@@ -65,7 +65,7 @@ class Loop:
         progress: Progress,
         signals: "Signals",
     ) -> None:
-        self.run_, self.update, self.writers = run, update, writers
+        self._run, self.update, self.writers = run, update, writers
         self.progress, self.signals = progress, signals
         self.clock = Clock()
         self._pending: tuple[range, Any, Any] | None = None
@@ -79,10 +79,11 @@ class Loop:
           The last evaluation.
 
         Raises:
-          NonFiniteError, Interrupted: see there.
+          NonFiniteError: the loss or the gradient became NaN or Inf.
+          Interrupted: a signal came; the run was saved.
         """
         result: dict[str, Any] = {}
-        run, config = self.run_, self.run_.config
+        run, config = self._run, self._run.config
         # The first step is dispatched alone, for it also pays for warming up.
         dispatches = Dispatches(
             start + 1, run.last_step, config.steps_per_dispatch, True, self._is_due
@@ -126,12 +127,12 @@ class Loop:
 
     def _is_due(self, at: int) -> bool:
         """Is there something to do after update `at` but for writing a row?"""
-        saves = at % self.run_.config.checkpoint_every_steps == 0
-        return saves or at == self.run_.last_step or self._is_epoch_end(at)
+        saves = at % self._run.config.checkpoint_every_steps == 0
+        return saves or at == self._run.last_step or self._is_epoch_end(at)
 
     def _is_epoch_end(self, at: int) -> bool:
         """Does update `at` consume the last example of an epoch that is evaluated?"""
-        run, size = self.run_, self.run_.config.batch_size
+        run, size = self._run, self._run.config.batch_size
         every = run.config.eval_every_epochs * run.num_train
         return at * size // every > (at - 1) * size // every
 
@@ -145,9 +146,9 @@ class Loop:
           NonFiniteError: the loss is NaN or Inf; nothing of this state is kept.
         """
         rows = []
-        ending = at == self.run_.last_step
-        for views in sorted({1, self.run_.config.eval_views} if ending else {1}):
-            row = self.run_.evaluate(state, views, self.progress)
+        ending = at == self._run.last_step
+        for views in sorted({1, self._run.config.eval_views} if ending else {1}):
+            row = self._run.evaluate(state, views, self.progress)
             if not math.isfinite(row["loss"]):
                 raise self._stopped(at, "the evaluation's loss is NaN or Inf")
             rows.append(row)
@@ -156,7 +157,7 @@ class Loop:
         return rows[0], rows[-1]
 
     def _follow_plateau(self, state: TrainState, evaluation: dict[str, Any]) -> TrainState:
-        schedule = self.run_.config.optimizer.schedule
+        schedule = self._run.config.optimizer.schedule
         if schedule.kind != "plateau":
             return state
         before = optimizer.Plateau(*jax.device_get(state.plateau))
@@ -166,7 +167,7 @@ class Loop:
                 f"validation error has not improved for {schedule.patience} evaluations: "
                 f"learning rate divided by ten ({after.drops} of {schedule.most_drops})"
             )
-        plateau = meshes.put_everywhere(after, self.run_.mesh)
+        plateau = meshes.put_everywhere(after, self._run.mesh)
         return dataclasses.replace(state, plateau=plateau)
 
     def _write_pending(self, state: TrainState) -> None:
@@ -178,10 +179,10 @@ class Loop:
         self.clock.steps += len(updates)
         self.progress.advance(len(updates))
         each = [figures]
-        if self.run_.config.steps_per_dispatch > 1:
+        if self._run.config.steps_per_dispatch > 1:
             each = [jax.tree.map(lambda f, i=i: f[i], figures) for i in range(len(updates))]
         rates = (
-            self.clock.rates(self.run_.config.batch_size)
+            self.clock.rates(self._run.config.batch_size)
             if any(map(self._has_row, updates))
             else {}
         )
@@ -192,10 +193,10 @@ class Loop:
                 self._write_row(at, found, rates)
 
     def _has_row(self, at: int) -> bool:
-        return at % self.run_.config.log_every_steps == 0 or at == self.run_.last_step
+        return at % self._run.config.log_every_steps == 0 or at == self._run.last_step
 
     def _write_row(self, at: int, figures: dict[str, Any], rates: dict[str, float]) -> None:
-        config = self.run_.config
+        config = self._run.config
         means = metrics.compute(figures["sums"])
         if not means["count"]:
             self.progress.say(f"step {at:,}: every image of the batch is unreadable; no figures")
@@ -203,7 +204,7 @@ class Loop:
         row = {
             "step": at,
             "split": "train",
-            "epoch": at * config.batch_size / self.run_.num_train,
+            "epoch": at * config.batch_size / self._run.num_train,
             "loss": means["loss"],
             "top1_error": means["top1_error"],
             "top5_error": means["top5_error"],
@@ -215,19 +216,19 @@ class Loop:
         self.writers.write(row)
         speed = f", {row['images_per_second']:.0f} images/s" if "images_per_second" in row else ""
         self.progress.show(
-            f"step {at:,}/{self.run_.last_step:,}: loss {row['loss']:.4f}, "
+            f"step {at:,}/{self._run.last_step:,}: loss {row['loss']:.4f}, "
             f"top-1 error {100 * row['top1_error']:.1f} %{speed}"
         )
 
     def _nonfinite(self, at: int, state: TrainState, fed: Any) -> NonFiniteError:
-        run = self.run_
+        run = self._run
         with jax.transfer_guard("allow"):
             layer = first_nonfinite_layer(run.setup, run.train_feed.feeding, state.weights, fed, at)
         return self._stopped(at, f"the loss or gradient is NaN or Inf, first in {layer}")
 
     def _stopped(self, at: int, why: str) -> NonFiniteError:
         self.writers.sync()
-        kept = self.run_.checkpoints.latest_step()
+        kept = self._run.checkpoints.latest_step()
         return NonFiniteError(
             f"step {at}: {why}; "
             + (f"the checkpoint of step {kept} is kept" if kept else "no checkpoint was due yet")
