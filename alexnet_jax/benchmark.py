@@ -129,6 +129,7 @@ def _benchmark(mode: str) -> None:
 def _run(arguments: list[str]) -> None:
     if len(arguments) != 2:
         sys.exit(f"error: name one mode: {', '.join(MODES)}")
+    large_pages.start_again_with_them(flags.FLAGS.config.kernels)
     with cli.errors_as_one_line():
         _benchmark(arguments[1])
 
@@ -141,7 +142,6 @@ def main() -> None:
         sys.argv = config_flags.resolve(sys.argv, "paper")
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    large_pages.start_again_with_them()
     app.run(_run)
 
 

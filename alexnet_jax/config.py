@@ -164,7 +164,7 @@ class MeshConfig:
     data: int = -1  # -1: what is left
     model: int = 1  # 2: a column a device, as the paper; 4 and 8: a column over several
     # columns: the paper's split; hybrid, hybrid_in_turns: convolutions by images, fully connected
-    # layers by units over the same `model` devices (Krizhevsky 2014); see schemes.py.
+    # layers by units over the same `model` devices (Krizhevsky 2014); see parallel/schemes.py.
     scheme: str = "columns"
     # Keep parameters and velocity in parts over `data`, gathered for each step (ZeRO).
     zero: bool = False

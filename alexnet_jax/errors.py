@@ -1,7 +1,8 @@
 """Errors that a person can act on, and the nearest right name for a misspelt one."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class OneLine(BaseException):
@@ -28,6 +29,21 @@ class Interrupted(OneLine, KeyboardInterrupt):
     def __init__(self, message: str, code: int = 130) -> None:
         super().__init__(message)
         self.code = code
+
+
+@contextlib.contextmanager
+def interruptible(what: str) -> Iterator[None]:
+    """Makes of a KeyboardInterrupt in work that leaves nothing half done one line.
+
+    Args:
+      what: is done; named in the line.
+    """
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(f"{what} was interrupted; call it again") from None
 
 
 def unknown(name: object, known: Iterable[object]) -> str:

@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 
 from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.configs.validation import validate
+from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.errors import Interrupted
+from alexnet_jax.errors import Interrupted, interruptible
 from alexnet_jax.feed import choice, resident
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.feed.protocol import Feeding
@@ -107,9 +108,11 @@ def train(
     processes.agree(config, str(folder))
     validate(config)
     mesh = _build_mesh(config)
-    with contextlib.ExitStack() as held:
+    with interruptible("training"), contextlib.ExitStack() as held:
         processes.first_does(lambda: held.enter_context(files.only_process(folder)))
+        dataset = None
         if overwrite:
+            dataset = _open_dataset(config)  # before anything is removed
             processes.first_does(lambda: run_files.remove_run(folder))
         checkpoints = held.enter_context(checkpoint.Checkpoints(folder, config.keep_checkpoints))
         held.enter_context(crash.told_of(folder))
@@ -121,10 +124,7 @@ def train(
                 f"kernels change from {before.kernels} to {config.kernels}: the last bits change "
                 "from here on"
             )
-        dataset = processes.first_then_all(
-            lambda: open_dataset(config, silent=not processes.is_first())
-        )
-        processes.same_data(config.dataset, dataset.fingerprint)
+        dataset = _open_dataset(config) if dataset is None else dataset
         run = Run(config, mesh, folder, checkpoints, dataset)
         if start and run.last_step < start:
             raise ConfigError(
@@ -135,6 +135,21 @@ def train(
         if start and num_train_steps(before, run.num_train) != run.last_step:
             run.say_stretched(num_train_steps(before, run.num_train))
         return run.finish(start) if start == run.last_step else _train(run, start)
+
+
+def _open_dataset(config: Config) -> Dataset:
+    """Opens the data set in every process, and the splits that the run needs.
+
+    Raises:
+      DataError: there is no such data set or split.
+    """
+    dataset = processes.first_then_all(
+        lambda: open_dataset(config, silent=not processes.is_first())
+    )
+    processes.same_data(config.dataset, dataset.fingerprint)
+    for split in (config.train_split, config.eval_split or dataset.eval_split()):
+        dataset.size(split)
+    return dataset
 
 
 def _writers(workdir: pathlib.Path, start: int) -> Writers | NoWriters:

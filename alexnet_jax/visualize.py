@@ -61,12 +61,13 @@ def _kernels() -> pathlib.Path:
     from alexnet_jax.inference import pictures
 
     networks, path = [_load(workdir) for workdir in _workdirs()], _out("kernels.png")
-    spread, found = pictures.specialisation(networks)
-    for workdir, apart in zip(_workdirs(), found, strict=True):
+    for workdir, network in zip(_workdirs(), networks, strict=True):
+        apart = pictures.colour_gap(network)
         print(f"{workdir}: halves of conv1 are {apart:.3f} apart in colour selectivity")
     pictures.kernels(networks[0]).save(path)
     if len(networks) > 1:
-        spread.save(path.with_stem(f"{path.stem}_specialisation"))
+        spread = path.with_stem(f"{path.stem}_specialisation")
+        pictures.specialisation(networks).save(spread)
     return path
 
 

@@ -19,7 +19,7 @@ fi
 
 # Large pages for a CPU's arrays, where nothing is said of them (alexnet_jax/host/large_pages.py).
 large_pages() {
-  case " $* " in *"--config.kernels=reference "*) return ;; esac
+  case " $* " in *"kernels=reference "* | *"kernels reference "*) return ;; esac
   [ -n "${GLIBC_TUNABLES:-}" ] && return
   GLIBC_TUNABLES="$("$venv/bin/python" -c 'from alexnet_jax.host import large_pages as pages
 print(pages.asked() if pages.on_a_cpu() else "")')"

@@ -104,7 +104,9 @@ def test_nothing_in_the_package_imports_what_is_around_it():
 # Who may ask which back end there is, or name one: the choice, what it chooses among, the machine,
 # and the locking of pages. Reports say it, and benchmarks size themselves by it.
 MAY_ASK = ("ops.", "host.", "feed.page_locked", "training.report", "benchmarks.")
-BACK_END = re.compile(r"default_backend|platform_dependent|[\"'](cpu|gpu|cuda|rocm|tpu)[\"']")
+BACK_END = re.compile(
+    r"default_backend|platform_dependent|[\"'](cpu|gpu|cuda|rocm|tpu)[\"']|\b(cpu|cuda)="
+)
 
 
 def test_only_ops_and_the_machine_name_a_back_end():

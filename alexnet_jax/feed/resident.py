@@ -16,7 +16,7 @@ from alexnet_jax.data.loader import ImageReader, evaluation_batches, read_all
 from alexnet_jax.data.order import permutation
 from alexnet_jax.feed.protocol import DeviceBatch, Dispatches, Fed, stop_flags
 from alexnet_jax.host.device_memory import GIB
-from alexnet_jax.ops import platform
+from alexnet_jax.ops.gather import images_at
 from alexnet_jax.parallel import collectives, processes
 from alexnet_jax.parallel import mesh as meshes
 
@@ -142,27 +142,14 @@ class ResidentSplit:
     def _images(self, part: jax.Array, index: jax.Array) -> jax.Array:
         """Gathers images by their number in the split, (data shards, b), for this device."""
         if self.whole or self.data == 1:
-            return _rows(part, self._own(index))
+            return images_at(part, self._own(index))
         # Each device gives what it holds to whom it belongs: all others add zeros.
         local = index.reshape(-1) - collectives.data_index() * part.shape[0]
         held = (local >= 0) & (local < part.shape[0])
-        rows = _rows(part, jnp.clip(local, 0, part.shape[0] - 1))
+        rows = images_at(part, jnp.clip(local, 0, part.shape[0] - 1))
         rows = jnp.where(held[:, None, None, None], rows, jnp.zeros((), rows.dtype))
         with jax.named_scope("images"):
             return collectives.scatter_rows(rows)
-
-
-def _rows(images: jax.Array, index: jax.Array) -> jax.Array:
-    """Returns images[index], (b, R, R, 3); a CPU copies whole images, one after the other."""
-    return platform.choose(reference=_gathered, cpu=_copied)(images, index)
-
-
-def _copied(images: jax.Array, index: jax.Array) -> jax.Array:
-    return jax.lax.map(lambda i: jax.lax.dynamic_index_in_dim(images, i, keepdims=False), index)
-
-
-def _gathered(images: jax.Array, index: jax.Array) -> jax.Array:
-    return images.at[index].get(mode="promise_in_bounds")
 
 
 def resident_split(

@@ -11,8 +11,10 @@ TUNABLES = {
     "glibc.malloc.mmap_max": "0",
     "glibc.malloc.trim_threshold": "8589934592",
 }
-# Of NVIDIA's and AMD's GPUs, and of TPUs.
-ACCELERATORS = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
+# Of NVIDIA's (in WSL dxg) and AMD's GPUs, and of TPUs.
+ACCELERATORS = tuple(
+    f"/dev/{name}" for name in ("nvidia0", "nvidiactl", "dxg", "kfd", "accel0", "vfio/0")
+)
 
 
 def asked() -> str:
@@ -39,9 +41,7 @@ def start_again_with_them(kernels: str = "auto") -> None:
 
 
 def on_a_cpu() -> bool:
-    """Will JAX compute on the CPU of a Linux machine? Said without starting JAX."""
+    """Is this a Linux machine without accelerators? Asked without starting JAX."""
     if sys.platform != "linux":
         return False
-    if os.environ.get("JAX_PLATFORMS", "") == "cpu":
-        return True
     return not any(pathlib.Path(device).exists() for device in ACCELERATORS)

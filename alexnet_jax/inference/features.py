@@ -37,7 +37,7 @@ def activations(network: TrainedNetwork, layer: str) -> Callable[[np.ndarray], j
     """
     there = [own for own in LAYERS if own in network.params]
     if layer not in there:
-        raise ConfigError(f"--layer: {unknown(layer, there)}")
+        raise ConfigError(f"layer: {unknown(layer, there)}")
 
     module = network.setup.network
 
@@ -95,7 +95,7 @@ def write(network: TrainedNetwork, path: pathlib.Path, layer: str, split: str = 
       DataError: no such split.
     """
     if path.suffix != ".npz":
-        raise ConfigError(f"--out: {path} must end in .npz")
+        raise ConfigError(f"out: {path} must end in .npz")
     source, split = network.source(split)
     reader = network.reader(source)
     values, labels = np.zeros((0, 0), np.float32), np.zeros(len(reader), np.int32)

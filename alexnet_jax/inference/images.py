@@ -35,10 +35,13 @@ def squares(
     >>> pixels.shape, names
     ((1, 71, 71, 3), ['image 0'])
     """
-    one = isinstance(images, str | os.PathLike | Image.Image)
-    if isinstance(images, np.ndarray):
-        one = images.ndim < 4
-    found: list[Any] = [images] if one else list(images)  # pyright: ignore[reportArgumentType]
+    given: Any = images
+    if not isinstance(given, Image.Image) and hasattr(given, "__array__"):  # JAX's, torch's too
+        given = np.asarray(given)
+    one = isinstance(given, str | os.PathLike | Image.Image)
+    if isinstance(given, np.ndarray):
+        one = given.ndim < 4 and given.dtype.kind not in "OSU"
+    found: list[Any] = [given] if one else list(given)  # pyright: ignore[reportArgumentType]
     if not found:
         raise DataError("there is no image to look at")
     names = [
@@ -60,9 +63,19 @@ def _square(image: Any, name: str, side: int, exif_orientation: bool) -> np.ndar
             raise DataError(f"{name}: cannot be read ({error.strerror})") from error
         return decode(encoded, name, side, exif_orientation)
     if isinstance(image, Image.Image):
-        turned = ImageOps.exif_transpose(image) if exif_orientation else image
-        return centre_square(np.asarray(turned.convert("RGB")), side)
+        return centre_square(_of_pil(image, name, exif_orientation), side)
     return centre_square(_rgb(np.asarray(image), name), side)
+
+
+def _of_pil(image: Image.Image, name: str, exif_orientation: bool) -> np.ndarray:
+    """Returns (H, W, 3) uint8; of 16 bits a channel the upper 8, as files are decoded."""
+    try:
+        turned = ImageOps.exif_transpose(image) if exif_orientation else image
+        if turned.mode.startswith("I"):
+            return _rgb((np.asarray(turned) >> 8).astype(np.uint8), name)
+        return np.asarray(turned.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{name}: is not a readable image, or it is cut short ({error})") from error
 
 
 def _rgb(pixels: np.ndarray, name: str) -> np.ndarray:

@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax.config import ConfigError, MeshConfig
+from alexnet_jax import model
+from alexnet_jax.config import ConfigError
 from alexnet_jax.data.words import spoken
+from alexnet_jax.errors import interruptible
 from alexnet_jax.inference import features as inside
 from alexnet_jax.inference import predictions, trained
 from alexnet_jax.inference.images import AnyImage, squares
@@ -42,7 +44,11 @@ class Prediction:
 
 
 def in_words(class_name: str) -> str:
-    """Returns a class's name with what people call it, where that is another."""
+    """Returns a class's name with what people call it, where that is another.
+
+    >>> in_words("n02056570"), in_words("dark")
+    ('king penguin (n02056570)', 'dark')
+    """
     words = spoken(class_name)
     return f"{words} ({class_name})" if words != class_name else class_name
 
@@ -75,7 +81,8 @@ class Network(TrainedNetwork):
         """
         pixels, names = self._squares(images)
         compute = self._probabilities(_checked(views))
-        found = np.concatenate([compute(part) for part in _batches(pixels)])[: len(names)]
+        with interruptible("predict"):
+            found = np.concatenate([compute(part) for part in _batches(pixels)])[: len(names)]
         return [
             Prediction(name, p, best_five(p, self.class_name))
             for name, p in zip(names, found, strict=True)
@@ -99,7 +106,8 @@ class Network(TrainedNetwork):
         14
         """
         _, split = self.source(split)
-        found = predictions.predict_split([self], split, _checked(views))
+        with interruptible("evaluate"):
+            found = predictions.predict_split([self], split, _checked(views))
         return {"split": split, "views": views} | predictions.errors(found, split)
 
     def features(self, images: AnyImage | Iterable[AnyImage], layer: str = "fc7") -> np.ndarray:
@@ -120,16 +128,26 @@ class Network(TrainedNetwork):
         (1, 256)
         """
         pixels, names = self._squares(images)
-        compute = inside.activations(self, layer)
-        return np.concatenate([np.asarray(compute(part)) for part in _batches(pixels)])[
-            : len(names)
-        ]
+        if layer not in self._programs:
+            self._programs[layer] = inside.activations(self, layer)
+        compute = self._programs[layer]
+        with interruptible("features"):
+            found = [np.asarray(compute(part)) for part in _batches(pixels)]
+        return np.concatenate(found)[: len(names)]
 
     def _squares(self, images: AnyImage | Iterable[AnyImage]) -> tuple[np.ndarray, list[str]]:
         return squares(images, self.config.resize, self.config.exif_orientation)
 
+    def __repr__(self) -> str:
+        c, parameters = self.config, model.count_parameters(self.params)
+        return (
+            f"<Network of {c.dataset}: {self.num_classes} classes, {parameters:,} parameters, "
+            f"after {self.step:,} updates>"
+        )
+
     @functools.cached_property
-    def _programs(self) -> dict[int, Callable[[np.ndarray], np.ndarray]]:
+    def _programs(self) -> dict[int | str, Callable[[np.ndarray], Any]]:
+        """What was compiled, by the number of views or the layer."""
         return {}
 
     def _probabilities(self, views: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -165,20 +183,21 @@ def _batches(pixels: np.ndarray) -> Iterable[np.ndarray]:
 def best_five(
     probabilities: np.ndarray, class_name: Callable[[int], str]
 ) -> list[tuple[str, float]]:
-    """Returns the five likeliest classes with their probabilities, likeliest first."""
+    """Returns the five likeliest classes with their probabilities, likeliest first.
+
+    >>> best_five(np.array([0.25, 0.75]), "ab".__getitem__)
+    [('b', 0.75), ('a', 0.25)]
+    """
     order = np.argsort(-probabilities, kind="stable")[:5]
     return [(class_name(int(i)), float(probabilities[i])) for i in order]
 
 
-def load(
-    workdir: str | os.PathLike[str], checkpoint: str | int = "best", mesh: MeshConfig | None = None
-) -> Network:
+def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Network:
     """Reads a run's network, ready to be used.
 
     Args:
       workdir: of the run; it may be training.
       checkpoint: best (least validation error), latest, or its step.
-      mesh: None: one device.
 
     Raises:
       ConfigError: not the workdir of a run, or without that checkpoint.
@@ -188,5 +207,5 @@ def load(
     8
     """
     folder = pathlib.Path(workdir).expanduser()
-    found = trained.load(folder, mesh or MeshConfig(1, 1), str(checkpoint))
+    found = trained.load(folder, which=str(checkpoint))
     return Network(found.setup, found.class_names, found.step, found.params)

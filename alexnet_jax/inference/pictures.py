@@ -35,19 +35,29 @@ def kernels(network: Network) -> Picture:
     return kernels_figure.draw(kernel, columns, f"conv1 after {network.step:,} updates")
 
 
-def specialisation(networks: Sequence[Network]) -> tuple[Picture, list[float]]:
+def specialisation(networks: Sequence[Network]) -> Picture:
     """Draws how far the halves of conv1 are apart in colour selectivity, by kind of network.
 
-    Returns:
-      The figure, and the number of each network.
+    >>> specialisation([network, network])
+    <Picture size 910x234 with 1 Axes>
     """
     kinds: dict[str, list[float]] = {}
-    found = [kernels_figure.specialisation(_conv1(network)) for network in networks]
-    for network, apart in zip(networks, found, strict=True):
+    for network in networks:
         c = network.config.model
         name = f"{c.columns} columns{'' if c.columns_meet else ', no communication'}"
-        kinds.setdefault(name if c.columns > 1 else "one column, in halves", []).append(apart)
-    return kernels_figure.draw_distribution(kinds), found
+        kinds.setdefault(name if c.columns > 1 else "one column, in halves", []).append(
+            colour_gap(network)
+        )
+    return kernels_figure.draw_distribution(kinds)
+
+
+def colour_gap(network: Network) -> float:
+    """Returns how far the halves of conv1 are apart in mean colour selectivity.
+
+    >>> 0 <= colour_gap(network) < 1
+    True
+    """
+    return kernels_figure.specialisation(_conv1(network))
 
 
 def answers(network: Network, split: str = "", images: int = 8, seed: int = 0) -> Picture:
@@ -99,7 +109,7 @@ def neighbours(
     train, train_split = _reader(network, network.config.train_split)
     if len(train) < neighbours:
         raise ConfigError(
-            f"--neighbours: {neighbours} is more than the {len(train)} of {train_split}"
+            f"neighbours: {neighbours} is more than the {len(train)} of {train_split}"
         )
     compute = features.activations(network, layer)
     shown = [_read(reader, index) for index in _chosen(reader, images, seed)]
@@ -131,7 +141,7 @@ def confusion(network: Network, split: str = "", views: int = 10) -> Picture:
     found = predictions.predict_split([network], split, views)
     counted = found.counted
     if not counted.any():
-        raise ConfigError(f"--split: {split} has no labels")
+        raise ConfigError(f"split: {split} has no labels")
     taken_for = found.classes[counted, 0]
     classes = max(len(network.class_names), int(taken_for.max()) + 1)
     counts = confusion_figure.matrix(found.labels[counted], taken_for, classes)
@@ -157,7 +167,7 @@ def curves(workdirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) 
     for folder in folders:
         rows = read_rows(folder / "metrics.jsonl")
         if not rows:
-            raise ConfigError(f"--workdir: {folder} has no metrics.jsonl with rows")
+            raise ConfigError(f"workdir: {folder} has no metrics.jsonl with rows")
         runs[str(folder) if alike else folder.name] = rows
     return curves_figure.draw(runs)
 

@@ -173,7 +173,7 @@ def write_submission(path: pathlib.Path, found: Predictions, numbers: list[int])
     """
     if not found.readable.all():
         unreadable = found.names[int(np.flatnonzero(~found.readable)[0])]
-        raise ConfigError(f"--predictions: {unreadable} cannot be read; every image needs a line")
+        raise ConfigError(f"predictions: {unreadable} cannot be read; every image needs a line")
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (" ".join(str(numbers[k]) for k in row) for row in found.classes)
     path.write_text("".join(line + "\n" for line in lines))
@@ -196,7 +196,7 @@ def label_numbers(class_names: list[str], classes: int, order: list[str] | None)
     names = [name_of(class_names, k) for k in range(classes)]
     missing = [name for name in names if name not in numbers]
     if missing:
-        raise ConfigError(f"--label_order: does not name {missing[0]} ({len(missing)} are missing)")
+        raise ConfigError(f"label_order: does not name {missing[0]} ({len(missing)} are missing)")
     return [numbers[name] for name in names]
 
 

@@ -106,5 +106,5 @@ def _step(workdir: pathlib.Path, checkpoints: checkpoint.Checkpoints, which: str
         step = int(which)
     if step is None:
         known = ", ".join(map(str, steps))
-        raise ConfigError(f"--checkpoint: {which} is not best, latest or one of {known}")
+        raise ConfigError(f"checkpoint: {which} is not best, latest or one of {known}")
     return step

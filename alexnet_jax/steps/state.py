@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from alexnet_jax.config import OptimizerConfig
 from alexnet_jax.model import initial_variables
+from alexnet_jax.ops import platform
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import optimizer
 from alexnet_jax.steps.setup import Setup
@@ -42,9 +43,10 @@ class TrainState:
 def initial_state(setup: Setup) -> TrainState:
     """Computes the state before the first update (under jit, or abstractly)."""
     config = setup.config
-    params, batch_stats = initial_variables(
-        setup.network, jax.random.key(config.seed), config.image_size
-    )
+    with platform.using(config.kernels):  # init traces a forward pass
+        params, batch_stats = initial_variables(
+            setup.network, jax.random.key(config.seed), config.image_size
+        )
     return state_without_velocity(config.optimizer, params, batch_stats, 0)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import faulthandler
 import pathlib
+import threading
 from collections.abc import Iterator
 
 import jax
@@ -10,6 +11,7 @@ import jax
 from alexnet_jax.parallel import processes
 
 NAME = "native_crash"
+_one_at_a_time = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -21,16 +23,22 @@ def told_of(workdir: pathlib.Path) -> Iterator[None]:
     """
     path = workdir / f"{NAME}.{jax.process_index()}.txt"
     processes.first_does(lambda: _tell(workdir))
+    if not _one_at_a_time.acquire(blocking=False):
+        yield  # faulthandler has one file: another run of this process has it
+        return
     enabled_before = faulthandler.is_enabled()
-    with path.open("w") as file:
-        faulthandler.enable(file)
-        try:
-            yield
-        finally:
-            faulthandler.disable()
-            if enabled_before:
-                faulthandler.enable(2)  # standard error, which a notebook's sys.stderr is not
-    path.unlink(missing_ok=True)
+    try:
+        with path.open("w") as file:
+            faulthandler.enable(file)
+            try:
+                yield
+            finally:
+                faulthandler.disable()
+                if enabled_before:
+                    faulthandler.enable(2)  # standard error, which a notebook's sys.stderr is not
+        path.unlink(missing_ok=True)
+    finally:
+        _one_at_a_time.release()
 
 
 def _tell(workdir: pathlib.Path) -> None:

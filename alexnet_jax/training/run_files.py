@@ -44,11 +44,19 @@ LEFT_FILES = (CONFIG_FILE, DATASET_FILE, "environment.json", "metrics.jsonl", "s
 
 
 def remove_run(workdir: pathlib.Path) -> None:
-    """Removes what a run left in its workdir, and nothing else; config.json last."""
+    """Removes what a run left in its workdir, and nothing else; config.json last.
+
+    Of a folder that is a link, to another disk say, what is in it.
+    """
     for name in LEFT:
-        if (workdir / name).is_dir():
-            shutil.rmtree(workdir / name)
-    for name in (colour.FILE, *reversed(LEFT_FILES)):
+        folder = workdir / name
+        if folder.is_symlink():
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif folder.is_dir():
+            shutil.rmtree(folder)
+    traces = [path.name for path in workdir.glob("native_crash*.txt")]
+    for name in (colour.FILE, *traces, *reversed(LEFT_FILES)):
         (workdir / name).unlink(missing_ok=True)
 
 

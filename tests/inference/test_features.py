@@ -35,10 +35,10 @@ def test_fc8_of_a_split_is_the_logits_and_fc7_what_they_are_made_of(run):
         reader.read(np.array([i]), image)
         alone = np.asarray(features.activations(network, "fc7")(image))[0]
         np.testing.assert_allclose(alone, fc7[i], rtol=1e-4, atol=1e-5)
-    with pytest.raises(ConfigError, match="--layer: fc9 is not known; did you mean fc"):
+    with pytest.raises(ConfigError, match="layer: fc9 is not known; did you mean fc"):
         features.activations(network, "fc9")
     less = {layer: parts for layer, parts in network.params.items() if layer != "fc7"}
-    with pytest.raises(ConfigError, match="--layer: fc7 is not known; did you mean fc"):
+    with pytest.raises(ConfigError, match="layer: fc7 is not known; did you mean fc"):
         features.activations(dataclasses.replace(network, params=less), "fc7")
 
 

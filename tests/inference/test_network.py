@@ -2,9 +2,11 @@
 
 import doctest
 import importlib
+import inspect
 import io
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,13 +44,63 @@ def test_examples_are_true(run, photograph, module, monkeypatch):
 
 
 def test_every_public_function_has_an_example():
+    found = [inference.Network.predict, inference.Network.evaluate, inference.Network.features]
     for module in (inference.network, images, pictures):
-        for name, value in vars(module).items():
-            own = getattr(value, "__module__", "") == module.__name__
-            if own and not name.startswith("_") and callable(value):
-                parts = [value.predict, value.evaluate, value.features] if name == "Network" else []
-                for one in parts or ([value] if "squares load" in name else []):
-                    assert ">>>" in one.__doc__, name
+        found += [
+            value
+            for name, value in vars(module).items()
+            if inspect.isfunction(value)
+            and value.__module__ == module.__name__
+            and not name.startswith("_")
+        ]
+    assert len(found) > 9
+    assert not [one.__name__ for one in found if ">>>" not in (one.__doc__ or "")]
+
+
+@pytest.mark.parametrize("kind", ["jax", "strings"])
+def test_arrays_of_other_kinds(network, photograph, kind):
+    """What jax.Array iterates over is its rows: it is one image all the same."""
+    pixels = np.asarray(Image.open(photograph))
+    given = jnp.asarray(pixels) if kind == "jax" else np.array([str(photograph)])
+    [got], [want] = network.predict(given), network.predict(pixels)
+    np.testing.assert_array_equal(got.probabilities, want.probabilities)
+
+
+def test_sixteen_bits_are_read_as_from_a_file(network, tmp_path):
+    deep = np.random.default_rng(0).integers(0, 2**16, (90, 71), dtype=np.uint16)
+    path = tmp_path / "deep.png"
+    Image.fromarray(deep).save(path)
+    [opened], [read] = network.predict(Image.open(path)), network.predict(path)
+    np.testing.assert_allclose(opened.probabilities, read.probabilities, atol=1e-6)
+
+
+def test_a_photograph_cut_short_is_named(network, tmp_path, photograph):
+    path = tmp_path / "short.jpg"
+    Image.open(photograph).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes()[:900])
+    short = pytest.raises(DataError, match="image 0: is not a readable image, or it is cut short")
+    with Image.open(path) as opened, short:
+        network.predict(opened)
+
+
+def test_a_cell_that_ends_with_it_shows_one_line(network):
+    assert repr(network).startswith("<Network of ") and len(repr(network)) < 200
+
+
+def test_a_layer_is_compiled_once(network, photograph):
+    network.features(photograph, "fc6")
+    compiled = network._programs["fc6"]
+    network.features(photograph, "fc6")
+    assert network._programs["fc6"] is compiled
+
+
+def test_an_interrupted_prediction_is_one_line(network, photograph, monkeypatch):
+    def interrupted(image):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(network._programs, 1, interrupted)
+    with pytest.raises(train.Interrupted, match="predict was interrupted; call it again"):
+        network.predict(photograph, views=1)
 
 
 def test_the_same_photograph_however_it_is_given(network, photograph):

@@ -40,7 +40,7 @@ def test_the_command_agrees_with_the_run_and_with_single_images(run):
     done = evaluate(run, "--views=1", "--checkpoint=latest", f"--predictions={path}")
     assert done.returncode == 0, done.stderr
     assert f"top-1 error {100 * summary['top1_error']:.2f} %" in done.stdout
-    rows = list(csv.DictReader(path.open()))
+    rows = list(csv.DictReader(path.read_text().splitlines()))
     assert len(rows) == 14
     config = small.config(root / "set")
     reader = ImageReader(open_dataset(config).open("val"), 71)
@@ -53,7 +53,11 @@ def test_the_command_agrees_with_the_run_and_with_single_images(run):
         p = network.predict(image[i], views=1)[0].probabilities
         assert row["class_1"] == ("dark", "light")[p.argmax()]
         assert float(row["probability_1"]) == pytest.approx(p.max(), rel=1e-4)
-    table = list(csv.DictReader((root / "w" / "plots" / "class_errors_val_1_view.csv").open()))
+    table = list(
+        csv.DictReader(
+            (root / "w" / "plots" / "class_errors_val_1_view.csv").read_text().splitlines()
+        )
+    )
     assert [row["class"] for row in table] == ["dark", "light"]
     assert sum(int(row["images"]) for row in table) == 14
     assert (root / "w" / "plots" / "confusions_val_1_view.png").stat().st_size > 5_000
@@ -97,7 +101,7 @@ def test_another_data_set_s_classes_are_known_by_their_names(run, tmp_path):
 def test_mistakes_are_one_line(run):
     wrong = {
         "did you mean val": "--split=vla",
-        "--checkpoint: 99 is not best, latest or one of": "--checkpoint=99",
+        "checkpoint: 99 is not best, latest or one of": "--checkpoint=99",
         "No such file": "--label_order=nowhere.txt",
         "there is no folder": "--dataset=./nowhere",
         "val: what is that": "val",
@@ -172,7 +176,7 @@ def test_a_submission_has_five_labels_a_line_in_the_judges_order(tmp_path):
     order = ["elk", "ant", "sea bee", "cat", "dog", "fox"]
     numbers = predictions.label_numbers(names, 5, order)
     assert written(numbers) == "2 3 4 5 1\n1 5 4 3 2\n"
-    with pytest.raises(ConfigError, match=r"--label_order: does not name elk \(1 are missing\)"):
+    with pytest.raises(ConfigError, match=r"label_order: does not name elk \(1 are missing\)"):
         predictions.label_numbers(names, 5, names[:4])
     with pytest.raises(ConfigError, match=r"does not name class 5 \(1 are missing\)"):
         predictions.label_numbers(names, 6, names)

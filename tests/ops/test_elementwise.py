@@ -6,11 +6,11 @@ import textbook
 from jax import lax
 from x64 import enable_x64
 
-from alexnet_jax.feed import resident
 from alexnet_jax.ops import (
     compilation,
     convolution,
     elementwise,
+    gather,
     matmul,
     matmul_cpu,
     onednn,
@@ -144,8 +144,8 @@ def test_each_platforms_way_is_the_other_s(rng):
     for one, other in zip(here, there, strict=True):
         np.testing.assert_allclose(one, other, 1e-5)
     images, index = jnp.arange(5 * 12).reshape(5, 2, 2, 3), jnp.array([4, 0, 0, 2])
-    np.testing.assert_array_equal(resident._copied(images, index), images[index])
-    np.testing.assert_array_equal(resident._gathered(images, index), images[index])
+    np.testing.assert_array_equal(gather._copied(images, index), images[index])
+    np.testing.assert_array_equal(gather._gathered(images, index), images[index])
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 1024), (128, 1024), (32, 8)])

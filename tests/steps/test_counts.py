@@ -70,7 +70,7 @@ def test_the_counts_are_of_every_pinned_version():
 def test_products_in_loops_are_as_fast_as_others(loop, monkeypatch):
     """Every convolution has the order of dimensions that XLA's CPU compiler multiplies fast.
 
-    It brings them there by itself, but not in loops (see `convolution._cpu_gradients`).
+    It brings them there by itself, but not in loops (see `convolution_cpu.conv`).
     """
     monkeypatch.setattr(onednn, "available", lambda: False)
     config = small.config(pathlib.Path())

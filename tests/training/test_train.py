@@ -28,6 +28,7 @@ from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.data.types import DataError
 from alexnet_jax.feed import choice, resident
 from alexnet_jax.feed import host as host_feed
 from alexnet_jax.feed.host import HostBatches
@@ -468,6 +469,10 @@ def test_two_runs_in_one_process_and_one_begun_anew(folder, tmp_path):
     kept.write_text("mine")
     with pytest.raises(ConfigError, match="holds another run"):
         train.train(other, tmp_path / "a")
+    wrong = dataclasses.replace(other, dataset=str(tmp_path / "nowhere"))
+    with pytest.raises(DataError):
+        train.train(wrong, tmp_path / "a", overwrite=True)
+    assert trained.load(tmp_path / "a", which="latest").step == 2  # nothing was removed
     assert train.train(other, tmp_path / "a", overwrite=True)["step"] == 2
     rows = [small.rows(tmp_path / name) for name in ("a", "b")]
     assert rows[0] == rows[1]
