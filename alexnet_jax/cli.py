@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from absl import logging as absl_logging
 
-from alexnet_jax.errors import Interrupted, UserError
+from alexnet_jax.errors import UserError
 
 
 def print_any_name() -> None:
@@ -28,10 +28,6 @@ def errors_as_one_line() -> Iterator[None]:
 
     try:
         yield
-    except Interrupted as error:
-        if jax.process_index() == 0:
-            print(error, flush=True)
-        sys.exit(error.code)
     except KeyboardInterrupt:
         sys.exit(130)
     except (UserError, OSError) as error:

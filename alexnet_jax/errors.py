@@ -1,8 +1,10 @@
 """Errors that a person can act on, and the nearest right name for a misspelt one."""
 
+import builtins
 import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 
 class OneLine(BaseException):
@@ -19,21 +21,48 @@ class UserError(OneLine, Exception):
     """
 
 
-class Interrupted(OneLine, KeyboardInterrupt):
+class Interrupted(OneLine):
     """A signal ended the work; what was done is saved, and the same call goes on.
+
+    A script ends with `code`, for it is a SystemExit there. A notebook answers those with advice on
+    how to leave it, so that a cell ends with a KeyboardInterrupt, shown as one line.
 
     Attributes:
       code: that a command ends with.
     """
+
+    code: int
+
+    def __new__(cls, message: str, code: int = 130) -> "Interrupted":
+        """Makes the kind that suits where it is raised."""
+        kind: Any = cls
+        if cls is Interrupted:
+            kind = _InterruptedCell if in_notebook() else _InterruptedScript
+        return super().__new__(kind, message)
 
     def __init__(self, message: str, code: int = 130) -> None:
         super().__init__(message)
         self.code = code
 
 
+class _InterruptedScript(Interrupted, SystemExit):
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class _InterruptedCell(Interrupted, KeyboardInterrupt):
+    def _render_traceback_(self) -> list[str]:
+        return [f"Interrupted: {self}"]
+
+
+def in_notebook() -> bool:
+    """Does IPython run this, as in a notebook?"""
+    return hasattr(builtins, "__IPYTHON__")
+
+
 @contextlib.contextmanager
 def interruptible(what: str) -> Iterator[None]:
-    """Makes of a KeyboardInterrupt in work that leaves nothing half done one line.
+    """Makes one line of a KeyboardInterrupt in a cell whose work leaves nothing half done.
 
     Args:
       what: is done; named in the line.
@@ -43,6 +72,8 @@ def interruptible(what: str) -> Iterator[None]:
     except Interrupted:
         raise
     except KeyboardInterrupt:
+        if not in_notebook():
+            raise
         raise Interrupted(f"{what} was interrupted; call it again") from None
 
 

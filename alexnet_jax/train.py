@@ -97,7 +97,8 @@ def train(
       ConfigError: a field that cannot be used, or that differs from the run in `workdir`.
       DataError: a data set, split or image that cannot be used.
       NonFiniteError: the loss became NaN or Inf.
-      Interrupted: SIGINT or SIGTERM; the run was saved. A KeyboardInterrupt.
+      Interrupted: SIGINT or SIGTERM; the run was saved. A SystemExit, but a
+        KeyboardInterrupt in a notebook.
       ProcessesError: what ended the first of several processes.
 
     >>> config = small_config()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Lints, type-checks and tests: bash launch/test.sh [pytest's arguments]
-#   --matrix    a part of the tests with the lowest versions that pyproject.toml allows, with the
-#               pinned ones, and with the newest, by each Python that is here
+#   --matrix    a part of the tests with the lowest versions that pyproject.toml allows, with those
+#               of Colab, with the pinned ones, and with the newest, by each Python that is here
 #   --lowest    the lowest versions alone
 #   --release   everything: every case of every family, and the matrix
 # Tests that are long or start processes are left out; with -m "not exhaustive" they run too, and
@@ -40,8 +40,15 @@ PYTHON
   part_of_tests lowest "$venv/bin/python" "${pins[@]}"
 }
 
+colab() {  # what a notebook there has (August 2026)
+  python_is_supported python3.13 || return 0
+  part_of_tests colab python3.13 jax==0.7.2 flax==0.11.2 orbax-checkpoint==0.12.4 numpy==2.1.3 \
+    grain==0.2.18 ".[dev]"
+}
+
 matrix() {
   lowest
+  colab
   local python
   for python in python3.11 python3.12 python3.13 python3.14; do
     python_is_supported "$python" || continue

@@ -55,11 +55,12 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
       DamagedFileError: it is missing or not whole.
     """
     try:
-        arrays = np.load(path, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError("one array, not several")
-        with arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise ValueError("one array, not several")
+            with arrays:
+                return {name: arrays[name] for name in arrays.files}
     except (
         OSError,
         ValueError,

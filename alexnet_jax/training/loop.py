@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from alexnet_jax.errors import Interrupted, UserError
+from alexnet_jax.errors import Interrupted, UserError, in_notebook
 from alexnet_jax.feed.protocol import Dispatches
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.parallel import mesh as meshes
@@ -118,10 +118,10 @@ class Loop:
                     self.clock.restart()
                 if stops and not last:
                     run.checkpoints.wait()
-                    raise Interrupted(
-                        f"stopped and saved after step {at:,}; run again to go on",
-                        128 + (self.signals.received or signal.SIGTERM),
-                    )
+                    told = f"stopped and saved after step {at:,}; run again to go on"
+                    if not in_notebook():  # which shows the exception's line
+                        self.progress.say(told)
+                    raise Interrupted(told, 128 + (self.signals.received or signal.SIGTERM))
         run.checkpoints.wait()
         return result
 

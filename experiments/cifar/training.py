@@ -191,7 +191,9 @@ class Results:
 
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
-        self.rows = [json.loads(line) for line in path.open()] if path.exists() else []
+        self.rows = (
+            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        )
 
     def find(self, **key: Any) -> dict[str, Any] | None:
         """Returns the run with these fields."""

@@ -1,7 +1,7 @@
 """Where the recipes differ, from the recipes themselves: python -m experiments.fidelity.deviations
 
-With --write=README.md it replaces the table between that file's `deviations` marks. The numbers
-are those of the list of differences between the paper and the authors' code, run #145.
+With --write=experiments/fidelity/README.md it replaces the table between that page's marks. The
+numbers are those of the list of differences between the paper and the authors' code, run #145.
 """
 
 import pathlib

@@ -7,13 +7,13 @@ import pytest
 from alexnet_jax import configs
 from experiments.fidelity import deviations
 
-README = pathlib.Path(__file__).parents[2] / "README.md"
+README = pathlib.Path(__file__).parents[2] / "experiments" / "fidelity" / "README.md"
 
 
 def test_the_readme_has_the_table_of_the_recipes():
     text = README.read_text()
     assert deviations.replaced(text) == text, (
-        "run python -m experiments.fidelity.deviations --write=README.md"
+        "run python -m experiments.fidelity.deviations --write=experiments/fidelity/README.md"
     )
     with pytest.raises(ValueError, match="no table between"):
         deviations.replaced("")

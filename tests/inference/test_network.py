@@ -1,5 +1,6 @@
 """The Python face: a run's network, used as a notebook uses it."""
 
+import builtins
 import doctest
 import importlib
 import inspect
@@ -99,6 +100,9 @@ def test_an_interrupted_prediction_is_one_line(network, photograph, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setitem(network._programs, 1, interrupted)
+    with pytest.raises(KeyboardInterrupt):  # a script's own affair
+        network.predict(photograph, views=1)
+    monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)
     with pytest.raises(train.Interrupted, match="predict was interrupted; call it again"):
         network.predict(photograph, views=1)
 
@@ -192,5 +196,5 @@ def test_a_figure_is_shown_and_saved(network, tmp_path):
 
 def test_errors_are_a_line_in_a_notebook():
     """IPython asks an exception how it is to be shown."""
-    for kind in (ConfigError, DataError, train.Interrupted):
+    for kind in (ConfigError, DataError):
         assert kind("wrong")._render_traceback_() == [f"{kind.__name__}: wrong"]

@@ -1,5 +1,6 @@
 """Whole runs of the smallest network."""
 
+import builtins
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -486,7 +487,13 @@ def test_a_run_in_another_thread_has_no_trouble_with_signals(folder, tmp_path):
         assert pool.submit(train.train, config, tmp_path).result()["step"] == 2
 
 
-def test_an_interrupted_cell_ends_with_one_line_and_goes_on(folder, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("where", ["notebook", "script"])
+def test_an_interrupted_run_ends_as_it_should_and_goes_on(
+    folder, tmp_path, monkeypatch, caplog, capsys, where
+):
+    """A cell with one line; a script with the signal's code, and the line before."""
+    if where == "notebook":
+        monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)
     config = small.config(folder)
     config.num_steps, config.optimizer.schedule.kind = 6, "constant"
     write = writers.MetricsFile.write
@@ -499,9 +506,14 @@ def test_an_interrupted_cell_ends_with_one_line_and_goes_on(folder, tmp_path, mo
     monkeypatch.setattr(writers.MetricsFile, "write", interrupting)
     with pytest.raises(train.Interrupted) as raised:
         train.train(config, tmp_path / "w")
-    [line] = raised.value._render_traceback_()
-    assert re.fullmatch(r"Interrupted: stopped and saved after step \d+; run again to go on", line)
+    line = r"stopped and saved after step \d+; run again to go on"
+    assert re.fullmatch(line, str(raised.value))
     assert raised.value.code == 128 + signal.SIGINT
+    kind = KeyboardInterrupt if where == "notebook" else SystemExit
+    assert isinstance(raised.value, kind)
+    assert len(re.findall(line, capsys.readouterr().out)) == (where == "script")
+    if where == "notebook":
+        assert raised.value._render_traceback_() == [f"Interrupted: {raised.value}"]
     monkeypatch.undo()
     assert train.train(config, tmp_path / "w")["step"] == 6
     train.train(config, tmp_path / "whole")
