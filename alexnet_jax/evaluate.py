@@ -17,15 +17,12 @@ from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.data.words import spoken
 from alexnet_jax.feed.host import HostBatches
-from alexnet_jax.figures import class_errors as figure
-from alexnet_jax.inference import trained
+from alexnet_jax.inference import pictures, trained
 from alexnet_jax.inference.predictions import (
     BEST,
     Predictions,
     class_errors,
-    confusions,
     label_numbers,
     predict_split,
     write_predictions,
@@ -186,9 +183,7 @@ def _draw(found: Predictions, network: TrainedNetwork, workdir: pathlib.Path, na
     rows = class_errors(found, network)
     table = workdir / "plots" / f"class_errors_{name}.csv"
     picture = workdir / "plots" / f"confusions_{name}.png"
-    said = [row | {name: spoken(row[name]) for name in ("class", "taken_for")} for row in rows]
-    pairs = [(spoken(own), spoken(other), n) for own, other, n in confusions(found, network)]
-    figure.draw(said, pairs).save(picture)
+    pictures.draw_errors(network, found).save(picture)
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

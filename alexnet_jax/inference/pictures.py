@@ -14,6 +14,7 @@ from alexnet_jax.config import ConfigError
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.words import spoken
 from alexnet_jax.figures import answers as answers_figure
+from alexnet_jax.figures import class_errors as class_errors_figure
 from alexnet_jax.figures import confusion as confusion_figure
 from alexnet_jax.figures import curves as curves_figure
 from alexnet_jax.figures import kernels as kernels_figure
@@ -22,6 +23,7 @@ from alexnet_jax.figures.picture import Picture
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.inference import features, predictions
 from alexnet_jax.inference.network import Network
+from alexnet_jax.inference.trained import TrainedNetwork
 from alexnet_jax.training.writers import read_rows
 
 
@@ -137,11 +139,8 @@ def confusion(network: Network, split: str = "", views: int = 10) -> Picture:
     >>> confusion(network, views=1)
     <Picture size 588x468 with 2 Axes>
     """
-    _, split = network.source(split)
-    found = predictions.predict_split([network], split, views)
+    found, split = _labelled(network, split, views)
     counted = found.counted
-    if not counted.any():
-        raise ConfigError(f"split: {split} has no labels")
     taken_for = found.classes[counted, 0]
     classes = max(len(network.class_names), int(taken_for.max()) + 1)
     counts = confusion_figure.matrix(found.labels[counted], taken_for, classes)
@@ -149,6 +148,39 @@ def confusion(network: Network, split: str = "", views: int = 10) -> Picture:
     number = "ten views" if views == 10 else "one view"
     error = 100 * found.wrong(1)[counted].mean()
     return confusion_figure.draw(counts, names, f"{split}: top-1 error {error:.2f} %, {number}")
+
+
+def errors_by_class(network: Network, split: str = "", views: int = 10) -> Picture:
+    """Draws the classes that are wrong most often, and the worst confusions.
+
+    Args:
+      network: from `inference.load`.
+      split: or a slice; empty: the run's evaluation split.
+      views: of each image, 1 or 10.
+
+    Raises:
+      ConfigError: a split without labels.
+
+    >>> errors_by_class(network, views=1).axes[0].get_xlabel()
+    '%'
+    """
+    found, _ = _labelled(network, split, views)
+    return draw_errors(network, found)
+
+
+def draw_errors(network: TrainedNetwork, found: predictions.Predictions) -> Picture:
+    """Draws the errors by class of predictions that are there already.
+
+    >>> found = predictions.predict_split([network], "val", 1, progress=False)
+    >>> draw_errors(network, found).axes[0].get_xlabel()
+    '%'
+    """
+    rows = [
+        row | {name: spoken(row[name]) for name in ("class", "taken_for")}
+        for row in predictions.class_errors(found, network)
+    ]
+    pairs = predictions.confusions(found, network)
+    return class_errors_figure.draw(rows, [(spoken(a), spoken(b), n) for a, b, n in pairs])
 
 
 def curves(workdirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Picture:
@@ -170,6 +202,14 @@ def curves(workdirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) 
             raise ConfigError(f"workdir: {folder} has no metrics.jsonl with rows")
         runs[str(folder) if alike else folder.name] = rows
     return curves_figure.draw(runs)
+
+
+def _labelled(network: Network, split: str, views: int) -> tuple[predictions.Predictions, str]:
+    _, split = network.source(split)
+    found = predictions.predict_split([network], split, views)
+    if not found.counted.any():
+        raise ConfigError(f"split: {split} has no labels")
+    return found, split
 
 
 def _conv1(network: Network) -> np.ndarray:
