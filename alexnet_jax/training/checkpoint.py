@@ -18,6 +18,7 @@ class _WithoutRemarks(logging.Filter):
     """Leaves out what Orbax remarks on options that are as they are meant to be."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Says whether a line is to be logged: errors, and whatever is not Orbax's."""
         return record.levelno >= logging.ERROR or "orbax" not in record.pathname
 
 
