@@ -1,5 +1,10 @@
 """python -m alexnet_jax.benchmark MODE: speeds, as a table and with --json=FILE as rows."""
 
+from alexnet_jax.host import signals
+
+signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+
+
 import json
 import os
 import pathlib

@@ -3,12 +3,14 @@
 import contextlib
 import io
 import logging
+import pathlib
 import sys
 from collections.abc import Iterator
 
 from absl import logging as absl_logging
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.host import files
 
 
 def print_any_name() -> None:
@@ -16,6 +18,14 @@ def print_any_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a notebook's is not
             stream.reconfigure(errors="backslashreplace")
+
+
+def line_of(error: Exception) -> str:
+    """Returns what is said of an error; of a full disk also how full it is."""
+    place = getattr(error, "filename", None)
+    if isinstance(error, OSError) and files.is_full(error) and place:
+        return f"{place}: {files.room(pathlib.Path(place))}"
+    return str(error)
 
 
 @contextlib.contextmanager
@@ -31,7 +41,7 @@ def errors_as_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(130)
     except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {line_of(error)}")
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise

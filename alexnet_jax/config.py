@@ -212,6 +212,16 @@ class Config:
     log_every_steps: int = 10
     checkpoint_every_steps: int = 500
     keep_checkpoints: int = 2  # the last ones; the best is kept too
+    # Every so many updates what several devices hold alike is compared, bit for bit; 0: at saves
+    # alone. Of a faulty memory or link nothing else would ever tell.
+    check_replicas_every: int = 0
+    # Every so many updates one is computed twice, by another program, and compared bit for bit; 0:
+    # never. A GPU has to be `deterministic` for it.
+    replay_every: int = 0
+    # Ends a process whose updates stand still for so long, or 20 times a usual one where that is
+    # more; counted from the first finished update. Whoever started it can then start it again.
+    stuck_after_seconds: float = 600.0
+    join_seconds: float = 300.0  # how long a start waits for the other processes
 
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -254,6 +264,8 @@ def _from_dict(cls: type, values: dict[str, Any], prefix: str) -> Any:
         if name not in hints:
             raise ConfigError(unknown(prefix + name, [prefix + known for known in hints]))
         if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{prefix}{name}: {value!r} is not a group of fields")
             value = _from_dict(typing.cast(type, hints[name]), value, f"{prefix}{name}.")
         arguments[name] = _tuples(value)
     return cls(**arguments)

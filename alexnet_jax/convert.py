@@ -5,6 +5,11 @@ workdir, safetensors or torchvision. Nothing in a file is executed, and nothing 
 every tensor has its place.
 """
 
+from alexnet_jax.host import signals
+
+signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+
+
 import pathlib
 import sys
 from typing import Any

@@ -3,6 +3,11 @@
 In a notebook: `alexnet_jax.inference.load(W).predict("photo.jpg")`.
 """
 
+from alexnet_jax.host import signals
+
+signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+
+
 import pathlib
 import sys
 

@@ -4,6 +4,11 @@ python -m alexnet_jax.prepare --dataset=NAME|FOLDER --out=STORE [--encoding=raw|
 python -m alexnet_jax.prepare --verify STORE
 """
 
+from alexnet_jax.host import signals
+
+signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+
+
 import concurrent.futures
 import pathlib
 import shutil

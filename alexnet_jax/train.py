@@ -1,8 +1,11 @@
 """Training: a config and a workdir to a summary."""
 
 import contextlib
+import json
 import os
 import pathlib
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,16 +21,20 @@ from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.feed.protocol import Feeding
 from alexnet_jax.host import files
 from alexnet_jax.host.progress import Progress
+from alexnet_jax.host.signals import Remembered
+from alexnet_jax.host.watchdog import Watchdog
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.parallel import processes
 from alexnet_jax.parallel.schemes import scheme_of
 from alexnet_jax.steps import evaluation, training
+from alexnet_jax.steps.replay import Replay
 from alexnet_jax.steps.setup import IMAGENET_TRAIN, Setup
 from alexnet_jax.steps.state import create_state
 from alexnet_jax.training import checkpoint, crash, report, run_files
-from alexnet_jax.training.loop import Loop, NonFiniteError, Signals
+from alexnet_jax.training.checks import Checks
+from alexnet_jax.training.loop import Loop, NonFiniteError
 from alexnet_jax.training.run import Run
-from alexnet_jax.training.writers import NoWriters, Writers
+from alexnet_jax.training.writers import METRICS, NoWriters, Writers, read_rows
 
 __all__ = ["Interrupted", "NonFiniteError", "compile_train_step", "train"]
 
@@ -96,6 +103,8 @@ def train(
     Raises:
       ConfigError: a field that cannot be used, or that differs from the run in `workdir`.
       DataError: a data set, split or image that cannot be used.
+      CheckpointError: there are checkpoints, and none is whole; or one cannot be saved.
+      ReplicaError: devices do not hold, or do not compute, the same bits.
       NonFiniteError: the loss became NaN or Inf.
       Interrupted: SIGINT or SIGTERM; the run was saved. A SystemExit, but a
         KeyboardInterrupt in a notebook.
@@ -115,11 +124,13 @@ def train(
         if overwrite:
             dataset = _open_dataset(config)  # before anything is removed
             processes.first_does(lambda: run_files.remove_run(folder))
+        processes.first_does(lambda: run_files.refuse_lost_checkpoints(folder))
         checkpoints = held.enter_context(checkpoint.Checkpoints(folder, config.keep_checkpoints))
         held.enter_context(crash.told_of(folder))
-        start = checkpoints.latest_step() or 0
-        processes.same_workdir(folder, start)
-        before = run_files.refuse_changes(folder, config) if start else config
+        begun = checkpoints.steps() or checkpoints.record.newest is not None
+        before = run_files.refuse_changes(folder, config) if begun else config
+        checkpoints.run = run_files.identity(folder, before) if begun else {}
+        start = _resume_point(checkpoints)
         if before.kernels != config.kernels:
             processes.say(
                 f"kernels change from {before.kernels} to {config.kernels}: the last bits change "
@@ -135,7 +146,49 @@ def train(
         processes.first_does(lambda: _describe(config, folder))
         if start and num_train_steps(before, run.num_train) != run.last_step:
             run.say_stretched(num_train_steps(before, run.num_train))
-        return run.finish(start) if start == run.last_step else _train(run, start)
+        if start < run.last_step:
+            return _train(run, start)
+        return run.finish(start) if _is_evaluated(run, start) else _evaluate_last(run, start)
+
+
+def _resume_point(checkpoints: checkpoint.Checkpoints) -> int:
+    """Returns the step to go on from, 0 for none, and moves aside what is damaged.
+
+    Raises:
+      CheckpointError: there are checkpoints, and none is whole.
+      ProcessesError: processes do not see the same checkpoints.
+    """
+
+    def find() -> None:
+        step, wrong = checkpoints.newest_whole()
+        for at, why in sorted(wrong.items()):
+            told = f"{checkpoints.path / str(at)}: {why}"
+            if at in checkpoints.steps():
+                told += f"; it is kept as {checkpoints.set_aside(at).name}"
+            print(f"warning: {told}; going on from step {step:,}", file=sys.stderr, flush=True)
+        checkpoints.begin_after(step)
+
+    processes.first_does(find)
+    start = (checkpoints.steps() or [0])[-1]
+    processes.same_workdir(checkpoints.workdir, start)
+    if start and checkpoints.newest_seal() is None:
+        processes.say(f"{checkpoints.path / str(start)} has no digests (older code); none compared")
+    return start
+
+
+def _is_evaluated(run: Run, step: int) -> bool:
+    """Does metrics.jsonl have the rows that end a run?"""
+    own: list[int] = []
+
+    def find() -> None:
+        for row in read_rows(run.workdir / METRICS):
+            if row["step"] == step and row["split"] == run.eval_split:
+                own.append(row.get("views", 1))
+
+    processes.first_does(find)
+    views = json.loads(processes.told_by_all(json.dumps(own))[0])
+    # Older code wrote the rows first.
+    return run.checkpoints.newest_seal() is None or {1, run.config.eval_views} <= set(views)
 
 
 def _open_dataset(config: Config) -> Dataset:
@@ -153,10 +206,26 @@ def _open_dataset(config: Config) -> Dataset:
     return dataset
 
 
-def _writers(workdir: pathlib.Path, start: int) -> Writers | NoWriters:
+@contextlib.contextmanager
+def _loop(
+    run: Run, start: int, update: jax.stages.Compiled | None, checks: Checks | None
+) -> Iterator[Loop]:
+    """Opens what the hot loop writes to, and lets it decide when signals end it."""
+    sealed = run.checkpoints.newest_seal() if start else None
     opened: list[Writers] = []
-    processes.first_does(lambda: opened.append(Writers(workdir, start)))
-    return opened[0] if opened else NoWriters()
+    processes.first_does(
+        lambda: opened.append(Writers(run.workdir, start, sealed.rows if sealed else None))
+    )
+    silent = not processes.is_first()
+    trace = run.workdir / f"stuck.{jax.process_index()}.txt"
+    with (
+        opened[0] if opened else NoWriters() as writers,
+        Progress("train", start, run.last_step, "step", silent) as progress,
+        Remembered() as signals,
+        Watchdog(run.config.stuck_after_seconds, trace, processes.tell_stuck) as watchdog,
+        jax.transfer_guard("disallow"),
+    ):
+        yield Loop(run, update, writers, progress, signals, checks, watchdog)
 
 
 def _describe(config: Config, folder: pathlib.Path) -> None:
@@ -171,6 +240,8 @@ def _train(run: Run, start: int) -> dict[str, Any]:
     feed = run.train_feed
     _ = run.eval_feed  # what cannot be used is known before the first step
     processes.say(f"feed      {run.describe_feed()}")
+    replay = Replay(run.setup, feed.feeding) if config.replay_every else None
+    checks = Checks(config, run.checkpoints.prepare(run.abstract), replay)
     update = training.compile_train_step(run.setup, feed.feeding)
     rate = report.expected_rate(update, run.abstract, feed.sample(), config.batch_size)
     processes.say(f"expected  about {rate:,.0f} images/s")
@@ -179,16 +250,20 @@ def _train(run: Run, start: int) -> dict[str, Any]:
         processes.say(f"continuing {run.workdir} after step {start:,}")
     else:
         state = create_state(run.setup)
-    with (
-        _writers(run.workdir, start) as writers,
-        Progress("train", start, run.last_step, "step", not processes.is_first()) as progress,
-        Signals() as signals,
-        jax.transfer_guard("disallow"),
-    ):
-        loop = Loop(run, update, writers, progress, signals)
+    with _loop(run, start, update, checks) as loop:
         try:
             last = loop.run(state, start)
         finally:
             for message in feed.bad_images:
                 print(f"skipped: {message}", flush=True)  # whichever process read it
+    return run.summarise(last)
+
+
+def _evaluate_last(run: Run, start: int) -> dict[str, Any]:
+    """Ends a run that was stopped between its last save and the evaluation of it."""
+    processes.say(f"{run.workdir} is trained to step {start:,}; evaluating it")
+    state = run.checkpoints.restore(start, run.abstract)
+    with _loop(run, start, None, None) as loop:
+        _, last = loop.evaluate_if_due(state, start)
+        loop.wait_for_save()
     return run.summarise(last)

@@ -11,6 +11,11 @@ features     a layer's activations of every image of a split, as FILE.npz
 In a notebook the same are functions of `alexnet_jax.inference.pictures`.
 """
 
+from alexnet_jax.host import signals
+
+signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+
+
 import pathlib
 import sys
 from collections.abc import Callable

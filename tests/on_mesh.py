@@ -99,3 +99,20 @@ def follow(config: Config, steps: int, classes: int = 13) -> tuple[list[float], 
 def apart(a: np.ndarray, b: np.ndarray) -> float:
     """Norm of the difference over the norm."""
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-30))
+
+
+def flipped(array: jax.Array, device: jax.Device) -> jax.Array:
+    """An array whose copy on one device has another bit."""
+    parts = []
+    for shard in array.addressable_shards:
+        own = np.array(shard.data)
+        if shard.device == device:
+            own.reshape(-1).view(np.uint32)[-1] ^= 1 << 7
+        parts.append(jax.device_put(own, shard.device))
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, parts)
+
+
+def corrupted(own: state.TrainState, layer: str, device: jax.Device) -> state.TrainState:
+    params = {name: dict(leaves) for name, leaves in own.params.items()}
+    params[layer]["kernel"] = flipped(params[layer]["kernel"], device)
+    return own.replace(params=params)

@@ -1,7 +1,7 @@
 """Trains a config in a process of its own, and ends it with a signal at a given point.
 
-run_and_die.py CONFIG.json WORKDIR "step 3" | "save 2" | "committing 2" | "evaluate 3" | "row 3"
-    | "signal 15 2" | ""
+run_and_die.py CONFIG.json WORKDIR "step 3" | "save 2" | "committing 2" | "sealing 2"
+    | "sealed 2" | "evaluate 3" | "row 3" | "signal 15 2" | ""
 """
 
 import os
@@ -15,7 +15,7 @@ from alexnet_jax import train  # noqa: E402
 from alexnet_jax.config import from_json  # noqa: E402
 from alexnet_jax.feed import host as host_feed  # noqa: E402
 from alexnet_jax.feed import resident  # noqa: E402
-from alexnet_jax.training import checkpoint, run, writers  # noqa: E402
+from alexnet_jax.training import checkpoint, run, seal, writers  # noqa: E402
 
 
 def end() -> None:
@@ -27,7 +27,7 @@ def arm(point: str) -> None:
     kind, *numbers = point.split()
     at = int(numbers[-1])
     save, evaluate = checkpoint.Checkpoints.save, run.Run.evaluate
-    write = writers.MetricsFile.write
+    write, seal_it = writers.MetricsFile.write, seal.write
 
     def dying(training):  # noqa: ANN001, ANN202
         def feed(self, dispatches, stop):  # noqa: ANN001, ANN202
@@ -41,15 +41,22 @@ def arm(point: str) -> None:
 
         return feed
 
-    def dying_save(self, step, state, evaluation):  # noqa: ANN001, ANN202
+    def dying_save(self, step, state, rows):  # noqa: ANN001, ANN202
         if kind == "save" and step == at:
             end()
-        save(self, step, state, evaluation)
+        save(self, step, state, rows)
         if kind == "committing" and step == at:
             end()  # the write in the background is under way
 
-    def dying_evaluate(self, state, views, progress):  # noqa: ANN001, ANN202
-        row = evaluate(self, state, views, progress)
+    def dying_seal(folder, step, *known):  # noqa: ANN001, ANN202
+        if kind == "sealing" and step == at:
+            end()  # Orbax is done
+        seal_it(folder, step, *known)
+        if kind == "sealed" and step == at:
+            end()  # it has not got its name
+
+    def dying_evaluate(self, state, views, progress, stop):  # noqa: ANN001, ANN202
+        row = evaluate(self, state, views, progress, stop)
         if kind == "evaluate" and row["step"] == at:
             end()
         return row
@@ -64,6 +71,7 @@ def arm(point: str) -> None:
     host_feed.HostFeed.training = dying(host_feed.HostFeed.training)
     resident.ResidentFeed.training = dying(resident.ResidentFeed.training)
     checkpoint.Checkpoints.save = dying_save
+    seal.write = dying_seal
     run.Run.evaluate = dying_evaluate
     writers.MetricsFile.write = dying_write
 

@@ -9,14 +9,23 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "alexnet_jax"
 FILES = {
-    *("__init__.py", "benchmark.py", "cli.py", "config.py", "convert.py", "errors.py"),
+    *(
+        "__init__.py",
+        "benchmark.py",
+        "checkpoints.py",
+        "cli.py",
+        "config.py",
+        "convert.py",
+        "errors.py",
+    ),
     *("evaluate.py", "main.py", "model.py", "predict.py", "prepare.py", "train.py", "visualize.py"),
 }
 # The lowest first: a room imports from those before it in this list, never from those after.
 ROOMS = [
     ("errors",),
-    ("config", "cli"),
+    ("config",),
     ("host",),
+    ("cli",),
     ("data",),  # without jax
     ("parallel",),
     ("configs",),
@@ -31,7 +40,7 @@ ROOMS = [
     ("inference",),
     ("weights",),
     ("benchmarks",),
-    ("main", "evaluate", "predict", "prepare", "convert", "visualize", "benchmark"),
+    ("main", "checkpoints", "evaluate", "predict", "prepare", "convert", "visualize", "benchmark"),
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 

@@ -89,11 +89,11 @@ class HostFeed:
         positions = training_positions(self._config.seed, order, self.count)
         return self._put(positions, range(dispatches.first, dispatches.last + 1), stop)
 
-    def evaluation(self) -> Generator[Fed]:
+    def evaluation(self, stop: Callable[[], bool] = lambda: False) -> Generator[Fed]:
         """Yields every image once; the tail is masked."""
         size = self.feeding.batch_size
         positions = evaluation_positions(size, self.count)
-        return self._put(positions, evaluation_batches(size, self.count), lambda: False)
+        return self._put(positions, evaluation_batches(size, self.count), stop)
 
     def describe(self) -> str:
         """Says how the images come."""

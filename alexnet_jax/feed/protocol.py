@@ -72,7 +72,8 @@ class Feeding(Protocol):
         ...
 
     def evaluation(self, fed: Fed) -> DeviceBatch:
-        """Returns the device's rows of an evaluation batch: `image`, `label`, `mask`, `bad`."""
+        """Returns the device's rows of an evaluation batch: `image`, `label`, `mask`, `bad`, and
+        `stop`."""
         ...
 
 
@@ -100,8 +101,12 @@ class Feed(Protocol):
         """
         ...
 
-    def evaluation(self) -> Generator[Fed]:
-        """Yields what evaluation steps over the whole split are fed with."""
+    def evaluation(self, stop: Callable[[], bool] = lambda: False) -> Generator[Fed]:
+        """Yields what evaluation steps over the whole split are fed with.
+
+        Args:
+          stop: asked before each: was this process told to end?
+        """
         ...
 
     def sample(self) -> Fed:

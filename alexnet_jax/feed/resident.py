@@ -115,7 +115,7 @@ class ResidentSplit:
         batch = self._known(fed, self._own(index))
         inside = self._own(inside)
         batch = batch | {"mask": batch["mask"] * inside, "bad": batch["bad"] * inside}
-        return batch | {"image": self._images(fed["image"], index)}
+        return batch | {"image": self._images(fed["image"], index), "stop": fed["stop"]}
 
     def _places(self, ordered: bool = True) -> jax.Array:
         """Places in the global batch, of the rows of this device and of those it exchanges with.
@@ -226,10 +226,12 @@ class ResidentFeed:
                     drawn = thread.submit(self._orders, start + orders - 1)
                 yield self._fed | {"stop": told if stop() else go, "steps": counted(len(updates))}
 
-    def evaluation(self) -> Generator[Fed]:
+    def evaluation(self, stop: Callable[[], bool] = lambda: False) -> Generator[Fed]:
         """Yields the same arrays with the number of each batch."""
+        go, told = (self._flags(value) for value in (0, 1))
         for number in evaluation_batches(self.feeding.batch_size, self.count):
-            yield self._fed | {"number": self._everywhere(np.int32(number))}
+            flags = {"stop": told if stop() else go}
+            yield self._fed | flags | {"number": self._everywhere(np.int32(number))}
 
     def describe(self) -> str:
         """Says where the images are."""

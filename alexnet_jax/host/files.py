@@ -4,11 +4,15 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
+import os
 import pathlib
+import shutil
 import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -27,19 +31,81 @@ class DamagedFileError(ValueError):
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
-    """Writes a small file in one step: it holds either the old text or the new."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    with named(path):
-        temporary.write_text(text)
-        temporary.replace(path)
+    """Writes a small file in one step: it holds either the old text or the new, on the disk."""
+    replace_bytes(path, text.encode())
 
 
 def replace_bytes(path: pathlib.Path, data: bytes) -> None:
     """Writes a file in one step, as `replace_text` does."""
     temporary = path.with_suffix(path.suffix + ".tmp")
     with named(path):
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Returns when what was made, renamed or removed in a folder is on the disk."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS, errno.EBADF):  # disks that cannot
+            raise
+    finally:
+        os.close(opened)
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def is_full(error: BaseException) -> bool:
+    """Does an error say that a disk, a quota or the size of a file is at its limit?"""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    told = str(error)  # of TensorStore, which raises ValueError
+    return any(text in told for text in (os.strerror(number) for number in FULL))
+
+
+def room(folder: pathlib.Path) -> str:
+    """Says how much the disk of a path still takes."""
+    while not folder.exists():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    return f"no space left: {usage.free / 2**20:,.0f} MiB of {usage.total / 2**20:,.0f} are free"
+
+
+def drop_cached(folder: pathlib.Path) -> None:
+    """Puts a folder's files on the disk, and lets what is read of them next come from there."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                if hasattr(os, "posix_fadvise"):  # not on a Mac
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the object of a JSON file.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedFileError: it is empty, cut short, no text, or no object.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path}: is no JSON ({_first_line(error)})") from error
+    if not isinstance(found, dict):
+        raise DamagedFileError(f"{path}: holds {type(found).__name__}, not an object")
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def sha256(path: pathlib.Path) -> str:
@@ -69,8 +135,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedFileError(f"{path}: cannot be read ({reason})") from error
+        raise DamagedFileError(f"{path}: cannot be read ({_first_line(error)})") from error
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import functools
 import pathlib
 from typing import Any
 
-from alexnet_jax.config import Config, ConfigError, MeshConfig
+from alexnet_jax.config import Config, MeshConfig
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
@@ -84,27 +84,14 @@ def load(
 
     Raises:
       ConfigError: not the workdir of a run, or without that checkpoint.
-      CheckpointError: the checkpoint is damaged.
+      CheckpointError: it is damaged; where best or latest was asked for, every other is too.
     """
     config = run_files.read_config(workdir)
     config.mesh = dataclasses.replace(mesh)
     names = run_files.read_class_names(workdir)
     statistics = run_files.read_statistics(workdir)
     setup = Setup.of(config, config.num_classes or len(names), statistics=statistics)
-    with checkpoint.Checkpoints(workdir, 1, read_only=True) as checkpoints:
-        step = _step(workdir, checkpoints, which)
-        state = checkpoints.restore(step, abstract_state(setup))
+    stored = checkpoint.Stored(workdir, run_files.identity(workdir, config))
+    step = stored.choose(which)
+    state = stored.restore(step, abstract_state(setup))
     return TrainedNetwork(setup, names, step, state.weights)
-
-
-def _step(workdir: pathlib.Path, checkpoints: checkpoint.Checkpoints, which: str) -> int:
-    steps = checkpoints.all_steps()
-    if not steps:
-        raise ConfigError(f"{workdir} has no checkpoint yet; train first")
-    step = {"best": checkpoints.best_step(), "latest": steps[-1]}.get(which)
-    if step is None and which.isdigit() and int(which) in steps:
-        step = int(which)
-    if step is None:
-        known = ", ".join(map(str, steps))
-        raise ConfigError(f"checkpoint: {which} is not best, latest or one of {known}")
-    return step

@@ -38,6 +38,11 @@ def options(deterministic: bool = False) -> Options:
     return {}
 
 
+def repeats_itself(deterministic: bool) -> bool:
+    """Does a program give the same bits each time it is run on the same arguments?"""
+    return deterministic or platform.computed_on() not in ("cuda", "rocm")
+
+
 @functools.cache
 def _known(name: str, value: str | bool) -> bool:
     try:

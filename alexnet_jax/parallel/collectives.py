@@ -36,6 +36,11 @@ def any_device(flags: Any) -> Any:
     return jax.tree.map(lambda flag: lax.pmax(flag.astype(jnp.int32), (DATA, MODEL)) > 0, flags)
 
 
+def of_every_device(x: jax.Array) -> jax.Array:
+    """Gathers what each device has, (data, model, ...), on all of them."""
+    return lax.all_gather(lax.all_gather(x, MODEL), DATA)
+
+
 def model_index() -> jax.Array:
     """Returns which share of the channels this device has, 0-d."""
     return lax.axis_index(MODEL)

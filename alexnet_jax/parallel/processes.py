@@ -1,26 +1,42 @@
 """Several processes as one run: start-up, agreement, and work for the first one alone."""
 
+import contextlib
+import inspect
 import json
+import os
 import pathlib
-from collections.abc import Callable
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError, flatten, from_json, to_json
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import Interrupted, UserError
+from alexnet_jax.host.watchdog import STUCK
+from alexnet_jax.parallel.peers import Peers, ProcessesError, address_of
+from alexnet_jax.parallel.relay import Relay
+
+__all__ = ["ProcessesError"]
 
 T = TypeVar("T")
 SHUTDOWN_SECONDS = 20  # how long an end waits for the others'
+A_DAY = 24 * 3600
 
 
-class ProcessesError(UserError, RuntimeError):
-    """Processes that cannot start together, or what went wrong in the first of them."""
+# As JAX's own state, one for a process: it joins one run, or none.
+_peers: list[Peers] = []
 
 
-def start(coordinator: str, num_processes: int, process_id: int) -> None:
+def start(
+    coordinator: str, num_processes: int, process_id: int, join_seconds: float = 300.0
+) -> None:
     """Joins this process with the others; call it before anything asks for devices.
 
     Args:
@@ -28,6 +44,7 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
         that Slurm, OpenMPI, Kubernetes or a TPU pod sets.
       num_processes: how many the run has.
       process_id: of this one, from 0. Both are ignored where coordinator is empty.
+      join_seconds: how long the others are waited for.
 
     Raises:
       ConfigError: flags that do not fit together.
@@ -40,6 +57,7 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
                 f"--process_id: {process_id} must be at least 0 and less than --num_processes = "
                 f"{num_processes}"
             )
+        address_of(coordinator)
         found = {
             "coordinator_address": coordinator,
             "num_processes": num_processes,
@@ -48,13 +66,111 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
         if coordinator.rpartition(":")[0] in ("localhost", "127.0.0.1") and not process_id:
             found["coordinator_bind_address"] = coordinator  # nobody else's business
     try:
-        jax.distributed.initialize(**found, shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+        found = found or _detected(join_seconds)
+        count, own = found["num_processes"], found["process_id"]
+        if count > 1:  # before JAX waits for them, silently, and ends the process
+            _peers.append(Peers.meet(found["coordinator_address"], count, own, join_seconds))
+        _initialize(found)
     except (RuntimeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         reason = str(error).strip().splitlines()[0]
         raise ProcessesError(
             f"--distributed: this process cannot join the others ({reason}); start each with "
             "--coordinator=HOST:PORT --num_processes=N --process_id=I"
         ) from error
+
+
+def _detected(seconds: float) -> dict[str, Any]:
+    """Returns what the environment says of the processes, as `jax.distributed.initialize` does.
+
+    Raises:
+      ValueError: nothing.
+    """
+    from jax._src import clusters  # the only place that has it
+
+    names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
+    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, int(seconds)
+    )
+    about = dict(zip(names, found, strict=True))
+    if None in found[:3]:
+        raise ValueError("no Slurm, OpenMPI, Kubernetes or TPU pod is found in the environment")
+    return {name: value for name, value in about.items() if value is not None}
+
+
+def _initialize(found: dict[str, Any]) -> None:
+    known = inspect.signature(jax.distributed.initialize).parameters
+    if "shutdown_timeout_seconds" in known:  # jax 0.8
+        found = found | {"shutdown_timeout_seconds": SHUTDOWN_SECONDS}
+    if "heartbeat_timeout_seconds" in known:  # `peers` finds who is gone, the watchdog who stands
+        found = found | {"heartbeat_timeout_seconds": A_DAY}
+    if found["process_id"]:
+        relay = Relay(address_of(found["coordinator_address"]))
+        found = found | {"coordinator_address": relay.address}
+    before = signal.getsignal(signal.SIGTERM)
+    if "jax_enable_preemption_service" in jax.config.values:
+        # Its handler takes SIGTERM away from ours, and nobody asks what it has seen.
+        jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(**found)
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGTERM, before)  # older versions install theirs all the same
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Ends a command's process so that the others know why, and without waiting for them.
+
+    What fails because another process is gone is one line that names that process.
+    """
+    if not _peers:
+        yield
+        return
+    peers = _peers[0]
+    try:
+        yield
+    except Interrupted:
+        peers.leave()
+        raise
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        # Whatever fails here may be a partner's end: its connection tells within seconds.
+        if isinstance(error, Exception) and peers.is_to_blame(error):
+            peers.leave_with_blame()
+        code = error.code if isinstance(error, SystemExit) else 130
+        code = code if isinstance(code, int) and not isinstance(error, Exception) else 1
+        lines = str(error).strip().splitlines() or [""]
+        why = f"ended ({type(error).__name__}: {lines[0][:200]})"
+        if not isinstance(error, Exception):
+            why = f"was ended by {signal.Signals(code - 128).name}" if code > 128 else "ended"
+        if isinstance(error, UserError | OSError):
+            print(f"error: {cli.line_of(error)}", file=sys.stderr)
+        elif isinstance(error, Exception):
+            traceback.print_exc()
+        peers.leave(why, code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # JAX's own end would wait for processes that are not coming
+    else:
+        peers.leave()
+
+
+def tell_stuck(line: str) -> None:
+    """Says that this process stands still, here and to the others."""
+    own = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
+    print(f"error: {own}{line}", file=sys.stderr, flush=True)
+    for peers in _peers:
+        peers.leave(f"stands still ({line.split(';')[0]})", STUCK)
+
+
+def tell_figures(**figures: float) -> None:
+    """Tells the first process how this one does; over the network, not over devices."""
+    for peers in _peers:
+        peers.tell(**figures)
+
+
+def spread(name: str) -> dict[str, float]:
+    """Returns the least, median and most of a figure that several processes told, in the first."""
+    return {key: value for peers in _peers for key, value in peers.spread(name).items()}
 
 
 def is_first() -> bool:

@@ -41,11 +41,15 @@ def average_probabilities(
     return jax.lax.scan(one, start, jnp.stack(crops))[0] / count
 
 
+class EvaluationStopped(Exception):
+    """Some process was told to end, and all of them stop after the same batch."""
+
+
 class EvalStep:
     """One batch of an evaluation as one device computes it, for use inside `mesh.per_device`.
 
     Called with the standard tree and what is fed, it returns the sums of `metrics.classification`
-    and of `bad_images`.
+    and of `bad_images`; with several processes also `stop`: was any of them told to end?
     """
 
     def __init__(self, setup: Setup, feeding: Feeding, specs: Any, views: int) -> None:
@@ -72,7 +76,10 @@ class EvalStep:
         rows = self._forward.all_rows({name: batch[name] for name in ("label", "mask", "bad")})
         sums = metrics.classification(log_probabilities, rows["label"], rows["mask"])
         bad = rows["bad"].sum()
-        return collectives.sum_over_data(sums | {"bad_images": metrics.average(bad, bad)})
+        sums = collectives.sum_over_data(sums | {"bad_images": metrics.average(bad, bad)})
+        if jax.process_count() == 1:  # which knows it without asking
+            return sums
+        return sums | {"stop": collectives.any_device(batch["stop"].any())}
 
 
 def eval_batch_size(config: Config) -> int:
@@ -108,6 +115,7 @@ def evaluate(
     weights: Any,
     feed: Feed,
     progress: Callable[[int], None] = lambda images: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Evaluates every image of a split once.
 
@@ -116,6 +124,7 @@ def evaluate(
       weights: the standard tree, on the mesh.
       feed: of the split.
       progress: called with the images of each step.
+      stop: asked before each: was this process told to end?
 
     Returns:
       `loss`, `top1_error`, `top5_error` as fractions, `count`, and `bad_images` where some were
@@ -124,13 +133,17 @@ def evaluate(
     Raises:
       EvaluationError: the images counted are not those of the split less the bad ones.
       DataError: an image that cannot be read.
+      EvaluationStopped: a process was told to end.
     """
-    total = None
-    with contextlib.closing(feed.evaluation()) as batches:
+    total, stopped, alone = None, False, jax.process_count() == 1
+    with contextlib.closing(feed.evaluation(stop)) as batches:
         for fed in batches:
-            sums = step(weights, fed)
+            sums = dict(step(weights, fed))
             # A feed uses a batch's memory again when the second one after it is asked for.
             jax.block_until_ready(total)
+            if stop() if alone else jax.device_get(stopped):
+                raise EvaluationStopped
+            stopped = sums.pop("stop", False)
             total = sums if total is None else _merge(total, sums)
             progress(feed.feeding.batch_size)
     if total is None:

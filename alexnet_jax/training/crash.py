@@ -36,7 +36,7 @@ def told_of(workdir: pathlib.Path) -> Iterator[None]:
                 faulthandler.disable()
                 if enabled_before:
                     faulthandler.enable(2)  # standard error, which a notebook's sys.stderr is not
-        path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
     finally:
         _one_at_a_time.release()
 

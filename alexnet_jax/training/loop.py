@@ -2,21 +2,27 @@
 
 import contextlib
 import dataclasses
+import json
 import math
 import signal
-import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import jax
 
 from alexnet_jax.errors import Interrupted, UserError, in_notebook
 from alexnet_jax.feed.protocol import Dispatches
 from alexnet_jax.host.progress import Progress
+from alexnet_jax.host.signals import Remembered
+from alexnet_jax.host.watchdog import Watchdog
 from alexnet_jax.parallel import mesh as meshes
-from alexnet_jax.steps import metrics, optimizer
+from alexnet_jax.parallel import processes
+from alexnet_jax.steps import evaluation, metrics, optimizer
+from alexnet_jax.steps.digests import ReplicaError
 from alexnet_jax.steps.nonfinite import first_nonfinite_layer
 from alexnet_jax.steps.state import TrainState
+from alexnet_jax.training.checks import Checks
 from alexnet_jax.training.run import Run
 from alexnet_jax.training.writers import NoWriters, Writers
 
@@ -60,20 +66,26 @@ class Loop:
     def __init__(
         self,
         run: Run,
-        update: jax.stages.Compiled,
+        update: jax.stages.Compiled | None,
         writers: Writers | NoWriters,
         progress: Progress,
-        signals: "Signals",
+        signals: Remembered,
+        checks: Checks | None,
+        watchdog: Watchdog,
     ) -> None:
+        """Prepares a loop; one that only evaluates has no update, and no checks of it."""
         self._run, self.update, self.writers = run, update, writers
-        self.progress, self.signals = progress, signals
+        self.progress, self.signals, self.checks = progress, signals, checks
+        self.watchdog = watchdog
         self.clock = Clock()
-        self._pending: tuple[range, Any, Any] | None = None
+        self._pending: tuple[range, Any, Any, list[Callable[[], None]]] | None = None
         self._stop = False
 
     def run(self, state: TrainState, start: int) -> dict[str, Any]:
-        """Updates, writes, evaluates and saves, in that order: a checkpoint commits only after
-        every row up to its step is on the disk.
+        """Updates, writes, saves and evaluates, in that order.
+
+        A checkpoint is begun once every row up to its step is on the disk, and before the
+        evaluation, which a signal or a kill may cost.
 
         Returns:
           The last evaluation.
@@ -82,8 +94,11 @@ class Loop:
           NonFiniteError: the loss or the gradient became NaN or Inf.
           Interrupted: a signal came; the run was saved.
         """
-        result: dict[str, Any] = {}
         run, config = self._run, self._run.config
+        result: dict[str, Any] = {}
+        assert self.update is not None and self.checks is not None
+        if start:
+            state, result = self.evaluate_if_due(state, start)
         # The first step is dispatched alone, for it also pays for warming up.
         dispatches = Dispatches(
             start + 1, run.last_step, config.steps_per_dispatch, True, self._is_due
@@ -95,35 +110,49 @@ class Loop:
                 waiting = time.perf_counter()
                 fed = next(fed_steps)
                 self.clock.waited += time.perf_counter() - waiting
+                replayed = self.checks.replay(state, fed, updates)
                 state, figures = self.update(state, fed)
                 self._write_pending(state)
-                self._pending = (updates, figures, fed)
+                run.checkpoints.raise_failure()
                 at = updates[-1]
+                compared = replayed + self.checks.compare_replicas(state, updates)
+                self._pending = (updates, figures, fed, compared)
                 if at == start + 1:
                     self._write_pending(state)
                     self.clock.restart()
 
-                last = at == run.last_step
-                evaluates = last or self._is_epoch_end(at)
                 # Of the dispatch before: every process sees it after the same one.
                 stops = self._stop
                 if stops or self._is_due(at):
                     self._write_pending(state)
-                    evaluation = None
-                    if evaluates:
-                        evaluation, result = self._evaluate(state, at)
-                        state = self._follow_plateau(state, evaluation)
-                    self.writers.sync()
-                    run.checkpoints.save(at, state, evaluation)
+                    saving = self.watchdog.while_growing(run.checkpoints.bytes_written)
+                    with self._named(at), saving:
+                        run.checkpoints.save(at, state, self.writers.sync())
+                    if stops:
+                        self._interrupt(at)
+                    if at == run.last_step or self._is_epoch_end(at):
+                        state, result = self._evaluate(state, at, {})
                     self.clock.restart()
-                if stops and not last:
-                    run.checkpoints.wait()
-                    told = f"stopped and saved after step {at:,}; run again to go on"
-                    if not in_notebook():  # which shows the exception's line
-                        self.progress.say(told)
-                    raise Interrupted(told, 128 + (self.signals.received or signal.SIGTERM))
-        run.checkpoints.wait()
+        self.wait_for_save()
         return result
+
+    def wait_for_save(self) -> None:
+        """Returns when the first process has the last checkpoint on the disk."""
+        checkpoints = self._run.checkpoints
+        with self.watchdog.while_growing(checkpoints.bytes_written):
+            processes.first_does(checkpoints.wait)
+
+    def _interrupt(self, at: int) -> NoReturn:
+        """Ends the run once its state is on the disk.
+
+        Raises:
+          Interrupted: always.
+        """
+        self.wait_for_save()
+        told = f"stopped and saved after step {at:,}; run again to go on"
+        if not in_notebook():  # which shows the exception's line
+            self.progress.say(told)
+        raise Interrupted(told, 128 + (self.signals.received or signal.SIGTERM))
 
     def _is_due(self, at: int) -> bool:
         """Is there something to do after update `at` but for writing a row?"""
@@ -136,25 +165,66 @@ class Loop:
         every = run.config.eval_every_epochs * run.num_train
         return at * size // every > (at - 1) * size // every
 
-    def _evaluate(self, state: TrainState, at: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Evaluates with one view, at the end with the config's too.
+    def evaluate_if_due(self, state: TrainState, at: int) -> tuple[TrainState, dict[str, Any]]:
+        """Evaluates the state of a checkpoint whose rows are not all there: a kill came between.
 
         Returns:
-          The row with one view, which compares with every other evaluation's, and the last row.
+          The state that goes on, and the last row.
+        """
+        run, sealed = self._run, self._run.checkpoints.newest_seal()
+        if sealed is None or not (at == run.last_step or self._is_epoch_end(at)):
+            return state, {}  # older code evaluated first, and saved what followed from it
+        own = [
+            row for row in self.writers.rows if row["step"] == at and row["split"] == run.eval_split
+        ]
+        rows = json.loads(processes.told_by_all(json.dumps(own))[0])
+        return self._evaluate(state, at, {row["views"]: row for row in rows})
+
+    def _evaluate(
+        self, state: TrainState, at: int, known: dict[int, dict[str, Any]]
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Evaluates with one view, at the end with the config's too.
+
+        Args:
+          state: that was saved.
+          at: its step.
+          known: the rows that are there already, by their views.
+
+        Returns:
+          The state that goes on: the rule of the plateau follows the errors of one view, which
+          compare with every other evaluation's. And the last row.
 
         Raises:
           NonFiniteError: the loss is NaN or Inf; nothing of this state is kept.
+          Interrupted: a signal came; the state was saved before.
         """
-        rows = []
-        ending = at == self._run.last_step
-        for views in sorted({1, self._run.config.eval_views} if ending else {1}):
-            row = self._run.evaluate(state, views, self.progress)
-            if not math.isfinite(row["loss"]):
-                raise self._stopped(at, "the evaluation's loss is NaN or Inf")
-            rows.append(row)
-            self.writers.write(row)
-        self.writers.draw()
-        return rows[0], rows[-1]
+        run = self._run
+        views = sorted({1, run.config.eval_views} if at == run.last_step else {1})
+        rows = [known.get(count) or self._evaluate_views(state, at, count) for count in views]
+        if len(known) < len(views):
+            with self.watchdog.paused():
+                self.writers.draw()
+        run.checkpoints.evaluated(at, rows[0]["top1_error"])
+        return self._follow_plateau(state, rows[0]), rows[-1]
+
+    def _evaluate_views(self, state: TrainState, at: int, views: int) -> dict[str, Any]:
+
+        def stop() -> bool:
+            self.watchdog.beat(f"evaluation of step {at:,}", updates=0)
+            return self.signals.received > 0
+
+        try:
+            with self.watchdog.paused():
+                self._run.compile_evaluation(views)
+            row = self._run.evaluate(state, views, self.progress, stop)
+        except evaluation.EvaluationStopped:
+            self._interrupt(at)
+        if not math.isfinite(row["loss"]):
+            self._run.checkpoints.wait()
+            processes.first_does(lambda: self._run.checkpoints.set_aside(at))
+            raise self._stopped(at, "the evaluation's loss is NaN or Inf")
+        self.writers.write(row)
+        return row
 
     def _follow_plateau(self, state: TrainState, evaluation: dict[str, Any]) -> TrainState:
         schedule = self._run.config.optimizer.schedule
@@ -173,10 +243,14 @@ class Loop:
     def _write_pending(self, state: TrainState) -> None:
         if self._pending is None:
             return
-        (updates, figures, fed), self._pending = self._pending, None
+        (updates, figures, fed, compared), self._pending = self._pending, None
         figures = jax.device_get(figures)
+        with self._named(updates[-1]):
+            for check in compared:
+                check()
         self._stop = bool(figures["stop"].any())
         self.clock.steps += len(updates)
+        self.watchdog.beat(f"step {updates[-1]:,}", len(updates))
         self.progress.advance(len(updates))
         each = [figures]
         if self._run.config.steps_per_dispatch > 1:
@@ -186,6 +260,9 @@ class Loop:
             if any(map(self._has_row, updates))
             else {}
         )
+        if rates:
+            processes.tell_figures(step_seconds=rates["step_seconds"])
+            rates |= processes.spread("step_seconds")
         for at, found in zip(updates, each, strict=True):
             if not found["finite"]:
                 raise self._nonfinite(at, state, fed)
@@ -228,35 +305,29 @@ class Loop:
 
     def _stopped(self, at: int, why: str) -> NonFiniteError:
         self.writers.sync()
-        kept = self._run.checkpoints.latest_step()
         return NonFiniteError(
-            f"step {at}: {why}; "
-            + (f"the checkpoint of step {kept} is kept" if kept else "no checkpoint was due yet")
-            + "; try a smaller optimizer.learning_rate, in another workdir"
+            f"step {at}: {why}; {self._kept()}; try a smaller optimizer.learning_rate, in another "
+            "workdir"
         )
 
+    def _kept(self) -> str:
+        self._run.checkpoints.wait()
+        kept = self._run.checkpoints.steps()
+        return f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint was due yet"
 
-class Signals(contextlib.AbstractContextManager):
-    """Remembers SIGINT and SIGTERM; a second one ends at once.
+    @contextlib.contextmanager
+    def _named(self, at: int) -> Iterator[None]:
+        """Adds to a difference between devices the step, and what is kept.
 
-    The loop sends what was received along with the next batch, so that all processes of a run stop
-    after the same step.
-    """
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._remember)
-        return self
-
-    def _remember(self, number: int, _: Any) -> None:
-        self.received = number
-        signal.signal(number, self._before[number])
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        Raises:
+          ReplicaError: in the place of the one that came.
+        """
+        try:
+            yield
+        except ReplicaError as error:
+            self.writers.sync()
+            raise ReplicaError(
+                f"step {at}: {error}: a device, its memory or a link is faulty; nothing after the "
+                f"last good save is kept: {self._kept()}; run again, and leave that device out if "
+                "it comes again"
+            ) from error

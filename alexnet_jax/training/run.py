@@ -1,8 +1,8 @@
 """One run in one workdir: its data, network, mesh and evaluation."""
 
 import functools
-import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +15,6 @@ from alexnet_jax.data.types import DataError, Source
 from alexnet_jax.feed import choice
 from alexnet_jax.feed.host import HostFeed
 from alexnet_jax.feed.resident import ResidentFeed
-from alexnet_jax.host import files
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.parallel import processes
 from alexnet_jax.steps import evaluation
@@ -59,8 +58,12 @@ class Run:
         self._eval_steps: dict[int, jax.stages.Compiled] = {}
         self._told_bad: set[str] = set()
         self._resident_budget = choice.resident_budget(config)
-        begun = checkpoints.latest_step() is not None
-        processes.first_does(lambda: run_files.pin_dataset(workdir, dataset, self.num_train, begun))
+        begun, sealed = bool(checkpoints.steps()), checkpoints.newest_seal()
+        known = sealed.run.get(run_files.FINGERPRINT) if sealed else None
+        processes.first_does(
+            lambda: run_files.pin_dataset(workdir, dataset, self.num_train, begun, known)
+        )
+        checkpoints.run = run_files.identity(workdir, config)
 
     @functools.cached_property
     def train_feed(self) -> HostFeed | ResidentFeed:
@@ -120,14 +123,30 @@ class Run:
             + (f"; its {kind} schedule is stretched to the new length" if over_all else "")
         )
 
-    def evaluate(self, state: TrainState, views: int, progress: Progress) -> dict[str, Any]:
-        """Evaluates the whole split; returns the row for metrics.jsonl."""
+    def compile_evaluation(self, views: int) -> None:
+        """Compiles an evaluation with so many views, once."""
         if views not in self._eval_steps:
             self._eval_steps[views] = evaluation.compile_eval_step(
                 self.setup, self.eval_feed.feeding, self.abstract.weights, views
             )
+
+    def evaluate(
+        self,
+        state: TrainState,
+        views: int,
+        progress: Progress,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any]:
+        """Evaluates the whole split; returns the row for metrics.jsonl.
+
+        Raises:
+          EvaluationStopped: `stop` said so, in some process.
+        """
+        self.compile_evaluation(views)
         known = self._told_bad
-        result = evaluation.evaluate(self._eval_steps[views], state.weights, self.eval_feed)
+        result = evaluation.evaluate(
+            self._eval_steps[views], state.weights, self.eval_feed, stop=stop
+        )
         for message in self.eval_feed.bad_images:
             if message not in known:
                 print(f"skipped: {message}", flush=True)  # whichever process read it
@@ -153,8 +172,7 @@ class Run:
 
     def summarise(self, row: dict[str, Any]) -> dict[str, Any]:
         """Writes summary.json; returns what it holds."""
-        text = json.dumps(row, indent=2) + "\n"
-        processes.first_does(lambda: files.replace_text(self.workdir / "summary.json", text))
+        processes.first_does(lambda: run_files.write_summary(self.workdir, row))
         return row
 
 

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import sys
 from typing import Any
 
 from alexnet_jax.config import Config, ConfigError, flatten, to_json
@@ -10,9 +11,12 @@ from alexnet_jax.configs.earlier_versions import config_of
 from alexnet_jax.data import statistics as colour
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.host import files
+from alexnet_jax.training.writers import METRICS, read_rows
 
 CONFIG_FILE = "config.json"
 DATASET_FILE = "dataset.json"
+SUMMARY_FILE = "summary.json"
+FINGERPRINT = "data set"  # in a seal
 
 # Fields that may differ between a run and its continuation: where and how it is computed, what is
 # reported, and how long it goes on. Another length stretches a schedule over the whole run, and
@@ -35,12 +39,19 @@ RESUMABLE = (
     "steps_per_dispatch",
     "num_epochs",
     "num_steps",
+    "stuck_after_seconds",
+    "join_seconds",
+    "check_replicas_every",
+    "replay_every",
 )
 
 
 # What a run leaves in its workdir, but for the lock that is held.
 LEFT = ("checkpoints", "tensorboard", "plots")
-LEFT_FILES = (CONFIG_FILE, DATASET_FILE, "environment.json", "metrics.jsonl", "summary.json")
+LEFT_FILES = (
+    *(CONFIG_FILE, DATASET_FILE, "environment.json", METRICS, SUMMARY_FILE),
+    "checkpoints.json",
+)
 
 
 def remove_run(workdir: pathlib.Path) -> None:
@@ -55,7 +66,9 @@ def remove_run(workdir: pathlib.Path) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         elif folder.is_dir():
             shutil.rmtree(folder)
-    traces = [path.name for path in workdir.glob("native_crash*.txt")]
+    traces = [
+        path.name for kind in ("native_crash*.txt", "stuck.*.txt") for path in workdir.glob(kind)
+    ]
     for name in (colour.FILE, *traces, *reversed(LEFT_FILES)):
         (workdir / name).unlink(missing_ok=True)
 
@@ -69,9 +82,9 @@ def read_config(workdir: pathlib.Path) -> Config:
     path = workdir / CONFIG_FILE
     try:
         return config_of(path.read_text())
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: is not a run's config ({error}); restore it") from error
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"{path}: not found; is {workdir} the workdir of a run?") from error
 
 
@@ -84,8 +97,7 @@ def refuse_changes(workdir: pathlib.Path, config: Config) -> Config:
     old = read_config(workdir)
     changed = changed_fields(old, config)
     # A run that older code began does not know what its data were, but by their name.
-    path = workdir / DATASET_FILE
-    known = path.exists() and "fingerprint" in json.loads(path.read_text())
+    known = "fingerprint" in read_dataset(workdir)
     if old.dataset != config.dataset and not known:
         changed["dataset"] = (old.dataset, config.dataset)
     if changed:
@@ -106,9 +118,48 @@ def changed_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def read_dataset(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns what dataset.json knows of a run's data; nothing where there is no such file.
+
+    Raises:
+      ConfigError: it is damaged.
+    """
+    path = workdir / DATASET_FILE
+    try:
+        about = files.read_object(path)
+    except FileNotFoundError:
+        return {}
+    except files.DamagedFileError as error:
+        raise ConfigError(f"{error}; restore it") from error
+    names = about.get("class_names")
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ConfigError(f"{path}: has no names of classes; restore it")
+    return about
+
+
 def read_class_names(workdir: pathlib.Path) -> list[str]:
-    """Returns the names of a run's classes, in label order."""
-    return list(json.loads((workdir / DATASET_FILE).read_text())["class_names"])
+    """Returns the names of a run's classes, in label order.
+
+    Raises:
+      ConfigError: nothing says them.
+    """
+    about = read_dataset(workdir)
+    if not about:
+        raise ConfigError(f"{workdir / DATASET_FILE}: not found; restore it")
+    return list(about["class_names"])
+
+
+def identity(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
+    """Returns what makes a run's checkpoints its own, for their seals.
+
+    Raises:
+      ConfigError: dataset.json is damaged.
+    """
+    fixed = {name: value for name, value in flatten(config).items() if name not in RESUMABLE}
+    about = read_dataset(workdir)
+    if "fingerprint" in about:
+        fixed[FINGERPRINT] = about["fingerprint"]
+    return json.loads(json.dumps(fixed))
 
 
 def read_statistics(workdir: pathlib.Path) -> colour.Statistics | None:
@@ -120,7 +171,13 @@ def read_statistics(workdir: pathlib.Path) -> colour.Statistics | None:
     return colour.Statistics.load(workdir) if (workdir / colour.FILE).exists() else None
 
 
-def pin_dataset(workdir: pathlib.Path, dataset: Dataset, num_train: int, begun: bool) -> None:
+def pin_dataset(
+    workdir: pathlib.Path,
+    dataset: Dataset,
+    num_train: int,
+    begun: bool,
+    sealed_with: str | None = None,
+) -> None:
     """Keeps what a resume relies on, and refuses to go on with other data.
 
     Args:
@@ -128,6 +185,7 @@ def pin_dataset(workdir: pathlib.Path, dataset: Dataset, num_train: int, begun: 
       dataset: that it reads.
       num_train: training examples.
       begun: is there anything to resume?
+      sealed_with: the fingerprint that its newest checkpoint knows.
 
     Raises:
       ConfigError: the data are not those that the run began with.
@@ -140,12 +198,15 @@ def pin_dataset(workdir: pathlib.Path, dataset: Dataset, num_train: int, begun: 
         "colour_means": statistics.channel_mean.tolist() if statistics else [],
         "fingerprint": dataset.fingerprint(),
     }
-    if begun and path.exists():
-        before = json.loads(path.read_text())
+    before = read_dataset(workdir) if begun else {}
+    if begun and not before and sealed_with is not None:
+        before = {"fingerprint": sealed_with}
+        print(f"warning: {path}: is missing; it is written again", file=sys.stderr, flush=True)
+    if before:
         for name, value in before.items():
             if now.get(name) != value:
                 was = {
-                    "class_names": f"{len(before['class_names'])} names",
+                    "class_names": f"{len(before.get('class_names', []))} names",
                     "fingerprint": "of its files' names and some of their bytes",
                 }
                 raise ConfigError(
@@ -158,6 +219,36 @@ def pin_dataset(workdir: pathlib.Path, dataset: Dataset, num_train: int, begun: 
     else:  # of a run that ended before it saved anything
         (workdir / colour.FILE).unlink(missing_ok=True)
     files.replace_text(path, json.dumps(now, indent=0) + "\n")
+
+
+def write_summary(workdir: pathlib.Path, row: dict[str, Any]) -> None:
+    """Writes summary.json, and says where the one before was no summary."""
+    path = workdir / SUMMARY_FILE
+    try:
+        files.read_object(path)
+    except FileNotFoundError:
+        pass
+    except files.DamagedFileError as error:
+        print(f"warning: {error}; it is written anew", file=sys.stderr, flush=True)
+    files.replace_text(path, json.dumps(row, indent=2) + "\n")
+
+
+def refuse_lost_checkpoints(workdir: pathlib.Path) -> None:
+    """Refuses to begin anew where a run was, and its folder of checkpoints is not there.
+
+    Raises:
+      ConfigError: says what may have happened, and what to do.
+    """
+    if (workdir / "checkpoints").is_dir():
+        return
+    rows = read_rows(workdir / METRICS)
+    if rows or (workdir / "checkpoints.json").exists():
+        at = f" up to step {rows[-1]['step']:,}" if rows else ""
+        raise ConfigError(
+            f"{workdir / 'checkpoints'}: is missing, while {METRICS} has rows{at}; is its disk not "
+            "mounted? Restore it, or begin anew with --overwrite (overwrite=True), which removes "
+            "what that run left"
+        )
 
 
 def write_class_names(workdir: pathlib.Path, class_names: list[str]) -> None:

@@ -1,9 +1,13 @@
 """Writers of a run: rows of metrics, TensorBoard, learning curves."""
 
 import contextlib
+import dataclasses
+import hashlib
+import itertools
 import json
 import os
 import pathlib
+import sys
 import time
 from typing import Any
 
@@ -24,22 +28,44 @@ class MetricsError(UserError, RuntimeError):
     """A metrics.jsonl that cannot be continued; the message names the line."""
 
 
+METRICS = "metrics.jsonl"
+
+
 class MetricsFile:
     """metrics.jsonl: one object a line, in the order of steps."""
 
-    def __init__(self, path: pathlib.Path, last_step: int) -> None:
-        """Opens the file to go on after `last_step`; later and half-written rows are dropped."""
-        kept = [row for row in read_rows(path) if row["step"] <= last_step]
-        files.replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self.rows, self._path = kept, path
+    def __init__(
+        self, path: pathlib.Path, last_step: int, known: dict[str, Any] | None = None
+    ) -> None:
+        """Opens the file to go on after `last_step`; later and half-written rows are dropped.
+
+        Args:
+          path: of the file.
+          last_step: of the checkpoint that the run goes on from.
+          known: `digest()` as it was when that was saved; what was lost since is told of.
+        """
+        lines = [line for line in read_lines(path) if line.row["step"] <= last_step]
+        # Evaluations of the last step came after its save.
+        saved = [a for a in lines if a.row["step"] < last_step or a.row["split"] == "train"]
+        _tell_of_losses(path, saved, known or {})
+        self.rows = [line.row for line in lines]
+        self._hash = hashlib.sha256("".join(line.text for line in lines).encode())
+        files.replace_text(path, "".join(line.text for line in lines))
+        self._path = path
         self._file = path.open("a")
 
     def write(self, row: Row) -> None:
         """Appends a row."""
         self.rows.append(row)
+        text = json.dumps(row) + "\n"
+        self._hash.update(text.encode())
         with files.named(self._path):
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(text)
             self._file.flush()
+
+    def digest(self) -> dict[str, Any]:
+        """Returns how many lines there are, and their SHA-256."""
+        return {"lines": len(self.rows), "sha256": self._hash.hexdigest()}
 
     def sync(self) -> None:
         """Returns when the rows are on the disk."""
@@ -49,28 +75,100 @@ class MetricsFile:
 
     def close(self) -> None:
         """Closes the file."""
-        self.sync()
-        self._file.close()
+        try:
+            self.sync()
+        finally:
+            with files.named(self._path):
+                self._file.close()
 
 
-def read_rows(path: pathlib.Path) -> list[Row]:
-    """Returns the whole rows of a metrics.jsonl; a last line cut short is left out.
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A whole line of metrics.jsonl."""
+
+    text: str
+    row: Row
+
+
+def read_lines(path: pathlib.Path) -> list[Line]:
+    """Returns the whole lines of a metrics.jsonl; a last one cut short is left out.
 
     Raises:
-      MetricsError: a broken line that is not the last.
+      MetricsError: a line that is no row, and not the last.
     """
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    rows = []
+    try:
+        lines = path.read_text().split("\n")
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise MetricsError(f"{path}: line {number} is no text; restore the file") from error
+    found: list[Line] = []
     for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is cut short
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise MetricsError(f"{path}: line {number} is not JSON; restore the file") from error
+        if not (isinstance(row, dict) and type(row.get("step")) is int and _is_row(row)):
+            raise MetricsError(f"{path}: line {number} is no row of metrics; restore the file")
+        if found and row["step"] < found[-1].row["step"]:
             raise MetricsError(
-                f"{path}: line {number} is not JSON; restore or remove it"
-            ) from error
-    return rows
+                f"{path}: line {number} is of step {row['step']}, after one of step "
+                f"{found[-1].row['step']}; restore the file"
+            )
+        found.append(Line(line + "\n", row))
+    return found
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    numbers = (value for name, value in row.items() if name != "split")
+    return (
+        isinstance(row.get("split"), str)
+        and row.keys() >= {"loss", "top1_error"}
+        and all(type(number) in (int, float) for number in numbers)
+    )
+
+
+def read_rows(path: pathlib.Path) -> list[Row]:
+    """Returns the rows of a metrics.jsonl; a last line cut short is left out.
+
+    Raises:
+      MetricsError: a line that is no row, and not the last.
+    """
+    return [line.row for line in read_lines(path)]
+
+
+def validation_errors(path: pathlib.Path) -> dict[int, float]:
+    """Returns the top-1 error of each evaluation with one view, by step; nothing where a line is
+    broken."""
+    try:
+        rows = read_rows(path)
+    except MetricsError:
+        return {}
+    return {
+        row["step"]: float(row["top1_error"])
+        for row in rows
+        if row.get("views") == 1 and "top1_error" in row
+    }
+
+
+def _tell_of_losses(path: pathlib.Path, lines: list[Line], known: dict[str, Any]) -> None:
+    """Says which rows are missing or changed, of those that were there at the last save."""
+    wanted = known.get("lines", 0)
+    own = hashlib.sha256("".join(line.text for line in lines).encode()).hexdigest()
+    if not wanted or own == known["sha256"]:
+        return
+    said = f"warning: {path}: "
+    steps = [line.row["step"] for line in lines if line.row["split"] == "train"]
+    if len(lines) < wanted:
+        gaps = [after - before for before, after in itertools.pairwise(steps)]
+        usual = min(gaps, default=0)
+        first = next((i for i, gap in enumerate(gaps) if gap > usual), None)
+        where = f", first after step {steps[first]}" if first is not None else ""
+        said += f"{wanted - len(lines)} of {wanted} rows are missing{where}"
+    else:
+        said += f"some of its first {wanted} rows are not what was written"
+    print(f"{said}; the run itself is whole and goes on", file=sys.stderr, flush=True)
 
 
 class Board:
@@ -122,8 +220,10 @@ class Board:
 class Writers:
     """metrics.jsonl, tensorboard/ and plots/ of one workdir, kept together."""
 
-    def __init__(self, workdir: pathlib.Path, last_step: int) -> None:
-        self._metrics = MetricsFile(workdir / "metrics.jsonl", last_step)
+    def __init__(
+        self, workdir: pathlib.Path, last_step: int, known: dict[str, Any] | None = None
+    ) -> None:
+        self._metrics = MetricsFile(workdir / METRICS, last_step, known)
         self._board = Board(workdir / "tensorboard", last_step)
         self._picture = workdir / "plots" / "learning_curves.png"
 
@@ -141,10 +241,16 @@ class Writers:
         self._metrics.write(row)
         self._board.write(row)
 
-    def sync(self) -> None:
-        """Returns when every row is on the disk."""
+    @property
+    def rows(self) -> list[Row]:
+        """What metrics.jsonl holds."""
+        return self._metrics.rows
+
+    def sync(self) -> dict[str, Any]:
+        """Returns when every row is on the disk; what a seal says of metrics.jsonl."""
         self._metrics.sync()
         self._board.sync()
+        return self._metrics.digest()
 
     def draw(self) -> None:
         """Redraws plots/learning_curves.png."""
@@ -159,8 +265,14 @@ class NoWriters(contextlib.AbstractContextManager):
     def write(self, row: Row) -> None:
         """Leaves the row to the first process."""
 
-    def sync(self) -> None:
+    @property
+    def rows(self) -> list[Row]:
+        """The first process has them."""
+        return []
+
+    def sync(self) -> dict[str, Any]:
         """Has nothing to wait for."""
+        return {}
 
     def draw(self) -> None:
         """Draws nothing."""

@@ -199,11 +199,12 @@ def write_workdir(weights: Weights, out: pathlib.Path) -> None:
         tree = jax.tree.map(jnp.asarray, weights.params)
         params, statistics = model.parameters_and_statistics(tree)
         state = state_without_velocity(config.optimizer, params, statistics, weights.step)
-        with checkpoint.Checkpoints(made, 1) as checkpoints:
-            checkpoints.save(weights.step, state, None)
-            checkpoints.wait()
         run_files.write_config(made, config)
         run_files.write_class_names(made, weights.class_names)
+        with checkpoint.Checkpoints(made, 1, run_files.identity(made, config)) as checkpoints:
+            checkpoints.begin_after(None)
+            checkpoints.save(weights.step, state)
+            checkpoints.wait()
         origin = json.dumps(dataclasses.asdict(weights.origin), ensure_ascii=False) + "\n"
         files.replace_text(made / ORIGIN_FILE, origin)
         if weights.statistics:

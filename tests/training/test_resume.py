@@ -22,9 +22,9 @@ pytestmark = pytest.mark.slow
 # Five steps of 8 images are two epochs of 20: evaluation after steps 3 and 5, checkpoints after
 # 2, 3 (evaluated), 4 and 5.
 CHAINS = [
-    ("step 1", "save 2", "committing 2", "step 4", "evaluate 5"),
-    ("step 2", "evaluate 3", "save 3", "save 4", "committing 5"),
-    ("step 3", "row 3", "committing 3", "committing 4", "step 5"),
+    ("step 1", "save 2", "committing 2", "sealing 2", "step 4", "evaluate 5"),
+    ("step 2", "save 3", "sealed 3", "evaluate 3", "save 4", "committing 5"),
+    ("step 3", "row 3", "committing 3", "committing 4", "step 5", "sealed 5"),
 ]
 
 
@@ -76,10 +76,11 @@ def test_resume_after_sigkill_is_exact_to_the_last_bit(config, tmp_path, uninter
 
 @pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_signal_saves_and_the_same_command_goes_on(config, tmp_path, uninterrupted, number, step):
-    """It goes with the next batch, and all processes stop once they have that one's figures."""
+    """It goes with the next batch, and all processes stop once they have that one's figures, or
+    before an evaluation that comes first."""
     status, said = run(config, tmp_path / "w", f"signal {int(number)} {step}")
     assert status == 128 + number, said
-    assert f"stopped and saved after step {step + 2}; run again to go on" in said
+    assert "stopped and saved after step 3; run again to go on" in said
     status, said = run(config, tmp_path / "w")
     assert status == 0, said
     assert "continuing" in said

@@ -150,11 +150,12 @@ def test_predicting_leaves_a_save_under_way_alone(finished):
     workdir, _ = finished
     under_way = workdir / "checkpoints" / "99.orbax-checkpoint-tmp"
     under_way.mkdir()
-    with checkpoint.Checkpoints(workdir, 1, read_only=True) as checkpoints:
-        assert checkpoints.latest_step() == 5
+    leftover = workdir / "checkpoints" / "98.orbax-checkpoint-tmp"
+    leftover.write_text("a file")
+    assert checkpoint.Stored(workdir, {}).steps()[-1] == 5
     assert under_way.exists()
     with checkpoint.Checkpoints(workdir, 2):  # whoever saved it is gone: the run holds its folder
-        assert not under_way.exists()
+        assert not under_way.exists() and not leftover.exists()
 
 
 @pytest.mark.parametrize("code", ["ENOLCK", "ENOSYS", "EIO"])
@@ -215,16 +216,18 @@ def test_a_run_goes_on_where_its_data_lie_now_if_they_are_the_same(finished, fol
 def test_rank_by_one_view_and_report_ten(finished, folder, tmp_path, monkeypatch):
     """The best checkpoint and the plateau compare like with like."""
     saved = []
-    save = checkpoint.Checkpoints.save
+    evaluated = checkpoint.Checkpoints.evaluated
     monkeypatch.setattr(
         checkpoint.Checkpoints,
-        "save",
-        lambda self, at, state, row: (saved.append(row), save(self, at, state, row))[1],
+        "evaluated",
+        lambda self, at, error: (saved.append((at, error)), evaluated(self, at, error))[1],
     )
     config = small.config(folder)
     config.eval_views = 10
     assert train.train(config, tmp_path)["views"] == 10
-    assert {row["views"] for row in saved if row} == {1}
+    rows = [row for row in read_rows(tmp_path / "metrics.jsonl") if row["split"] == "val"]
+    assert saved == [(row["step"], row["top1_error"]) for row in rows if row["views"] == 1]
+    assert [row["views"] for row in rows] == [1, 1, 10]
 
 
 @pytest.mark.parametrize("change", ["data 4", "parts 4", "parts 4, resident"])
@@ -321,8 +324,9 @@ def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, vi
     config = dataclasses.replace(small.config(folder), eval_batch_size=batch_size)
     setup = Setup.of(config, 2)
     devices, network, seen = setup.mesh, setup.network, setup.views
-    with checkpoint.Checkpoints(workdir, 2) as checkpoints:
-        params = checkpoints.restore(5, state.abstract_state(setup)).params
+    own = run_files.read_config(workdir)
+    stored = checkpoint.Stored(workdir, run_files.identity(workdir, own))
+    params = stored.restore(5, state.abstract_state(setup)).params
     source = open_dataset(config).open("val")
     results = []
     for feed in (

@@ -1,0 +1,83 @@
+"""python -m alexnet_jax.checkpoints --workdir=W [--verify]: what a run has saved, and is it whole.
+
+Lists the step, the size and the validation error of each checkpoint. --verify reads every byte and
+compares it with the digests that were saved along; it ends with 1 where something is damaged.
+"""
+
+from alexnet_jax.host import signals
+
+signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+
+
+import pathlib
+import sys
+
+from absl import app, flags
+
+from alexnet_jax import cli
+
+
+def _run(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
+    workdir = pathlib.Path(flags.FLAGS.workdir).expanduser()
+    with cli.errors_as_one_line():
+        damaged = listed(workdir, flags.FLAGS.verify)
+    sys.exit(1 if damaged else 0)
+
+
+def listed(workdir: pathlib.Path, verify: bool) -> bool:
+    """Prints a line for each checkpoint of a workdir.
+
+    Args:
+      workdir: of a run, which may be training.
+      verify: read all of them.
+
+    Returns:
+      Is one damaged?
+
+    Raises:
+      ConfigError: it is no run's.
+    """
+    from alexnet_jax.training import checkpoint, run_files
+
+    stored = checkpoint.Stored(workdir, run_files.identity(workdir, run_files.read_config(workdir)))
+    steps, best, damaged = stored.steps(), None, False
+    if stored.record.errors and steps:
+        best = stored.candidates("best")[0]
+    if (lost := stored.missing()) is not None:
+        print(f"{lost:>10,}  damaged: is missing")
+        damaged = True
+    for step in steps:
+        size = sum(
+            path.stat().st_size
+            for path in (stored.path / str(step)).rglob("*")
+            if path.is_file() and not path.is_symlink()
+        )
+        error = stored.record.errors.get(step)
+        told = "" if error is None else f"top-1 error {100 * error:6.2f} %"
+        state = stored.state(step, verify)
+        damaged = damaged or state.startswith("damaged")
+        mark = ", the best" if step == best else ""
+        print(f"{step:>10,}  {size / 2**20:9,.1f} MiB  {told:>21}  {state}{mark}", flush=True)
+    for path in sorted(stored.path.glob(f"{checkpoint.DAMAGED}*")):
+        print(f"{path.name}: was moved aside; remove it when nobody needs it")
+    if not steps:
+        print(f"{workdir}: no checkpoint yet")
+    return damaged
+
+
+def define_flags() -> None:
+    """Declares the command's flags."""
+    flags.DEFINE_string("workdir", None, "the folder of a run", required=True)
+    flags.DEFINE_bool("verify", False, "read every byte, and compare it with what was saved")
+
+
+def main() -> None:
+    """Parses the flags and lists."""
+    define_flags()
+    app.run(_run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""SIGINT and SIGTERM: they end a command in one line at once, or wait until what it did is saved.
+
+Python's own handlers run when the main thread is back from native code: a compilation takes many
+seconds, and an exception that a handler raises can be swallowed by a callback. So a command also
+has a thread that C's handler wakes up, and that ends the process where nothing else did.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+GRACE_SECONDS = 3.0  # for an orderly end, which closes files and removes temporary ones
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+# One process has one set of handlers: `remembering` is whoever saves first, if anybody does.
+_remembering: list["Remembered"] = []
+_told = threading.Event()
+_name = ""
+
+
+def end_in_one_line(name: str) -> None:
+    """Lets SIGINT and SIGTERM end this process with one line, from here on, and 128 + the signal.
+
+    Args:
+      name: of the module that runs; nothing is done where it is imported by another.
+    """
+    global _name
+    if name != "__main__" or threading.current_thread() is not threading.main_thread():
+        return
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    _name = f"{spec.name}: " if spec else ""
+    ours, woken = socket.socketpair()
+    woken.setblocking(False)
+    signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+    for number in NUMBERS:
+        signal.signal(number, _end)
+    os.register_at_fork(after_in_child=_as_ever)  # a child's signals are not this process's
+    thread = threading.Thread(target=_watch, args=(ours, woken), daemon=True, name="signals")
+    thread.start()
+
+
+def _as_ever() -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _say(number: int) -> None:
+    if _told.is_set():
+        return
+    _told.set()
+    line = f"{_name}ended by {signal.Signals(number).name}\n"
+    with contextlib.suppress(OSError):  # a terminal that is gone: nobody is there to be told
+        os.write(2, line.encode())
+
+
+def _end(number: int, _: Any) -> None:
+    _say(number)
+    _ignore_more()
+    # A destructor or a callback may swallow the exception, and says so with a traceback; then the
+    # thread ends the process.
+    sys.unraisablehook = lambda _: None
+    raise SystemExit(128 + number)
+
+
+def _ignore_more() -> None:
+    """Lets later signals do nothing: Python gives them their default effect before it has ended,
+    which would change the code that it ends with."""
+    for number in NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _watch(ours: socket.socket, woken: socket.socket) -> None:
+    """Ends the process some seconds after a signal, where the main thread cannot."""
+    while data := ours.recv(1):
+        number = data[0]
+        if number not in NUMBERS or (_remembering and not _remembering[-1].at_once):
+            continue
+        _say(number)
+        threading.Event().wait(GRACE_SECONDS)
+        os._exit(128 + number)
+
+
+class Remembered(contextlib.AbstractContextManager):
+    """Remembers SIGINT and SIGTERM for who asks; the second SIGINT, a person's, ends at once.
+
+    Every other SIGTERM is remembered too: Slurm, mpirun and `timeout` send several, and a save that
+    is under way is finished. In other threads than the main one no signal comes.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.at_once = False  # was the second SIGINT seen?
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Remembered":
+        if threading.current_thread() is threading.main_thread():
+            for number in NUMBERS:
+                self._before[number] = signal.signal(number, self._remember)
+            _remembering.append(self)
+        return self
+
+    def _remember(self, number: int, _: Any) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            self.at_once = True
+            before = self._before[number]
+            if callable(before):
+                before(number, None)
+            raise KeyboardInterrupt
+        self.received = number
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self.received and self._before.get(signal.SIGTERM) is _end:
+            _ignore_more()  # what was asked for is under way
+        if self in _remembering:
+            _remembering.remove(self)

@@ -1,0 +1,61 @@
+"""Checks that the devices compute and keep what they should, between the updates of a run."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.ops import compilation
+from alexnet_jax.steps.digests import StateDigests
+from alexnet_jax.steps.replay import Replay
+from alexnet_jax.steps.state import TrainState
+
+Check = Callable[[], Any]  # raises ReplicaError; waits for the devices
+
+
+class Checks:
+    """What `check_replicas_every` and `replay_every` ask for.
+
+    Each method starts its work on the devices and returns what is to be called once the update is
+    done, so that the loop does not wait.
+    """
+
+    def __init__(self, config: Config, digests: StateDigests, replay: Replay | None) -> None:
+        """Prepares the checks of a run.
+
+        Args:
+          config: of the run.
+          digests: of its state.
+          replay: an update without effect, where `replay_every` is not 0.
+
+        Raises:
+          ConfigError: the devices do not give the same bits twice.
+        """
+        self._config, self._digests, self._replay = config, digests, replay
+        asked = [name for name in ("check_replicas_every", "replay_every") if getattr(config, name)]
+        if asked and not compilation.repeats_itself(config.deterministic):
+            raise ConfigError(
+                f"{asked[0]}: compares bits, which this device gives twice only with "
+                "deterministic=True; set that too"
+            )
+
+    def replay(self, state: TrainState, fed: Any, updates: range) -> list[Check]:
+        """Computes the first update of a dispatch twice, if that is due."""
+        if self._replay is None or not _due(updates, self._config.replay_every):
+            return []
+        with jax.transfer_guard("allow"):
+            once, again = (self._replay.start(state, fed) for _ in range(2))
+        return [functools.partial(self._replay.compare, once, again)]
+
+    def compare_replicas(self, state: TrainState, updates: range) -> list[Check]:
+        """Compares what several devices hold alike, if that is due."""
+        if not _due(updates, self._config.check_replicas_every):
+            return []
+        with jax.transfer_guard("allow"):
+            return [functools.partial(self._digests.finished, self._digests.start(state))]
+
+
+def _due(updates: range, every: int) -> bool:
+    return bool(every) and any(update % every == 0 for update in updates)

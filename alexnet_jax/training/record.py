@@ -1,0 +1,65 @@
+"""checkpoints.json: what is known of a workdir's checkpoints beside what is in them.
+
+An evaluation comes after the save of its state, so that which one is best cannot lie within.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Any
+
+from alexnet_jax.configs import earlier_versions
+from alexnet_jax.host import files
+from alexnet_jax.training import writers
+
+FILE = "checkpoints.json"
+
+
+@dataclasses.dataclass
+class Record:
+    """What a workdir knows of its checkpoints.
+
+    Attributes:
+      sealed_after: every checkpoint after this step has a seal; None where older code began.
+      newest: the last step that was saved, or None.
+      errors: top-1 validation error with one view, by step.
+    """
+
+    sealed_after: int | None = None
+    newest: int | None = None
+    errors: dict[int, float] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def load(cls, workdir: pathlib.Path) -> "Record":
+        """Reads the record; one that is missing or damaged is made from what else is there."""
+        path = workdir / FILE
+        try:
+            return cls._of(files.read_object(path))
+        except FileNotFoundError:
+            return cls(errors=earlier_versions.checkpoint_errors(workdir / "checkpoints"))
+        except (files.DamagedFileError, TypeError, ValueError, OverflowError, KeyError) as error:
+            print(
+                f"warning: {path}: is damaged ({str(error)[:200]}); which checkpoint is best is "
+                "taken from metrics.jsonl",
+                file=sys.stderr,
+            )
+            return cls(errors=writers.validation_errors(workdir / writers.METRICS))
+
+    @classmethod
+    def _of(cls, about: dict[str, Any]) -> "Record":
+        after, newest, errors = about["sealed_after"], about["newest"], about["errors"]
+        for number in (after, newest):
+            if number is not None and (type(number) is not int or number < 0):
+                raise ValueError(f"{number!r} is no step")
+        if not isinstance(errors, dict):
+            raise ValueError("its errors are not by steps")
+        known = {int(step): float(error) for step, error in errors.items()}
+        if not all(0 <= error <= 1 for error in known.values()):
+            raise ValueError("an error is not in [0, 1]")
+        return cls(after, newest, known)
+
+    def save(self, workdir: pathlib.Path) -> None:
+        """Writes the record in one step."""
+        about = dataclasses.asdict(self)
+        files.replace_text(workdir / FILE, json.dumps(about, indent=0) + "\n")

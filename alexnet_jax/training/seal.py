@@ -1,0 +1,125 @@
+"""The seal of a checkpoint: digests of its files and leaves, and of which run and step it is.
+
+Orbax's and TensorStore's formats have no checksum on values: a flipped bit is read as a number. A
+checkpoint gets its name only after it was sealed, so that a kill leaves a sealed one or none.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from alexnet_jax.host import files
+from alexnet_jax.steps.digests import Digests
+
+FILE = "digests.json"
+
+
+class DamageError(ValueError):
+    """What is wrong with a checkpoint, and in which of its files."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Seal:
+    """What a checkpoint is known by.
+
+    Attributes:
+      step: finished updates.
+      run: fields of the config that a resume may not change, and the data set's fingerprint.
+      rows: lines of metrics.jsonl up to this save, and their SHA-256; empty where there are none.
+      leaves: digest of each array, wherever it lies (`steps.digests`).
+      files: SHA-256 of each file, by its path within the checkpoint.
+    """
+
+    step: int
+    run: dict[str, Any]
+    rows: dict[str, Any]
+    leaves: Digests
+    files: dict[str, str]
+
+
+def _text(about: dict[str, Any]) -> str:
+    return json.dumps(about, indent=0, sort_keys=True)
+
+
+def write(
+    folder: pathlib.Path, step: int, run: dict[str, Any], rows: dict[str, Any], leaves: Digests
+) -> None:
+    """Seals a checkpoint's folder; returns when it is on the disk as a whole."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != FILE:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                found[path.relative_to(folder).as_posix()] = _digest(file)
+        elif path.is_dir():
+            files.sync_folder(path)
+    about = dataclasses.asdict(Seal(step, run, rows, leaves, found))
+    own = hashlib.sha256(_text(about).encode()).hexdigest()
+    files.replace_text(folder / FILE, _text(about | {"sha256": own}) + "\n")
+
+
+def _digest(file: Any) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(folder: pathlib.Path) -> Seal | None:
+    """Returns a checkpoint's seal, or None where it has none.
+
+    Raises:
+      DamageError: it is broken.
+    """
+    try:
+        about = files.read_object(folder / FILE)
+    except FileNotFoundError:
+        return None
+    except (files.DamagedFileError, OSError) as error:
+        raise DamageError(f"{FILE} cannot be read") from error
+    own = about.pop("sha256", None)
+    if own != hashlib.sha256(_text(about).encode()).hexdigest():
+        raise DamageError(f"{FILE} is not what was written")
+    # A version to come may tell more.
+    return Seal(**{field.name: about[field.name] for field in dataclasses.fields(Seal)})
+
+
+def check(folder: pathlib.Path, step: int, run: dict[str, Any]) -> Seal | None:
+    """Compares a checkpoint's files with its seal.
+
+    Args:
+      folder: of the checkpoint.
+      step: that its name says.
+      run: as `Seal.run`, of the workdir; what either does not have is not compared.
+
+    Returns:
+      The seal, or None where there is none.
+
+    Raises:
+      DamageError: says what is wrong.
+    """
+    if not folder.is_dir():
+        raise DamageError("is no folder" if folder.exists() else "leads nowhere")
+    try:
+        sealed = read(folder)
+        if sealed is None:
+            return None
+        if sealed.step != step:
+            raise DamageError(f"holds step {sealed.step}")
+        other = [name for name, value in sealed.run.items() if run.get(name, value) != value]
+        if other:
+            raise DamageError(f"is of another run ({other[0]} differs)")
+        for name, digest in sealed.files.items():
+            _check_file(folder, name, digest)
+    except OSError as error:
+        raise DamageError(f"cannot be read ({error.strerror})") from error
+    return sealed
+
+
+def _check_file(folder: pathlib.Path, name: str, digest: str) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise DamageError(f"{name} is missing")
+    with path.open("rb") as file:
+        if _digest(file) != digest:
+            raise DamageError(f"{name} does not have the bytes that were saved")

@@ -1,0 +1,1 @@
+"""What happens to a run when machines, disks and people do what they do."""

@@ -1,0 +1,99 @@
+"""Signals end a command in one line, whatever it does, or wait until its state is saved."""
+
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from alexnet_jax.host.signals import Remembered
+
+PROGRAM = """
+import sys
+from alexnet_jax.host import signals
+signals.end_in_one_line(__name__)
+kind = sys.argv[1]
+import ctypes, time
+if kind == "swallowed":
+    class Swallows:
+        def __del__(self):
+            print("ready", flush=True)
+            ctypes.CDLL(None).usleep(200_000)
+    Swallows()
+    while True:
+        try:
+            time.sleep(0.01)
+        except BaseException:
+            pass
+if kind == "native":  # as XLA's compiler does, for many seconds
+    print("ready", flush=True)
+    ctypes.CDLL(None).sleep(60)
+if kind == "python":
+    print("ready", flush=True)
+    time.sleep(60)
+if kind == "saving":
+    with signals.Remembered() as held:
+        print("ready", flush=True)
+        while not held.received:
+            time.sleep(0.01)
+        print("saved", flush=True)
+        time.sleep(0.5)
+    sys.exit(128 + held.received)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", ["python", "native", "swallowed"])
+def test_a_command_ends_with_one_line_and_the_signal_s_code(kind, number):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, kind],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, error = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert (out, error) == ("", f"ended by {signal.Signals(number).name}\n")
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_second_sigterm_does_not_end_a_save(times):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "saving"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "saved\n"
+    for _ in range(times - 1):
+        process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_second_sigint_is_a_person_s():
+    with Remembered() as held:
+        signal.raise_signal(signal.SIGINT)
+        assert held.received == signal.SIGINT
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert held.received == signal.SIGTERM
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_threads_have_no_signals():
+    ended = []
+
+    def run() -> None:
+        with Remembered() as held:
+            ended.append(held.received)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert ended == [0]
