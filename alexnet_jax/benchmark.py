@@ -1,8 +1,8 @@
 """python -m alexnet_jax.benchmark MODE: speeds, as a table and with --json=FILE as rows."""
 
-from alexnet_jax.host import signals
+from alexnet_jax.host import command
 
-signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+command.begin(__name__)  # before what is imported for seconds
 
 
 import json
@@ -10,7 +10,7 @@ import os
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from alexnet_jax import cli, configs
 from alexnet_jax.benchmarks.rows import Row
@@ -139,15 +139,15 @@ def _run(arguments: list[str]) -> None:
         _benchmark(arguments[1])
 
 
+def _resolved(arguments: list[str]) -> list[str]:
+    _refuse_fields(arguments)
+    return config_flags.resolve(arguments, "paper")
+
+
 def main() -> None:
     """Parses the flags and measures; a wrong flag ends it with one line."""
     define_flags()
-    try:
-        _refuse_fields(sys.argv)
-        sys.argv = config_flags.resolve(sys.argv, "paper")
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
-    app.run(_run)
+    cli.run(_run, _resolved)
 
 
 if __name__ == "__main__":

@@ -4,24 +4,25 @@ Lists the step, the size and the validation error of each checkpoint. --verify r
 compares it with the digests that were saved along; it ends with 1 where something is damaged.
 """
 
-from alexnet_jax.host import signals
+from alexnet_jax.host import command
 
-signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+command.begin(__name__)  # before what is imported for seconds
 
 
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from alexnet_jax import cli
+from alexnet_jax.host import files
 
 
 def _run(arguments: list[str]) -> None:
     if len(arguments) > 1:
         sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
-    workdir = pathlib.Path(flags.FLAGS.workdir).expanduser()
     with cli.errors_as_one_line():
+        workdir = files.local(flags.FLAGS.workdir, "--workdir")
         damaged = listed(workdir, flags.FLAGS.verify)
     sys.exit(1 if damaged else 0)
 
@@ -76,7 +77,7 @@ def define_flags() -> None:
 def main() -> None:
     """Parses the flags and lists."""
     define_flags()
-    app.run(_run)
+    cli.run(_run)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,43 @@ import io
 import logging
 import pathlib
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
 
+from absl import app, flags
 from absl import logging as absl_logging
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.host import files
+from alexnet_jax.host.command import begin
+
+
+def run(command: Callable[[list[str]], None], resolve: Callable[..., Any] = list) -> None:
+    """Parses the flags and runs a command; what is wrong with them is one line.
+
+    Args:
+      command: takes the arguments that are no flags, the command's own name first.
+      resolve: of the whole command line, before it is parsed.
+    """
+    begin("__main__")  # of a console script, which imports this module first
+    try:
+        sys.argv = resolve(sys.argv)  # config_flags reads it too
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    app.run(command, flags_parser=_parse)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except Exception as error:  # a --config file's own: where in it is what its writer needs
+        traceback.print_exc()
+        sys.exit(f"error: --config: the file ended with {type(error).__name__}: {error}")
 
 
 def print_any_name() -> None:

@@ -17,8 +17,18 @@ class ConfigError(UserError, ValueError):
     """A field that cannot be used; the message names it and the nearest right value."""
 
 
+class _Fields:
+    """Fields that a misspelt name is not added to."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = [field.name for field in dataclasses.fields(typing.cast(Any, self))]
+        if name not in known:
+            raise ConfigError(unknown(name, known)[:300])
+        super().__setattr__(name, value)
+
+
 @dataclasses.dataclass
-class LrnConfig:
+class LrnConfig(_Fields):
     """Local response normalisation (paper section 3.3); see `lrn_formula.CONVENTIONS`."""
 
     # How alpha is read: paper (on the sum, k = 2), original_code (divided by the window, k = 2:
@@ -32,7 +42,7 @@ class LrnConfig:
 
 
 @dataclasses.dataclass
-class ModelConfig:
+class ModelConfig(_Fields):
     """The network (paper section 3.5) and where its descriptions disagree."""
 
     # 2: conv2, conv4 and conv5 read their own column only; 1: everything reads everything.
@@ -88,7 +98,7 @@ class ModelConfig:
 
 
 @dataclasses.dataclass
-class AugmentConfig:
+class AugmentConfig(_Fields):
     """What happens to a 256x256 image on its way to the network (paper sections 2 and 4.1)."""
 
     random_crop: bool = True
@@ -115,7 +125,7 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass
-class ScheduleConfig:
+class ScheduleConfig(_Fields):
     """The learning rate over time; epochs may be fractions."""
 
     # constant; step: `steps`; dexp: the authors' later hands-off rule; polynomial; cosine;
@@ -138,7 +148,7 @@ class ScheduleConfig:
 
 
 @dataclasses.dataclass
-class OptimizerConfig:
+class OptimizerConfig(_Fields):
     """The paper's update (section 5): v <- momentum v - rate (decay w + g); w <- w + v."""
 
     kind: str = "momentum"  # or lars, for large batches (You et al. 2017)
@@ -158,7 +168,7 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass
-class MeshConfig:
+class MeshConfig(_Fields):
     """Devices by axis: `data` shares out the batch, `model` what the scheme says."""
 
     data: int = -1  # -1: what is left
@@ -171,7 +181,7 @@ class MeshConfig:
 
 
 @dataclasses.dataclass
-class Config:
+class Config(_Fields):
     """One run. Sizes are pixels, `batch_size` is global, errors are fractions."""
 
     dataset: str = "drawn_patterns"  # TFDS name, or the path of a store or folder split/class/image

@@ -5,18 +5,18 @@ workdir, safetensors or torchvision. Nothing in a file is executed, and nothing 
 every tensor has its place.
 """
 
-from alexnet_jax.host import signals
+from alexnet_jax.host import command
 
-signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+command.begin(__name__)  # before what is imported for seconds
 
 
-import pathlib
 import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from alexnet_jax import cli
+from alexnet_jax.host import files
 
 FROM = ["caffe", "torchvision", "onnx", "safetensors", "workdir"]
 TO = ["workdir", "safetensors", "torchvision"]
@@ -26,8 +26,8 @@ def _run(arguments: list[str]) -> None:
     values: Any = flags.FLAGS
     if len(arguments) != 3:
         sys.exit("error: name one input and one output: --from=FORMAT IN --to=FORMAT OUT")
-    source, out = (pathlib.Path(name).expanduser() for name in arguments[1:])
     with cli.errors_as_one_line():
+        source, out = files.local(arguments[1], "IN"), files.local(arguments[2], "OUT")
         from alexnet_jax.weights import formats
 
         weights = formats.read(values["from"].value, source, values.recipe or "")
@@ -52,6 +52,11 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "TFDS's folder of it")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Parses the flags and converts."""
     define_flags()
-    app.run(_run)
+    cli.run(_run)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,9 +6,9 @@ Several --workdir average what their networks say (paper, table 2). FILE.csv and
 row for each image; FILE.txt is a submission: five labels a line.
 """
 
-from alexnet_jax.host import signals
+from alexnet_jax.host import command
 
-signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+command.begin(__name__)  # before what is imported for seconds
 
 
 import csv
@@ -16,13 +16,14 @@ import pathlib
 import sys
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.feed.host import HostBatches
+from alexnet_jax.host import files
 from alexnet_jax.inference import pictures, trained
 from alexnet_jax.inference.predictions import (
     BEST,
@@ -103,7 +104,7 @@ def _network(workdir: pathlib.Path) -> TrainedNetwork:
 
 
 def _evaluate() -> None:
-    workdirs = [pathlib.Path(name).expanduser() for name in flags.FLAGS.workdir]
+    workdirs = [files.local(name, "--workdir") for name in flags.FLAGS.workdir]
     networks, order = _networks(workdirs), None
     workdir, network = workdirs[0], networks[0]
     if flags.FLAGS.label_order:
@@ -234,7 +235,7 @@ def define_flags() -> None:
 def main() -> None:
     """Parses the flags and evaluates."""
     define_flags()
-    app.run(_run)
+    cli.run(_run)
 
 
 if __name__ == "__main__":

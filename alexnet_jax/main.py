@@ -1,14 +1,19 @@
-"""python -m alexnet_jax.main --workdir=W [--config=NAME or FILE.py] [--config.FIELD=VALUE ...]"""
+"""python -m alexnet_jax.main --workdir=W [--config=NAME or FILE.py] [--config.FIELD=VALUE ...]
 
-from alexnet_jax.host import signals
+python -m alexnet_jax.main --workdir=runs/first
+python -m alexnet_jax.main --workdir=runs/mine --config=imagenette --config.dataset=PATH/photos
+python -m alexnet_jax.main --list_recipes, or --describe=RECIPE for every field with its meaning
+"""
 
-signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+from alexnet_jax.host import command
+
+command.begin(__name__)  # before what is imported for seconds
 
 
 import dataclasses
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError
@@ -63,7 +68,9 @@ def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = Fal
     )
 
 
-def _train(_: list[str]) -> None:
+def _train(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
     large_pages.start_again_with_them(getattr(_CONFIG.value, "kernels", "auto"))
     join = Join(
         bool(_DISTRIBUTED.value),
@@ -76,11 +83,14 @@ def _train(_: list[str]) -> None:
 
 def main() -> None:
     """Parses the flags and trains; a wrong configuration or input ends it with one line."""
-    try:
-        sys.argv = config_flags.resolve(sys.argv)  # config_flags reads it too
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
-    app.run(_train)
+    for argument in sys.argv[1:]:
+        flag, _, name = argument.lstrip("-").partition("=")
+        if flag == "list_recipes":
+            return print(config_flags.listed())
+        if flag == "describe":
+            with cli.errors_as_one_line():
+                return print(config_flags.described(name or "default"))
+    cli.run(_train, config_flags.resolve)
 
 
 if __name__ == "__main__":

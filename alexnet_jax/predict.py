@@ -3,28 +3,30 @@
 In a notebook: `alexnet_jax.inference.load(W).predict("photo.jpg")`.
 """
 
-from alexnet_jax.host import signals
+from alexnet_jax.host import command
 
-signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+command.begin(__name__)  # before what is imported for seconds
 
 
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.data.types import DataError
 from alexnet_jax.data.words import spoken
+from alexnet_jax.host import files
 
 
 def _run(arguments: list[str]) -> None:
-    workdir = pathlib.Path(flags.FLAGS.workdir).expanduser()
-    folder = pathlib.Path(flags.FLAGS.out or workdir / "plots" / "predictions").expanduser()
     photographs = [pathlib.Path(name) for name in arguments[1:]]
     if not photographs:
         sys.exit("error: name at least one photograph after the flags")
     with cli.errors_as_one_line():
+        workdir = files.local(flags.FLAGS.workdir, "--workdir")
+        out = flags.FLAGS.out
+        folder = files.local(out, "--out") if out else workdir / "plots" / "predictions"
         from alexnet_jax import inference
         from alexnet_jax.figures import answers
         from alexnet_jax.inference.images import squares
@@ -59,6 +61,11 @@ def define_flags() -> None:
     flags.DEFINE_string("out", None, "folder of the pictures; default: plots in the workdir")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Parses the flags and answers."""
     define_flags()
-    app.run(_run)
+    cli.run(_run)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,9 +4,9 @@ python -m alexnet_jax.prepare --dataset=NAME|FOLDER --out=STORE [--encoding=raw|
 python -m alexnet_jax.prepare --verify STORE
 """
 
-from alexnet_jax.host import signals
+from alexnet_jax.host import command
 
-signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+command.begin(__name__)  # before what is imported for seconds
 
 
 import concurrent.futures
@@ -16,7 +16,7 @@ import signal
 import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from absl import logging as absl_logging
 
 from alexnet_jax import cli
@@ -185,7 +185,12 @@ def define_flags() -> None:
     flags.DEFINE_bool("verify", False, "check every byte and every record of STORE instead")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Parses the flags and prepares."""
     define_flags()
     large_pages.start_again_with_them()
-    app.run(_run)
+    cli.run(_run)
+
+
+if __name__ == "__main__":
+    main()

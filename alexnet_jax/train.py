@@ -114,9 +114,10 @@ def train(
     >>> train(config, "runs/first", overwrite=True)["step"]
     2
     """
-    folder = pathlib.Path(workdir).expanduser()
+    folder = files.local(workdir, "--workdir")
     processes.agree(config, str(folder))
     validate(config)
+    _refuse_nested(folder, config)
     mesh = _build_mesh(config)
     with interruptible("training"), contextlib.ExitStack() as held:
         processes.first_does(lambda: held.enter_context(files.only_process(folder)))
@@ -149,6 +150,27 @@ def train(
         if start < run.last_step:
             return _train(run, start)
         return run.finish(start) if _is_evaluated(run, start) else _evaluate_last(run, start)
+
+
+def _refuse_nested(workdir: pathlib.Path, config: Config) -> None:
+    """Refuses a workdir in its data set, of which it would be a class, or the other way round.
+
+    Raises:
+      PathError: says which lies in which.
+    """
+    data = files.local(config.dataset, "--config.dataset")
+    if not data.is_dir():
+        return  # a name, or what does not exist is said later
+    own, theirs = workdir.resolve(), data.resolve()
+    if own == theirs or theirs in own.parents:
+        raise files.PathError(
+            f"--workdir: {workdir} lies in the data set {data}, and would become a part of it; use "
+            "a folder elsewhere"
+        )
+    if own in theirs.parents:
+        raise files.PathError(
+            f"--config.dataset: {data} lies in the workdir {workdir}; use a workdir elsewhere"
+        )
 
 
 def _resume_point(checkpoints: checkpoint.Checkpoints) -> int:
@@ -236,7 +258,7 @@ def _describe(config: Config, folder: pathlib.Path) -> None:
 def _train(run: Run, start: int) -> dict[str, Any]:
     """Runs updates start + 1 .. the last, and evaluates."""
     config = run.config
-    processes.say(report.header(run.setup, run.sizes, start + 1, run.last_step))
+    processes.say(report.header(run.setup, run.sizes, start + 1, run.last_step, run.notes))
     feed = run.train_feed
     _ = run.eval_feed  # what cannot be used is known before the first step
     processes.say(f"feed      {run.describe_feed()}")

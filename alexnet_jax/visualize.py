@@ -11,9 +11,9 @@ features     a layer's activations of every image of a split, as FILE.npz
 In a notebook the same are functions of `alexnet_jax.inference.pictures`.
 """
 
-from alexnet_jax.host import signals
+from alexnet_jax.host import command
 
-signals.end_in_one_line(__name__)  # from here on: what follows is imported for seconds
+command.begin(__name__)  # before what is imported for seconds
 
 
 import pathlib
@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.config import ConfigError
@@ -137,6 +137,11 @@ def _run(arguments: list[str]) -> None:
         print(f"written: {KINDS[arguments[1]]()}")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Parses the flags and draws."""
     define_flags()
-    app.run(_run)
+    cli.run(_run)
+
+
+if __name__ == "__main__":
+    main()

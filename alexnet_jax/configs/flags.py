@@ -1,5 +1,11 @@
 """The flags that name a recipe and its fields: --config=NAME or FILE.py --config.FIELD=VALUE ..."""
 
+import ast
+import dataclasses
+import inspect
+import pathlib
+import textwrap
+import typing
 from typing import Any
 
 from absl import flags
@@ -20,6 +26,81 @@ def define() -> Any:
     return config_flags.DEFINE_config_file("config", None, f"a recipe ({known}) or a file")
 
 
+def listed() -> str:
+    """Returns the recipes, a line each with the first of what their files say."""
+    lines = []
+    for name in configs.names():
+        module = ast.parse(pathlib.Path(configs.path(name)).read_text())
+        said = (ast.get_docstring(module) or "").split("\n\n")[0].split("\n")
+        lines.append(f"{name:16} {' '.join(said)}")
+    return "\n".join(lines)
+
+
+def described(recipe: str) -> str:
+    """Returns every field of a recipe: its value, what it means and where it comes from.
+
+    Raises:
+      ConfigError: no such recipe.
+    """
+    values, plain = flatten(configs.get(recipe)), flatten(Config())
+    comments = _comments()
+    lines = []
+    for name, value in values.items():
+        mark = "" if value == plain[name] else f"  (else {plain[name]!r})"
+        lines.append(f"--config.{name}={value!r}{mark}")
+        lines += textwrap.wrap(
+            comments.get(name, ""), 92, initial_indent=6 * " ", subsequent_indent=6 * " "
+        )
+    return "\n".join(lines)
+
+
+def _comments() -> dict[str, str]:
+    """Returns what the source of `Config` says beside each field, by its dotted name."""
+    lines = inspect.getsource(inspect.getmodule(Config) or Config).splitlines()
+    found: dict[str, dict[str, str]] = {}
+    owner, above = "", []
+    for line in lines:
+        text = line.strip()
+        if text.startswith("class "):
+            owner, above = text.split()[1].split("(")[0].rstrip(":"), []
+        elif text.startswith("#"):
+            above.append(text.lstrip("# "))
+        elif (
+            ":" in text and "=" in text and line.startswith("    ") and not line.startswith("     ")
+        ):
+            beside = text.partition("  # ")[2]
+            name = text.partition(":")[0]
+            found.setdefault(owner, {})[name] = " ".join([*above, beside]).strip()
+            above = []
+        elif not text:
+            above = []
+    named: dict[str, str] = {}
+
+    def walk(kind: type, prefix: str) -> None:
+        hints = typing.get_type_hints(kind)
+        for name in (field.name for field in dataclasses.fields(kind)):
+            if dataclasses.is_dataclass(hints[name]):
+                walk(typing.cast(type, hints[name]), f"{prefix}{name}.")
+            else:
+                named[prefix + name] = found.get(kind.__name__, {}).get(name, "")
+
+    walk(Config, "")
+    return named
+
+
+def _config_first(arguments: list[str]) -> list[str]:
+    """Moves --config before the fields that change it, wherever it was typed."""
+    for i, argument in enumerate(arguments[1:], 1):
+        if argument == "--":
+            break
+        if argument in BARE and i + 1 < len(arguments):
+            pair = arguments[i : i + 2]
+            return [arguments[0], *pair, *arguments[1:i], *arguments[i + 2 :]]
+        if argument.lstrip("-").startswith("config="):
+            return [arguments[0], argument, *arguments[1:i], *arguments[i + 1 :]]
+    return arguments
+
+
 def resolve(arguments: list[str], default: str = "default") -> list[str]:
     """Replaces a recipe's name after --config by its file; without one it is the default's.
 
@@ -30,7 +111,7 @@ def resolve(arguments: list[str], default: str = "default") -> list[str]:
     Raises:
       ConfigError: an unknown recipe or field; says which is nearest.
     """
-    resolved = list(arguments)
+    resolved = _config_first(list(arguments))
     fields = list(flatten(Config()))
     named = False
     for i, argument in enumerate(resolved):

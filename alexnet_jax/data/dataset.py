@@ -1,6 +1,7 @@
 """A data set: its splits, opened by name or by slice."""
 
 import hashlib
+from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
@@ -21,10 +22,12 @@ class Dataset:
       sizes: examples of each whole split.
       statistics: colour statistics of its split `train`, where a store has them.
       prepared: are its images decoded and cut already, as in a store?
+      notes: what a person may want to know of it, a line each.
     """
 
     statistics: Statistics | None = None
     prepared: bool = False
+    notes: Sequence[str] = ()
     name: str
     class_names: list[str]
     sizes: dict[str, int]

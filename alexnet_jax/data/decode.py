@@ -1,14 +1,22 @@
 """Image files to uint8 squares: the authors' resize rule (cuda-convnet2 make-data, pyext.cpp)."""
 
 import io
+import os
 
-import cv2
-import numpy as np
-from PIL import Image, ImageOps
+MOST_PIXELS = 2**28  # of an image, as it is and as it is enlarged: 0.8 GB, more than any camera's
+# OpenCV compares with it by every format's header; it reads this as it is loaded.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
 
-from alexnet_jax.data.types import DataError, Example, Source
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import simplejpeg  # noqa: E402
+from PIL import Image, ImageOps  # noqa: E402
+
+from alexnet_jax.data.types import DataError, Example, Source  # noqa: E402
 
 cv2.setNumThreads(0)  # the readers are the threads
+
+HOLE = 128  # zero bytes in a row that no picture has
 
 
 def decode(encoded: bytes, name: str, side: int, exif_orientation: bool = False) -> np.ndarray:
@@ -26,32 +34,102 @@ def decode(encoded: bytes, name: str, side: int, exif_orientation: bool = False)
       (side, side, 3) uint8, RGB.
 
     Raises:
-      DataError: names a file that cannot be decoded.
+      DataError: names a file that cannot be decoded, whose decoder had to make pixels up, or of
+        more than MOST_PIXELS.
     """
     try:
-        if _is_cmyk(encoded):
-            return centre_square(_decode_cmyk(encoded, name, exif_orientation), side)
-        flags = cv2.IMREAD_COLOR_RGB | (0 if exif_orientation else cv2.IMREAD_IGNORE_ORIENTATION)
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-        if image is None:
-            raise DataError(f"{name}: is not a readable image, or it is cut short")
+        if encoded[:2] == b"\xff\xd8":
+            image = _decode_jpeg(encoded, name, exif_orientation)
+        else:
+            _refuse_large(_png_size(encoded), name)
+            image = _decode_by_opencv(encoded, name, exif_orientation)
         return centre_square(image, side)
     except cv2.error as error:
         raise DataError(f"{name}: is not a readable image ({error.err})") from error
 
 
-def _is_cmyk(encoded: bytes) -> bool:
-    """Is it a JPEG of four components? Its frame header says so (ITU T.81, B.2.2)."""
-    at = 2
-    while encoded[:2] == b"\xff\xd8" and at + 9 < len(encoded) and encoded[at] == 0xFF:
+def _decode_by_opencv(encoded: bytes, name: str, exif_orientation: bool) -> np.ndarray:
+    flags = cv2.IMREAD_COLOR_RGB | (0 if exif_orientation else cv2.IMREAD_IGNORE_ORIENTATION)
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    if image is None:
+        raise DataError(f"{name}: is not a readable image, or it is cut short")
+    return image
+
+
+def _decode_jpeg(encoded: bytes, name: str, exif_orientation: bool) -> np.ndarray:
+    """Decodes a JPEG, whose decoder says where it had to make pixels up.
+
+    simplejpeg and OpenCV have the same decoder, and the same pixels; OpenCV does not say it.
+    """
+    frame = _jpeg_frame(encoded)
+    if frame:
+        _refuse_large(frame[:2], name)
+        if frame[2] == 4:
+            return _decode_cmyk(encoded, name, exif_orientation)
+        hole = encoded.find(bytes(HOLE), frame[3])
+        if hole >= 0 and not _zeros_are_flat(encoded):
+            raise DataError(
+                f"{name}: is not a readable image: zero bytes from byte {hole:,} on are no picture"
+            )
+    try:
+        image = simplejpeg.decode_jpeg(encoded, "RGB")
+    except ValueError as error:
+        told = str(error)
+        invented = "Corrupt JPEG data" in told or "remature end" in told
+        if invented and "extraneous" not in told:
+            raise DataError(
+                f"{name}: is not a readable image, or it is cut short ({told.strip()})"
+            ) from error
+        return _decode_by_opencv(encoded, name, exif_orientation)  # of a kind that it has not
+    return _decode_by_opencv(encoded, name, True) if exif_orientation else image
+
+
+def _jpeg_frame(encoded: bytes) -> tuple[int, int, int, int] | None:
+    """Returns a JPEG's width, height, components and where its scan begins (ITU T.81, B.2.2)."""
+    at, size = 2, None
+    while at + 9 < len(encoded) and encoded[at] == 0xFF:
         marker = encoded[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return encoded[at + 9] == 4
-        else:
-            at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
-    return False
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = (int.from_bytes(encoded[at + k : at + k + 2], "big") for k in (5, 7))
+            size = width, height, encoded[at + 9]
+        if marker == 0xDA:
+            return (*size, at) if size else None
+        at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+    return (*size, at) if size else None
+
+
+def _zeros_are_flat(encoded: bytes) -> bool:
+    """May zero bytes be a flat part of the picture? Where the shortest code of every table of AC
+    coefficients says "end of block", as in tables that were made for this image; else each zero
+    bit would be a coefficient of its own, in all places of many blocks (T.81, B.2.4.2)."""
+    at = 2
+    while at + 21 < len(encoded) and encoded[at] == 0xFF and encoded[at + 1] != 0xDA:
+        length = int.from_bytes(encoded[at + 2 : at + 4], "big")
+        if encoded[at + 1] == 0xC4:
+            table, end = at + 4, at + 2 + length
+            while table + 17 < end:
+                counts = encoded[table + 1 : table + 17]
+                if encoded[table] >> 4 and encoded[table + 17] != 0:
+                    return False
+                table += 17 + sum(counts)
+        at += 2 + length
+    return True
+
+
+def _png_size(encoded: bytes) -> tuple[int, int]:
+    if encoded[:8] != b"\x89PNG\r\n\x1a\n":
+        return 0, 0  # OpenCV's own bound
+    return int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
+
+
+def _refuse_large(size: tuple[int, int], name: str) -> None:
+    if size[0] * size[1] > MOST_PIXELS:
+        raise DataError(
+            f"{name}: has {size[0]:,} x {size[1]:,} pixels; at most {MOST_PIXELS:,} are decoded"
+        )
 
 
 def _decode_cmyk(encoded: bytes, name: str, exif_orientation: bool) -> np.ndarray:
@@ -91,11 +169,24 @@ def centre_square(image: np.ndarray, side: int) -> np.ndarray:
     """
     height, width = image.shape[:2]
     scale = side / min(height, width)
+    if scale > 1 and height * width * scale**2 > MOST_PIXELS:
+        image = _middle(image, 2 * side)
+        height, width = image.shape[:2]
     if scale != 1:
         size = (max(side, round(width * scale)), max(side, round(height * scale)))
         image = cv2.resize(image, size, interpolation=_kernel(scale))
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     return image[top : top + side, left : left + side]
+
+
+def _middle(image: np.ndarray, most: int) -> np.ndarray:
+    """Cuts the ends of a strip, so that what is left is at most `most` long, or as it is square."""
+    slices = []
+    for length, other in zip(image.shape[:2], image.shape[1::-1], strict=True):
+        kept = min(length, max(most, other))
+        first = (length - kept) // 2
+        slices.append(slice(first, first + kept))
+    return image[slices[0], slices[1]]
 
 
 def _kernel(scale: float) -> int:

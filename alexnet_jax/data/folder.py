@@ -1,36 +1,64 @@
-"""A folder split/class/image as a data set."""
+"""A folder split/class/image as a data set, as people have them."""
 
+import dataclasses
 import hashlib
 import os
 import pathlib
+from collections import Counter
 
 import numpy as np
 
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.image_files import (
+    IMAGES,
+    OTHERS,
+    UNREADABLE,
+    first_bytes_are_an_image,
+    read_file,
+)
 from alexnet_jax.data.names import Names
 from alexnet_jax.data.types import DataError, Example, Source
 
 UNLABELLED = -1
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+# What systems, network disks and editors leave beside photographs; hidden names too.
+LEFT_BY_SYSTEMS = {
+    *("__macosx", "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
+    *("$recycle.bin", "recycler", "system volume information", "lost+found", "__pycache__"),
+}
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+HANDFUL = 5  # images of a class, of which fewer are told of
+ALMOST_EMPTY = 0.01  # of the largest split
+DEPTH = 3  # how far down a data set that is meant is looked for
 
 
 class Folder(Dataset):
     """A folder of splits of classes of image files.
 
-    Files are in the order of a name hash rather than of classes, so that a slice of a split holds
-    every class. Those of a split without folders of classes have no labels, and are in the order of
-    their names.
+    Images may lie deeper than their class's folder. Files are in the order of a name hash rather
+    than of classes, so that a slice of a split holds every class. Those of a split without folders
+    of classes have no labels, and are in the order of their names.
+
+    Attributes:
+      notes: what a person may want to know of it, a line each: what was left out, and what is odd.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
+        """Looks the folder through.
+
+        Raises:
+          DataError: it is not of that form; the message says what is there, and what is meant.
+        """
         self.name = str(path)
-        splits = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-        names = {c.name for s in splits for c in s.iterdir() if c.is_dir()}
-        self.class_names = sorted(n for n in names if not n.startswith("."))
-        if not self.class_names:
-            raise DataError(f"{path}: no split/class/image inside; is it one level too deep or up?")
-        self._splits = {split.name: self._list(split) for split in splits}
-        self.sizes = {split: len(files) for split, files in self._splits.items() if len(files)}
+        found = {split.name: _Split.of(pathlib.Path(split.path)) for split in _folders(path)}
+        splits = {name: split for name, split in found.items() if split.classes or split.loose}
+        self.class_names = sorted({name for split in splits.values() for name in split.classes})
+        _refuse_other_forms(path, splits, self.class_names)
+        self._splits = {
+            name: _Files(path / name, *split.labelled(self.class_names), self.class_names)
+            for name, split in splits.items()
+        }
+        self.sizes = {split: len(files) for split, files in self._splits.items()}
+        self.notes = [*_left_out(path, found), *_odd(splits, self.class_names)]
 
     def contents(self) -> list[str]:
         """Names every file, in order: a shard of a store is a range of them."""
@@ -40,28 +68,248 @@ class Folder(Dataset):
             for name in files.names
         ]
 
-    def _list(self, split: pathlib.Path) -> "_Files":
-        """Returns a split's files with their labels; those without folders of classes have none.
-
-        Raises:
-          DataError: some lie in folders of classes, and others do not.
-        """
-        loose = sorted(_images(split))
-        found = [
-            (f"{name}/{image}", label)
-            for label, name in enumerate(self.class_names)
-            if (split / name).is_dir()
-            for image in _images(split / name)
-        ]
-        if loose and found:
-            raise DataError(
-                f"{split / loose[0]}: lies beside folders of classes; move it into its own"
-            )
-        found.sort(key=lambda item: spread(item[0]))
-        return _Files(split, found or [(image, UNLABELLED) for image in loose], self.class_names)
-
     def _whole(self, split: str) -> Source:
         return self._splits[split]
+
+
+@dataclasses.dataclass
+class _Split:
+    """What lies in the folder of a split.
+
+    Attributes:
+      path: of it.
+      classes: the images of each folder in it that has any, by paths from the split on.
+      loose: images that lie in no folder.
+      left_out: what was not taken, by the reason, with the first of each.
+    """
+
+    path: pathlib.Path
+    classes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    loose: list[str] = dataclasses.field(default_factory=list)
+    left_out: Counter[str] = dataclasses.field(default_factory=Counter)
+    first: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, path: pathlib.Path) -> "_Split":
+        """Looks a folder through."""
+        split = cls(path)
+        split.loose = sorted(split._images(path, "", set(), deeper=False))
+        for folder in _folders(path):
+            images = split._images(folder.path, f"{folder.name}/", set())
+            if images:
+                split.classes[folder.name] = images
+            else:
+                split.leave("a folder without an image", folder.path)
+        split.note_left_by_systems(path)
+        return split
+
+    def note_left_by_systems(self, path: pathlib.Path) -> None:
+        """Counts the folders in one that are nobody's photographs."""
+        own = {folder.name for folder in _folders(path)}
+        with os.scandir(path) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if _is_folder(entry) and entry.name not in own:
+                    self.leave("a folder that a system left", entry.path)
+
+    def leave(self, why: str, path: str | os.PathLike[str]) -> None:
+        self.left_out[why] += 1
+        self.first.setdefault(why, str(path))
+
+    def _images(
+        self,
+        folder: str | os.PathLike[str],
+        prefix: str,
+        above: set[tuple[int, int]],
+        deeper: bool = True,
+    ) -> list[str]:
+        """Returns the images of a folder and, `deeper`, of those in it.
+
+        Args:
+          folder: to look through.
+          prefix: of their names.
+          above: the folders that this one lies in: a link may lead back to one.
+          deeper: look into its folders?
+        """
+        about = os.stat(folder)
+        own = (about.st_dev, about.st_ino)
+        if own in above:
+            return []
+        found = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                suffix = os.path.splitext(entry.name)[1].lower()
+                if entry.name.startswith("."):
+                    continue
+                if suffix in IMAGES and not _is_folder(entry):
+                    found.append(prefix + entry.name)
+                elif _is_folder(entry):
+                    if deeper and entry.name.lower() not in LEFT_BY_SYSTEMS:
+                        inside = f"{prefix}{entry.name}/"
+                        found += self._images(entry.path, inside, above | {own})
+                elif suffix not in OTHERS and first_bytes_are_an_image(entry.path):
+                    found.append(prefix + entry.name)
+                elif suffix in UNREADABLE:
+                    self.leave(f"{suffix} cannot be decoded here", entry.path)
+        return found
+
+    def labelled(self, class_names: list[str]) -> tuple[list[str], list[int]]:
+        """Returns the images and their labels, in the order of the data set."""
+        if not self.classes:
+            return self.loose, [UNLABELLED] * len(self.loose)
+        labels = {name: label for label, name in enumerate(class_names)}
+        found = [(image, labels[name]) for name, own in self.classes.items() for image in own]
+        found.sort(key=lambda item: spread(item[0]))
+        return [image for image, _ in found], [label for _, label in found]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
+def _folders(path: pathlib.Path) -> list[os.DirEntry[str]]:
+    """Returns the folders in one, by name, less what systems leave."""
+    with os.scandir(path) as entries:
+        return sorted(
+            (
+                entry
+                for entry in entries
+                if _is_folder(entry)
+                and not entry.name.startswith(".")
+                and entry.name.lower() not in LEFT_BY_SYSTEMS
+            ),
+            key=lambda entry: entry.name,
+        )
+
+
+def _refuse_other_forms(
+    path: pathlib.Path, splits: dict[str, _Split], class_names: list[str]
+) -> None:
+    """Refuses a folder that is one level too high or too low, or of another form.
+
+    Raises:
+      DataError: says what is there, and which path is probably meant.
+    """
+    mixed = [split for split in splits.values() if split.loose and split.classes]
+    if mixed and not any(name.lower() in SPLITS for name in class_names):
+        loose = mixed[0].path / mixed[0].loose[0]
+        raise DataError(f"{loose}: lies beside folders of classes; move it into its own")
+    tiny = [split.path for split in splits.values() if (split.path / _TINY).is_file()]
+    if tiny:
+        raise DataError(
+            f"{tiny[0]}: has its labels in {_TINY}, as Tiny ImageNet does; move each of its images "
+            f"into a folder of its class, {tiny[0]}/CLASS/"
+        )
+    inner = [name for name in class_names if name.lower() in SPLITS]
+    deeper = (
+        image.split("/") for s in splits.values() for own in s.classes.values() for image in own
+    )
+    inner += [parts[0] for parts in deeper if any(part.lower() in SPLITS for part in parts[1:-1])]
+    if class_names and not inner:
+        return
+    meant = _meant(path)
+    here = _described(path, splits)
+    if meant:
+        raise DataError(f"{path}: {here}; did you mean {meant}?")
+    if inner:
+        return  # classes that are called so
+    raise DataError(f"{path}: {here}; a data set is split/class/image, as train/cat/1.jpg")
+
+
+_TINY = "val_annotations.txt"
+
+
+def _described(path: pathlib.Path, splits: dict[str, _Split]) -> str:
+    if splits:
+        names = ", ".join(sorted(splits)[:3])
+        more = ", ..." if len(splits) > 3 else ""
+        if any(split.classes for split in splits.values()):
+            return f"its folders ({names}{more}) hold splits, as it seems, not classes"
+        return f"its folders ({names}{more}) hold images, not folders of classes"
+    own = _Split(path)
+    images = own._images(path, "", set(), deeper=False)
+    if images:
+        return (
+            f"holds {len(images):,} images without labels (python -m alexnet_jax.predict tells "
+            "what is on them)"
+        )
+    names = [folder.name for folder in _folders(path)]
+    return f"holds no split/class/image, but {', '.join(names[:3]) or 'no folder'}"
+
+
+def _meant(path: pathlib.Path) -> pathlib.Path | None:
+    """Returns a folder nearby that looks like a data set: below, else one or two above."""
+    level = [path]
+    for _ in range(DEPTH):
+        level = [pathlib.Path(entry.path) for folder in level for entry in _folders(folder)][:200]
+        for folder in level:
+            if _looks_like_a_set(folder):
+                return folder
+    absolute = path.absolute()
+    for above in (absolute.parent, absolute.parent.parent):
+        own = absolute.relative_to(above).parts[0].lower()
+        if own in SPLITS and _looks_like_a_set(above):
+            return above
+    return None
+
+
+def _looks_like_a_set(path: pathlib.Path) -> bool:
+    """Has it a split, by its name, with a folder of images in it?"""
+    for split in _folders(path):
+        if split.name.lower() not in SPLITS:
+            continue
+        for folder in _folders(pathlib.Path(split.path))[:3]:
+            if _Split(path)._images(folder.path, "", set()) and folder.name.lower() not in SPLITS:
+                return True
+    return False
+
+
+def _left_out(path: pathlib.Path, splits: dict[str, _Split]) -> list[str]:
+    """Says what was not taken: how many, why, and the first."""
+    whole = _Split(path)
+    whole.note_left_by_systems(path)
+    for name, split in splits.items():
+        if not split.classes and not split.loose:
+            whole.leave("a folder without an image", path / name)
+    count: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for split in [whole, *splits.values()]:
+        count += split.left_out
+        first = split.first | first
+    return [
+        f"{number:,} left out: {why} ({first[why]}{', ...' if number > 1 else ''})"
+        for why, number in sorted(count.items())
+    ]
+
+
+def _odd(splits: dict[str, _Split], class_names: list[str]) -> list[str]:
+    """Says what may be a mistake: classes that nothing is learned of, and hardly any images."""
+    lines = []
+    train = splits.get("train")
+    if train and train.classes:
+        for name, split in sorted(splits.items()):
+            strange = sorted(split.classes.keys() - train.classes.keys())
+            if strange:
+                lines.append(f"{name} has classes that train does not have: {_some(strange)}")
+        few = [name for name in class_names if 0 < len(train.classes.get(name, [])) < HANDFUL]
+        if few:
+            lines.append(f"train has fewer than {HANDFUL} images of {_some(few)}")
+    sizes = {
+        name: len(split.loose) + sum(map(len, split.classes.values()))
+        for name, split in splits.items()
+    }
+    most = max(sizes.values(), default=0)
+    for name, size in sorted(sizes.items()):
+        if size < ALMOST_EMPTY * most:
+            lines.append(f"{name} is almost empty: {size:,} of {most:,} images")
+    return lines
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def spread(name: str) -> tuple[bytes, str]:
@@ -69,37 +317,22 @@ def spread(name: str) -> tuple[bytes, str]:
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest(), name
 
 
-def _images(folder: pathlib.Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return [
-            entry.name
-            for entry in entries
-            if os.path.splitext(entry.name)[1].lower() in SUFFIXES
-            and not entry.name.startswith(".")
-            and not entry.is_dir()
-        ]
-
-
 class _Files(Source):
     """Files of a split, by index; `names` are their paths from its folder on."""
 
     def __init__(
-        self, split: pathlib.Path, files: list[tuple[str, int]], class_names: list[str]
+        self, split: pathlib.Path, files: list[str], labels: list[int], class_names: list[str]
     ) -> None:
         self.class_names, self._split = class_names, split
-        self.names = Names(name for name, _ in files)
-        self._labels = np.array([label for _, label in files], np.int32)
+        self.names = Names(files)
+        self._labels = np.array(labels, np.int32)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Example:
         name = self.names[index]
-        path = self._split / name
-        try:
-            return Example(path.read_bytes(), int(self._labels[index]), name)
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror}") from error
+        return Example(read_file(self._split / name), int(self._labels[index]), name)
 
     def where(self, index: int) -> str:
         """Returns the file's path."""

@@ -1,6 +1,7 @@
 """TFDS data sets in ArrayRecord files, read without TensorFlow."""
 
 import pathlib
+import shutil
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -10,6 +11,7 @@ from alexnet_jax.data import drawn_patterns
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.types import DataError, Example, Source
 from alexnet_jax.errors import nearest
+from alexnet_jax.host import files
 
 
 class TfdsDataset(Dataset):
@@ -47,10 +49,17 @@ class TfdsDataset(Dataset):
         builder = self._builder()
         if builder.is_prepared():
             return builder
-        print(f"preparing {self.name} in {builder.data_dir}", flush=True)
-        config = tfds.download.DownloadConfig(try_download_gcs=False)
-        builder.download_and_prepare(file_format="array_record", download_config=config)
-        return self._builder()
+        folder = pathlib.Path(str(builder.data_dir)).parent
+        waiting = f"{self.name} is being prepared by another process; waiting for it"
+        with files.in_turn(folder, waiting):
+            if self._builder().is_prepared():
+                return self._builder()
+            for left in folder.glob("incomplete.*"):  # of one that was killed: nobody else is here
+                shutil.rmtree(left)
+            print(f"preparing {self.name} in {builder.data_dir}", flush=True)
+            config = tfds.download.DownloadConfig(try_download_gcs=False)
+            builder.download_and_prepare(file_format="array_record", download_config=config)
+            return self._builder()
 
     def _builder(self) -> tfds.core.DatasetBuilder:
         if self.name == drawn_patterns.DrawnPatterns.name:

@@ -4,7 +4,7 @@ import textwrap
 
 import numpy as np
 
-from alexnet_jax.figures.picture import Picture
+from alexnet_jax.figures.picture import Picture, as_drawn, shortened
 
 BARS = 5
 
@@ -31,14 +31,15 @@ def draw(
         top, bottom = part.subplots(2, 1, height_ratios=(3, 1.3))
         top.imshow(image)
         top.set_axis_off()
-        top.set_title(textwrap.fill(label, 26) or "?", fontsize=11)
+        top.set_title(as_drawn(textwrap.fill(label, 26)) or "?", fontsize=11)
         names = [name for name, _ in rows[:BARS]][::-1]
         values = [p for _, p in rows[:BARS]][::-1]
         places = np.arange(len(names))
         colours = ["tab:red" if name == label else "lightsteelblue" for name in names]
         bottom.barh(places, values, color=colours)
         for place, name in zip(places, names, strict=True):
-            bottom.text(0.02, place, name[:30], va="center", fontsize=8)
+            shown = as_drawn(shortened([name], 30)[0])
+            bottom.text(0.02, place, shown, va="center", fontsize=8)
         bottom.set(xlim=(0, 1), xticks=[], yticks=[])
     return figure
 
@@ -55,7 +56,9 @@ def draw_one(image: np.ndarray, rows: list[tuple[str, float]]) -> Picture:
     left.imshow(image)
     left.set_axis_off()
     names, values = [name for name, _ in rows][::-1], [100 * p for _, p in rows][::-1]
-    bars = right.barh(names, values, color=["tab:gray"] * (len(rows) - 1) + ["tab:blue"])
+    colours = ["tab:gray"] * (len(rows) - 1) + ["tab:blue"]
+    bars = right.barh(range(len(rows)), values, color=colours)  # two names may be alike
+    right.set_yticks(range(len(rows)), [as_drawn(name) for name in shortened(names, 40)])
     right.bar_label(bars, fmt="%.1f %%", padding=3)
     right.set(xlim=(0, 115), xlabel="probability, %")
     right.spines[["top", "right"]].set_visible(False)

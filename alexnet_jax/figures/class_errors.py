@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from alexnet_jax.figures.picture import Picture
+from alexnet_jax.figures.picture import Picture, as_drawn, shortened
 
 SHOWN = 20  # of each
 
@@ -20,11 +20,16 @@ def draw(rows: list[dict[str, Any]], confusions: list[tuple[str, str, int]]) -> 
     figure = Picture(figsize=(13, height), layout="constrained", dpi=110)
     left, right = figure.subplots(1, 2)
     errors = [100 * row["top1_error"] for row in rows]
-    bars = left.barh([row["class"][:28] for row in rows], errors, color="tab:blue")
+    names = shortened([row["class"] for row in rows], 28)
+    bars = left.barh(range(len(rows)), errors, color="tab:blue")  # two classes may look alike
+    left.set_yticks(range(len(rows)), [as_drawn(name) for name in names])
     left.bar_label(bars, fmt="%.0f", padding=3)
     left.set(title="classes with the largest top-1 error", xlabel="%", xlim=(0, 108))
-    names = [f"{a[:22]} \N{RIGHTWARDS ARROW} {b[:22]}" for a, b, _ in confusions]
-    bars = right.barh(names, [times for _, _, times in confusions], color="tab:red")
+    own = shortened([a for a, _, _ in confusions], 22)
+    others = shortened([b for _, b, _ in confusions], 22)
+    pairs = [f"{a} \N{RIGHTWARDS ARROW} {b}" for a, b in zip(own, others, strict=True)]
+    bars = right.barh(range(len(pairs)), [times for _, _, times in confusions], color="tab:red")
+    right.set_yticks(range(len(pairs)), [as_drawn(pair) for pair in pairs])
     right.bar_label(bars, padding=3)
     right.set(title="commonest confusions: what it is, what it is taken for", xlabel="images")
     right.margins(x=0.1)

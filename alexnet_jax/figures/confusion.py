@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from alexnet_jax.figures.picture import Picture
+from alexnet_jax.figures.picture import Picture, as_drawn, shortened
 
 NUMBERED = 20  # classes up to which cells say their number
 
@@ -42,7 +42,8 @@ def draw(counts: np.ndarray, names: list[str], title: str) -> Picture:
                     color="white" if dark else "black",
                 )
     if len(names) <= 60:
-        axis.set_xticks(range(len(names)), [name[:20] for name in names], rotation=90, fontsize=8)
-        axis.set_yticks(range(len(names)), [name[:20] for name in names], fontsize=8)
-    axis.set(title=title, xlabel="taken for", ylabel="is")
+        labels = [as_drawn(name) for name in shortened(names, 20)]
+        axis.set_xticks(range(len(names)), labels, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(names)), labels, fontsize=8)
+    axis.set(title=as_drawn(title), xlabel="taken for", ylabel="is")
     return figure

@@ -21,8 +21,10 @@ def draw_run(rows: list[Row]) -> Picture:
     for split, own in by_split.items():
         steps = [row["step"] for row in own]
         style = {"linewidth": 1, "alpha": 0.7} if split == "train" else {"marker": "o", "ms": 3}
-        axes[0].plot(steps, [row["loss"] for row in own], label=split, **style)
-        axes[1].plot(steps, [100 * row["top1_error"] for row in own], label=split, **style)
+        nan = float("nan")  # of a row that does not have it
+        axes[0].plot(steps, [row.get("loss", nan) for row in own], label=split, **style)
+        errors = [100 * row.get("top1_error", nan) for row in own]
+        axes[1].plot(steps, errors, label=split, **style)
     rates = [(row["step"], row["learning_rate"]) for row in rows if "learning_rate" in row]
     axes[2].plot(*zip(*rates, strict=True) if rates else ([], []), color="tab:green")
     names = (("loss", "nats"), ("top-1 error", "%"), ("learning rate", ""))

@@ -4,7 +4,7 @@ import textwrap
 
 import numpy as np
 
-from alexnet_jax.figures.picture import Picture
+from alexnet_jax.figures.picture import Picture, as_drawn, shortened
 
 
 def draw(
@@ -32,7 +32,11 @@ def draw(
             axis.imshow(image)
             axis.set(xticks=[], yticks=[])
             right = name == query[1]
-            axis.set_title(name[:22], fontsize=8, color="black" if right else "tab:red")
+            axis.set_title(
+                as_drawn(shortened([name], 22)[0]),
+                fontsize=8,
+                color="black" if right else "tab:red",
+            )
             for side in axis.spines.values():
                 side.set_visible(axis is row[0])
                 side.set_linewidth(3)

@@ -8,6 +8,45 @@ from matplotlib.figure import Figure  # without pyplot: no global state, no disp
 from alexnet_jax.host import files
 
 
+def as_drawn(name: str) -> str:
+    """Returns a name as it can be drawn: what is no letter in any script is an escape, and between
+    two dollars there is no mathematics.
+
+    >>> as_drawn("cash_$5") == "cash_" + chr(92) + "$5"
+    True
+    """
+    escaped = (
+        name.replace("$", "\\$")
+        .encode("utf-8", "surrogateescape")
+        .decode("utf-8", "backslashreplace")
+    )
+    return "".join(
+        letter
+        if letter.isprintable() or letter in "\n "
+        else letter.encode("unicode_escape").decode()
+        for letter in escaped
+    )
+
+
+def shortened(names: list[str], letters: int) -> list[str]:
+    """Returns names of so many letters at most, all of them different where the names are.
+
+    >>> [name.encode("ascii", "replace") for name in shortened(["a long name", "short"], 7)]
+    [b'a l?ame', b'short']
+    """
+    found = []
+    for name in names:
+        if len(name) > letters:
+            kept = letters - 1
+            name = f"{name[: kept - kept // 2]}\N{HORIZONTAL ELLIPSIS}{name[-(kept // 2) :]}"
+        found.append(name)
+    again = {name for name in found if found.count(name) > 1}
+    return [
+        f"{short} ({index})" if short in again and names.count(name) < found.count(short) else short
+        for index, (short, name) in enumerate(zip(found, names, strict=True))
+    ]
+
+
 class Picture(Figure):
     """A figure, shown as a PNG where a cell ends with it.
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import zipfile
@@ -28,6 +29,36 @@ class FolderInUseError(UserError, RuntimeError):
 
 class DamagedFileError(ValueError):
     """A file that is not what it should be; the message names it."""
+
+
+class PathError(UserError, ValueError):
+    """A path that cannot be used; the message names the flag and what to do."""
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def local(path: str | os.PathLike[str], flag: str) -> pathlib.Path:
+    """Returns a path of this machine, with ~ for the home.
+
+    Args:
+      path: as it was given.
+      flag: that gave it, for the error.
+
+    Raises:
+      PathError: it is empty, or of a bucket.
+    """
+    text = os.fspath(path)
+    if not text.strip():
+        raise PathError(f"{flag}: is empty; name a folder")
+    if _SCHEME.match(text):
+        raise PathError(
+            f"{flag}: {text} is not on this machine's disks, and nothing else is read or written "
+            "here; mount the bucket as a folder, or copy it"
+        )
+    if "\0" in text:
+        raise PathError(f"{flag}: {text!r} has a zero byte in it")
+    return pathlib.Path(text).expanduser()
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
@@ -147,6 +178,27 @@ def named(path: pathlib.Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+@contextlib.contextmanager
+def in_turn(folder: pathlib.Path, waiting: str) -> Iterator[None]:
+    """Makes a folder and holds it; waits, with a line, while another process does.
+
+    Args:
+      folder: to hold.
+      waiting: the line.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(waiting, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise OSError(error.errno, error.strerror, str(folder / "lock")) from error
+        yield
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from alexnet_jax.data.decode import centre_square, decode
+from alexnet_jax.data.image_files import read_file
 from alexnet_jax.data.types import DataError
 
 # A path, an image of PIL's, or pixels: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8.
@@ -57,10 +58,7 @@ def squares(
 
 def _square(image: Any, name: str, side: int, exif_orientation: bool) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
-        try:
-            encoded = pathlib.Path(image).expanduser().read_bytes()
-        except OSError as error:
-            raise DataError(f"{name}: cannot be read ({error.strerror})") from error
+        encoded = read_file(pathlib.Path(os.fsdecode(image)).expanduser())
         return decode(encoded, name, side, exif_orientation)
     if isinstance(image, Image.Image):
         return centre_square(_of_pil(image, name, exif_orientation), side)

@@ -116,6 +116,7 @@ class StateDigests:
         self._names = [name_of(path) for path, _ in leaves]
         self._specs = [leaf.sharding.spec for _, leaf in leaves]
         self._mesh = leaves[0][1].sharding.mesh
+        self._shardings = [leaf.sharding for _, leaf in leaves]
         specs = list(self._specs)
 
         def of_device(state: list[jax.Array], _: Any) -> jax.Array:
@@ -136,6 +137,10 @@ class StateDigests:
             isinstance(getattr(leaf, "sharding", None), NamedSharding)
             for leaf in jax.tree.leaves(tree)
         )
+
+    def fits(self, tree: Any) -> bool:
+        """Does a tree lie as the one that this was compiled for?"""
+        return [leaf.sharding for leaf in jax.tree.leaves(tree)] == self._shardings
 
     def start(self, tree: Any) -> jax.Array:
         """Starts computing; the arrays may be donated afterwards.

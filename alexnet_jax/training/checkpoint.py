@@ -184,7 +184,9 @@ class Stored:
             sealed = seal.check(folder, step, self.run)
             state = self._restored(folder, abstract)
             if sealed and digests.StateDigests.suits(state):
-                own = self._digests or digests.StateDigests(state)
+                own = self._digests
+                if own is None or not own.fits(state):
+                    own = digests.StateDigests(state)
                 with jax.transfer_guard("allow"):
                     found = own.finished(own.start(state))
                 self._compare(found, sealed.leaves)
@@ -313,7 +315,8 @@ class Checkpoints(Stored):
         target = held.enter_context(_safe(self.path)) / f"{step}{UNSEALED}"
         # Orbax copies to the host and, with several processes, waits for the others on devices.
         with jax.transfer_guard("allow"), self._failing(step):
-            if self._digests is None and digests.StateDigests.suits(state):
+            fits = self._digests is not None and self._digests.fits(state)
+            if not fits and digests.StateDigests.suits(state):
                 self.prepare(state)
             if self._digests is None:
                 leaves = digests.of_tree(jax.device_get(state))

@@ -6,6 +6,7 @@ import pathlib
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -78,7 +79,9 @@ def expected_rate(update: jax.stages.Compiled, state: Any, fed: Any, batch_size:
     return batch_size / (time.perf_counter() - start)
 
 
-def header(setup: Setup, sizes: dict[str, int], step: int, last_step: int) -> str:
+def header(
+    setup: Setup, sizes: dict[str, int], step: int, last_step: int, notes: Sequence[str] = ()
+) -> str:
     """Describes a run in a few lines: devices, mesh, parameters, data and length.
 
     Args:
@@ -86,6 +89,7 @@ def header(setup: Setup, sizes: dict[str, int], step: int, last_step: int) -> st
       sizes: images of each split.
       step: the first update.
       last_step: the last.
+      notes: what the data set says of itself.
     """
     config, network, mesh = setup.config, setup.network, setup.mesh
     devices = mesh.devices.ravel()
@@ -101,6 +105,7 @@ def header(setup: Setup, sizes: dict[str, int], step: int, last_step: int) -> st
             f"{config.precision}, {config.image_size}x{config.image_size} crops of "
             f"{config.resize}x{config.resize}",
             f"data      {config.dataset}: {data}; {network.num_classes} classes",
+            *(f"note      {note}" for note in notes),
             f"run       steps {step:,} to {last_step:,} of {config.batch_size} images",
         ]
     )

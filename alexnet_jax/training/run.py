@@ -54,7 +54,7 @@ class Run:
             config, config.num_classes or classes, self.num_train, mesh, dataset.statistics
         )
         self.abstract = abstract_state(self.setup)
-        self._dataset = dataset
+        self._dataset, self.notes = dataset, dataset.notes
         self._eval_steps: dict[int, jax.stages.Compiled] = {}
         self._told_bad: set[str] = set()
         self._resident_budget = choice.resident_budget(config)

@@ -124,7 +124,7 @@ def _is_row(row: dict[str, Any]) -> bool:
     numbers = (value for name, value in row.items() if name != "split")
     return (
         isinstance(row.get("split"), str)
-        and row.keys() >= {"loss", "top1_error"}
+        and bool(row.keys() & {"loss", "top1_error"})
         and all(type(number) in (int, float) for number in numbers)
     )
 

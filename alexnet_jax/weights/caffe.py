@@ -5,6 +5,8 @@ Caffe's own Python package is no longer published. The dictionaries, from the Te
 pickled: layer -> [kernel, bias], kernels already HWIO and (in, out).
 """
 
+import itertools
+import math
 import pathlib
 import struct
 import tokenize
@@ -18,12 +20,15 @@ from alexnet_jax.weights.types import WeightsError
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
 # Fields of NetParameter, LayerParameter and, until 2014, V1LayerParameter.
 V1_LAYERS, LAYERS = 2, 100
-NAME = {LAYERS: 1, V1_LAYERS: 4}
-KIND = {LAYERS: 2, V1_LAYERS: 5}
-BLOBS = {LAYERS: 7, V1_LAYERS: 6}
+V0_LAYER = 1  # within a V1LayerParameter: what layers were until 2013
+NAME = {LAYERS: 1, V1_LAYERS: 4, V0_LAYER: 1}
+KIND = {LAYERS: 2, V1_LAYERS: 5, V0_LAYER: 2}
+BLOBS = {LAYERS: 7, V1_LAYERS: 6, V0_LAYER: 50}
+V0_KINDS = {"lrn": "LRN", "pool": "Pooling"}
+MOST_DIMENSIONS = 8
 V1_KINDS = {15: "LRN", 17: "Pooling"}
 # Fields of BlobProto and BlobShape.
-OLD_SHAPE, DATA, SHAPE, DIMENSIONS = (1, 2, 3, 4), 5, 7, 1
+OLD_SHAPE, DATA, SHAPE, DOUBLES, DIMENSIONS = (1, 2, 3, 4), 5, 7, 8, 1
 
 Field = tuple[int, int, memoryview | int]
 
@@ -106,10 +111,13 @@ def _named(path: pathlib.Path, found: object) -> dict[str, np.ndarray]:
 def _layer(number: int, content: memoryview | int) -> tuple[str, str, list[np.ndarray]]:
     name, kind, blobs = "", "", []
     for field, wire, value in _fields(_message(content)):
+        if number == V1_LAYERS and field == V0_LAYER and wire == LENGTH:
+            return _layer(V0_LAYER, value)
         if field == NAME[number] and wire == LENGTH:
             name = bytes(_message(value)).decode()
         elif field == KIND[number]:
             kind = V1_KINDS.get(value, "") if isinstance(value, int) else bytes(value).decode()
+            kind = V0_KINDS.get(kind, kind)
         elif field == BLOBS[number] and wire == LENGTH:
             blobs.append(_message(value))
     return name, kind, [_blob(blob, f"{name}, blob {n}") for n, blob in enumerate(blobs)]
@@ -118,20 +126,28 @@ def _layer(number: int, content: memoryview | int) -> tuple[str, str, list[np.nd
 def _blob(message: memoryview, name: str) -> np.ndarray:
     old = {number: 1 for number in OLD_SHAPE}
     shape: list[int] | None = None
-    values = [np.zeros(0, np.float32)]
+    values: list[memoryview] = []
+    doubles: list[memoryview] = []
     for field, wire, value in _fields(message):
         if field in OLD_SHAPE and isinstance(value, int):
             old[field] = value
         elif field == DATA and wire in (LENGTH, FIXED32):
-            values.append(np.frombuffer(_message(value), "<f4"))
+            values.append(_message(value))
+        elif field == DOUBLES and wire in (LENGTH, FIXED64):
+            doubles.append(_message(value))
         elif field == SHAPE and wire == LENGTH:
-            shape = list(_dimensions(_message(value)))
+            shape = list(itertools.islice(_dimensions(_message(value)), MOST_DIMENSIONS + 1))
+            if len(shape) > MOST_DIMENSIONS:
+                raise ValueError(f"{name} has more than {MOST_DIMENSIONS} dimensions")
     if shape is None:
         shape = [old[number] for number in OLD_SHAPE]
         while len(shape) > 1 and shape[0] == 1:  # a bias was (1, 1, 1, n), a matrix (1, 1, o, i)
             del shape[0]
-    flat = np.concatenate(values)
-    if flat.size != np.prod(shape, dtype=object):
+    # Joined before they are numbers: a file may have each in a field of its own.
+    flat = np.frombuffer(b"".join(values), "<f4")
+    if doubles:
+        flat = np.frombuffer(b"".join(doubles), "<f8").astype(np.float32)
+    if flat.size != math.prod(shape):
         raise ValueError(f"{name}, of shape {shape}, has {flat.size} numbers")
     return flat.reshape(shape)
 

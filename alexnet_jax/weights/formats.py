@@ -65,8 +65,11 @@ def _caffes(kinds: list[str]) -> str:
 
 
 def read_onnx(path: pathlib.Path, recipe: str) -> Weights:
-    """Reads an ONNX network with Caffe's weights, such as bvlcalexnet-12."""
+    """Reads an ONNX network with Caffe's weights, such as bvlcalexnet-12; of the recipe torchvision
+    one that reads red first, with that recipe's own mean and scale."""
     tensors, kinds = onnx_file.read(path)
+    if recipe == "torchvision":
+        return _imported(tensors, layout.LAYOUTS["onnx, rgb"], _recipe(recipe), path)
     config = _recipe(recipe or _caffes(kinds))
     config.augment.mean = CAFFE_MEAN
     return _imported(tensors, layout.LAYOUTS["onnx"], config, path)
@@ -79,8 +82,12 @@ def read_torchvision(path: pathlib.Path, recipe: str) -> Weights:
 
 
 def read_safetensors(path: pathlib.Path, recipe: str) -> Weights:
-    """Reads what `write_safetensors` wrote, or the standard tree of a named recipe."""
+    """Reads what `write_safetensors` wrote, torchvision's names, or a named recipe's tree."""
     tensors, metadata, statistics = safetensors_file.read(path)
+    theirs = torch_file.without_wrappers(tensors)
+    if torch_file.FIRST in theirs and "config" not in metadata:
+        config = _recipe(recipe or "torchvision")
+        return _imported(theirs, layout.LAYOUTS["torchvision"], config, path)
     if recipe:
         return _imported(tensors, layout.LAYOUTS["standard"], _recipe(recipe), path)
     said = safetensors_file.described(metadata, path)

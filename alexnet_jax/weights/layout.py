@@ -45,6 +45,7 @@ LAYOUTS = {
     "caffe": Layout(_weight, channels_first=True, bgr=True),
     "caffe dictionary": Layout("{}.{}".format, bgr=True),
     "onnx": Layout(_weight, channels_first=True, bgr=True),
+    "onnx, rgb": Layout(_weight, channels_first=True),
     "torchvision": Layout(lambda layer, part: _weight(TORCHVISION.get(layer, layer), part), True),
     "standard": Layout("{}.{}".format),
 }
@@ -64,6 +65,7 @@ def to_standard(
     Raises:
       WeightsError: names a tensor that is missing, not known, or of another shape or type.
     """
+    tensors = _with_last_layer(tensors, layout)
     last = layout.name("fc8", "bias")
     classes = tensors[last].shape[0] if last in tensors and tensors[last].ndim else 1000
     if classes == 0:
@@ -74,7 +76,8 @@ def to_standard(
         for part, shape in parts.items()
     }
     for name in sorted(wanted.keys() - tensors.keys()):
-        raise WeightsError(f"{path}: {name} is missing")
+        there = ", ".join(list(tensors)[:6]) + (", ..." if len(tensors) > 6 else "")
+        raise WeightsError(f"{path}: {name} is missing; there are {there[:300] or 'no tensors'}")
     for name in sorted(tensors.keys() - wanted.keys()):
         raise WeightsError(
             f"{path}: {name} belongs to no layer of AlexNet; the nearest is {nearest(name, wanted)}"
@@ -93,6 +96,25 @@ def to_standard(
             values = values[:, :, ::-1]
         params.setdefault(layer, {})[part] = np.ascontiguousarray(values).reshape(shape)
     return params
+
+
+def _with_last_layer(tensors: Mapping[str, np.ndarray], layout: Layout) -> Mapping[str, np.ndarray]:
+    """Names fc8 what a fine-tuned network calls its last layer, such as `fc8_flickr`."""
+    own = {part: layout.name("fc8", part) for part in ("kernel", "bias")}
+    if any(name in tensors for name in own.values()):
+        return tensors
+    endings = {part: name.removeprefix("fc8") for part, name in own.items()}
+    known = {layout.name(layer, part) for layer in model.LAYERS for part in own}
+    others = {
+        name.removesuffix(endings["kernel"])
+        for name in tensors.keys() - known
+        if name.endswith(endings["kernel"])
+    }
+    if len(others) != 1 or not own["kernel"].startswith("fc8"):
+        return tensors
+    [other] = others
+    renamed = {other + ending: own[part] for part, ending in endings.items()}
+    return {renamed.get(name, name): values for name, values in tensors.items()}
 
 
 def from_standard(params: Params, layout: Layout) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ of the few names below, and refuses the rest by name.
 import dataclasses
 import pickletools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -42,42 +42,59 @@ NUMPY_CALLS: Calls = {
 NUMBERS = ("f2", "f4", "f8", "i4", "i8")
 
 
+@dataclasses.dataclass
+class Opaque:
+    """An object of a class that is not imported: its name, and the state that it was saved with."""
+
+    name: str
+    state: Any = None
+
+
+Opaques = Callable[[str], bool]  # may an object of this name stand for itself?
+ANY_CLASS = ""  # asked of `Opaques`: any class's own, which is not called, as a function would be
+
+
 def read(
-    data: bytes, calls: Calls = NUMPY_CALLS, persistent: Callable[[Any], Any] | None = None
+    data: bytes | BinaryIO,
+    calls: Calls = NUMPY_CALLS,
+    persistent: Callable[[Any], Any] | None = None,
+    opaque: Opaques = lambda name: False,
 ) -> Any:
     """Returns what a pickle holds, without executing it.
 
     Args:
-      data: the pickle.
+      data: the pickle, or a file that is read up to its end.
       calls: what stands for each name that it may call.
       persistent: from a persistent id to its object, where the pickle has any.
+      opaque: which calls stand for themselves, as `Opaque`; they are not made either.
 
     Raises:
       PickleError: it is damaged, or holds something else.
     """
     try:
-        return _Reader(calls, persistent).run(data)
+        return _Reader(calls, persistent, opaque).run(data)
     except RecursionError as error:
         raise PickleError("it is nested too deeply") from error
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, UnicodeError) as error:
         if isinstance(error, PickleError):
             raise
-        raise PickleError(f"it is damaged ({type(error).__name__}: {error})") from error
+        told = str(error)[:200]
+        raise PickleError(f"it is damaged ({type(error).__name__}: {told})") from error
 
 
 def _encoded(text: Any, encoding: Any) -> bytes:
-    if encoding not in ("latin1", "latin-1"):
-        raise PickleError(f"bytes in {encoding!r}")
-    return str(text).encode("latin-1")
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise PickleError("bytes in another encoding than latin-1")
+    return text.encode("latin-1")
 
 
 class _Type:
     """A type of numbers, or of objects; its byte order comes later (`BUILD`)."""
 
     def __init__(self, text: Any) -> None:
-        self.name, self.order = str(_text(text)).lstrip("<>=|"), "="
+        self.name, self.order = _text(text).lstrip("<>=|"), "="
         if self.name not in (*NUMBERS, "O", "O8"):
-            raise PickleError(f"arrays of {self.name}")
+            raise PickleError(f"arrays of {self.name[:50]}")
 
     @property
     def dtype(self) -> np.dtype:
@@ -91,12 +108,14 @@ _MARK, _UNFINISHED = object(), object()
 class _Reader:
     """The stack machine of pickle, as far as it makes data."""
 
-    def __init__(self, calls: Calls, persistent: Callable[[Any], Any] | None) -> None:
-        self._calls, self._persistent = calls, persistent
+    def __init__(
+        self, calls: Calls, persistent: Callable[[Any], Any] | None, opaque: Opaques
+    ) -> None:
+        self._calls, self._persistent, self._opaque = calls, persistent, opaque
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
-    def run(self, data: bytes) -> Any:
+    def run(self, data: bytes | BinaryIO) -> Any:
         """Returns what the pickle's instructions leave on the stack at STOP."""
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
@@ -156,7 +175,7 @@ class _Reader:
 
     def _dict(self, _: Any) -> None:
         values = self._since_mark()
-        self._stack.append(dict(zip(values[::2], values[1::2], strict=True)))
+        self._stack.append(dict(zip(map(_key, values[::2]), values[1::2], strict=True)))
 
     def _append(self, _: Any) -> None:
         value = self._stack.pop()
@@ -168,11 +187,11 @@ class _Reader:
 
     def _setitem(self, _: Any) -> None:
         value, key = self._stack.pop(), self._stack.pop()
-        self._stack[-1][key] = value
+        self._stack[-1][_key(key)] = value
 
     def _setitems(self, _: Any) -> None:
         values = self._since_mark()
-        self._stack[-1].update(zip(values[::2], values[1::2], strict=True))
+        self._stack[-1].update(zip(map(_key, values[::2]), values[1::2], strict=True))
 
     def _put(self, at: int) -> None:
         self._memo[int(at)] = self._stack[-1]
@@ -196,14 +215,28 @@ class _Reader:
 
     def _reduce(self, _: Any) -> None:
         arguments, name = self._stack.pop(), self._stack.pop()
+        if isinstance(name, Name) and name.path not in self._calls and self._opaque(name.path):
+            self._stack.append(Opaque(name.path))
+            return
         if not isinstance(name, Name) or name.path not in self._calls:
-            raise PickleError(f"a call of {name.path if isinstance(name, Name) else name!r}")
+            what = name.path[:200] if isinstance(name, Name) else type(name).__name__
+            raise PickleError(f"a call of {what}")
         self._stack.append(self._calls[name.path](*arguments))
+
+    def _newobj(self, _: Any) -> None:
+        """An object of a class, before its state: the class is not imported."""
+        _, name = self._stack.pop(), self._stack.pop()
+        if not isinstance(name, Name) or not (self._opaque(name.path) or self._opaque(ANY_CLASS)):
+            what = name.path[:200] if isinstance(name, Name) else type(name).__name__
+            raise PickleError(f"an object of {what}")
+        self._stack.append(Opaque(name.path))
 
     def _build(self, _: Any) -> None:
         state, target = self._stack.pop(), self._stack[-1]
-        if isinstance(target, _Type):
-            target.order = str(_text(state[1]))
+        if isinstance(target, Opaque):
+            target.state = state
+        elif isinstance(target, _Type):
+            target.order = _text(state[1])
         elif isinstance(target, _Array):
             _, shape, kind, by_columns, content = state
             if isinstance(content, list):
@@ -236,7 +269,17 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 
 
 def _text(value: bytes | str) -> str:
+    if not isinstance(value, bytes | str):
+        raise PickleError(f"a {type(value).__name__} in the place of text")
     return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _key(value: Any) -> Any:
+    """Returns what may be a dictionary's key: text or a number. To hash a tuple that holds itself
+    twice, again and again, takes for ever."""
+    if not isinstance(value, str | bytes | int | float | None):
+        raise PickleError(f"a dictionary with a {type(value).__name__} for a key")
+    return value
 
 
 def _finished(value: Any) -> Any:
@@ -247,7 +290,7 @@ def _finished(value: Any) -> Any:
     done: dict[int, Any] = {}
 
     def finish(value: Any) -> Any:
-        if not isinstance(value, _Array | dict | list | tuple):
+        if not isinstance(value, _Array | Opaque | dict | list | tuple):
             return value
         if id(value) not in done:
             done[id(value)] = _UNFINISHED
@@ -261,6 +304,8 @@ def _finished(value: Any) -> Any:
             if value.values is None:
                 raise PickleError("an array without content")
             return finish(value.values)
+        if isinstance(value, Opaque):
+            return Opaque(value.name, finish(value.state))
         if isinstance(value, dict):
             return {_text(k) if isinstance(k, bytes) else k: finish(v) for k, v in value.items()}
         return type(value)(finish(v) for v in value)

@@ -1,15 +1,16 @@
-"""PyTorch state dictionaries (.pth), read without PyTorch and without executing their pickle.
+"""PyTorch's checkpoints (.pth), read without PyTorch and without executing their pickles.
 
-The format is a ZIP archive: `NAME/data.pkl` says where each tensor lies, `NAME/data/KEY` holds the
-bytes of a storage (torch/serialization.py).
+The formats are those of torch/serialization.py.
 """
 
 import dataclasses
+import io
 import math
 import pathlib
 import zipfile
 import zlib
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -31,6 +32,24 @@ STORAGES = {
 DAMAGE = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, KeyError, ValueError, TypeError)
 
 
+# Objects that stand for themselves beside the weights: of a training script, or a whole module.
+# Whatever else is called is refused by its name.
+_PACKAGES = (
+    *("torch.", "torchvision.", "argparse.", "collections.", "pathlib.", "numpy.", "datetime."),
+    *("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "timm."),
+)
+_MAGIC = 0x1950A86A20F9469CFC6C  # of the format before the ZIP archive
+_PROTOCOL = 1001
+
+# Where training scripts keep the state beside an optimizer, epochs and arguments; the first first.
+_STATES = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module"),
+    *("weights", "params", "state", "ema", "model_ema", "ema_state_dict"),
+)
+_WRAPPERS = {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module"}
+FIRST = "features.0.weight"
+
+
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
     """What the pickle says of a tensor; read when its name is known."""
@@ -42,86 +61,216 @@ class _Tensor:
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a state dictionary by name.
+    """Returns the tensors of a state dictionary by name, without the prefixes of wrappers.
+
+    The dictionary may lie in another one, beside an optimizer and what else a script saves, or be a
+    whole module. Read are the ZIP archives of `torch.save` and the format before them.
 
     Raises:
-      WeightsError: not such a file, damaged, or with something else than tensors in it.
+      WeightsError: not such a file, damaged, or without the tensors of a network.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _State(archive).tensors(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return _Archive(archive).tensors(path)
+        return _Legacy(path.read_bytes()).tensors(path)
     except DAMAGE as error:
         if isinstance(error, WeightsError):
             raise
-        hint = ""
-        if isinstance(error, zipfile.BadZipFile) and not zipfile.is_zipfile(path):
-            hint = "; it is not a ZIP archive: load it with PyTorch and torch.save it again"
         raise WeightsError(
-            f"{path}: is not a state dictionary of tensors ({error}){hint}"
+            f"{path}: is not a state dictionary of tensors ({str(error)[:300]})"
         ) from error
 
 
-class _State:
-    """One archive."""
+def _states(found: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the dictionaries of tensors in what a file holds, with what they are called."""
+    if isinstance(found, pickled.Opaque) and isinstance(found.state, dict):
+        if "_modules" in found.state:
+            yield name, dict(_of_module(found, ""))
+        return
+    if not isinstance(found, dict) or depth > 3:
+        return
+    if any(isinstance(value, _Tensor) for value in found.values()):
+        yield name, found
+    order = sorted(found, key=lambda key: _STATES.index(key) if key in _STATES else len(_STATES))
+    for key in order:
+        yield from _states(found[key], f"{name}.{key}" if name else str(key), depth + 1)
+
+
+def _of_module(module: pickled.Opaque, prefix: str) -> Iterator[tuple[str, _Tensor]]:
+    """Yields the parameters of a pickled module, under the names of its state dictionary."""
+    for kind in ("_parameters", "_buffers"):
+        for name, value in (module.state.get(kind) or {}).items():
+            if isinstance(value, _Tensor):
+                yield prefix + name, value
+    for name, inner in (module.state.get("_modules") or {}).items():
+        if isinstance(inner, pickled.Opaque) and isinstance(inner.state, dict):
+            yield from _of_module(inner, f"{prefix}{name}.")
+
+
+def without_wrappers(state: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out what DataParallel, torch.compile and Lightning put before and into names."""
+    plain = {
+        ".".join(part for part in str(name).split(".") if part not in _WRAPPERS): value
+        for name, value in state.items()
+    }
+    before = [name.removesuffix(FIRST) for name in plain if name.endswith(f".{FIRST}")]
+    if FIRST in plain or not before:
+        return plain
+    return {
+        name.removeprefix(before[0]): value
+        for name, value in plain.items()
+        if name.startswith(before[0])
+    }
+
+
+class _File:
+    """One file: what its pickle says, and the numbers of its storages."""
+
+    def _storage_of(self, key: str, kind: np.dtype) -> np.ndarray:
+        raise NotImplementedError
+
+    def _unpickled(self) -> Any:
+        raise NotImplementedError
+
+    def tensors(self, path: pathlib.Path) -> dict[str, np.ndarray]:
+        """Returns the arrays of the file's dictionary, by name."""
+        found = self._unpickled()
+        states = [(name, without_wrappers(state)) for name, state in _states(found)]
+        if not states:
+            what = f"a {type(found).__name__}"
+            if isinstance(found, dict):
+                what = ", ".join(str(key)[:40] for key in list(found)[:8]) or "nothing"
+            raise ValueError(f"it holds {what}")
+        state = next((own for _, own in states if FIRST in own), states[0][1])
+        tensors = {}
+        for name, value in state.items():
+            if not isinstance(value, _Tensor):
+                if name == "_metadata":
+                    continue
+                raise WeightsError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
+            try:
+                tensors[name] = self._tensor(value)
+            except DAMAGE as error:
+                told = str(error)[:300]
+                raise WeightsError(f"{path}: {name} cannot be read ({told})") from error
+        return tensors
+
+    def _read(self, data: bytes | BinaryIO) -> Any:
+        calls: pickled.Calls = {
+            "collections.OrderedDict": dict,
+            "torch._utils._rebuild_tensor_v2": lambda *about: _Tensor(*about[:4]),
+            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+        }
+        return pickled.read(data, calls, _kept, _may_stand)
+
+    def _storage(self, about: Any) -> np.ndarray:
+        kind, name, key, _, count = about[:5]
+        if kind != "storage" or not isinstance(name, pickled.Name) or name.path not in STORAGES:
+            what = name.path[:100] if isinstance(name, pickled.Name) else type(name).__name__
+            raise ValueError(f"a storage {what} is not of numbers that weights have")
+        values = self._storage_of(str(key)[:100], STORAGES[name.path])
+        if len(values) != count:
+            raise ValueError(f"storage {str(key)[:100]} has {len(values)} numbers, not {count}")
+        return values
+
+    def _tensor(self, value: _Tensor) -> np.ndarray:
+        storage, offset = self._storage(value.about), value.offset
+        shape, strides = value.shape, value.strides
+        if len(shape) > 8:
+            raise ValueError(f"a tensor of {len(shape)} dimensions")
+        last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+        inside = 0 <= offset <= last < len(storage) and math.prod(shape) <= len(storage)
+        if not inside or min(strides, default=0) < 0:
+            raise ValueError(f"a tensor of shape {str(shape)[:100]} reaches outside its storage")
+        steps = tuple(s * storage.itemsize for s in strides)
+        return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
+
+
+def _kept(about: Any) -> Any:
+    """Returns what a persistent id stands for: a storage's description, or a module's class."""
+    return about[1] if about[0] == "module" else about
+
+
+def _may_stand(name: str) -> bool:
+    """May an object of this name stand for itself? It is never made, nor its module imported."""
+    sets = ("builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset")
+    return name in (pickled.ANY_CLASS, *sets) or name.startswith(_PACKAGES)
+
+
+class _Archive(_File):
+    """A ZIP archive: `NAME/data.pkl`, and `NAME/data/KEY` with the bytes of a storage."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
         [index] = [n for n in archive.namelist() if n.rpartition("/")[2] == "data.pkl"] or [""]
         if not index:
             raise ValueError("no data.pkl in it")
-        self._root = index.rpartition("/")[0]
+        self._root, self._index = index.rpartition("/")[0], index
         order = f"{self._root}/byteorder"
-        if order in archive.namelist() and archive.read(order) != b"little":
+        if order in archive.namelist() and self._stored(order) != b"little":
             raise ValueError("its bytes are in the other order")
-        self._index = self._stored(index)
         self._storages: dict[str, np.ndarray] = {}
 
-    def tensors(self, path: pathlib.Path) -> dict[str, np.ndarray]:
-        """Returns the arrays of the file's dictionary, by name."""
-        calls: pickled.Calls = {
-            "collections.OrderedDict": dict,
-            "torch._utils._rebuild_tensor_v2": lambda *about: _Tensor(*about[:4]),
-            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-        }
-        found = pickled.read(self._index, calls, lambda about: about)
-        if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-            found = found["state_dict"]  # as training scripts save it
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}")
-        tensors = {}
-        for name, value in found.items():
-            if not isinstance(value, _Tensor):
-                raise WeightsError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
-            try:
-                tensors[name] = self._tensor(value)
-            except DAMAGE as error:
-                raise WeightsError(f"{path}: {name} cannot be read ({error})") from error
-        return tensors
+    def _unpickled(self) -> Any:
+        return self._read(self._stored(self._index))
 
     def _stored(self, name: str) -> bytes:
         info = self._archive.getinfo(name)
         if info.compress_type != zipfile.ZIP_STORED:  # what torch.save never writes may be a bomb
-            raise ValueError(f"{name} is compressed")
+            raise ValueError(f"{name[:100]} is compressed")
         return self._archive.read(info)
 
-    def _storage(self, about: Any) -> np.ndarray:
-        kind, name, key, _, count = about
-        if kind != "storage" or not isinstance(name, pickled.Name) or name.path not in STORAGES:
-            raise ValueError(f"a storage {name} is not of numbers that weights have")
+    def _storage_of(self, key: str, kind: np.dtype) -> np.ndarray:
         if key not in self._storages:  # tensors may share one
             content = self._stored(f"{self._root}/data/{key}")
-            self._storages[key] = np.frombuffer(content, STORAGES[name.path])
-        values = self._storages[key]
-        if len(values) != count:
-            raise ValueError(f"storage {key} has {len(values)} numbers, not {count}")
-        return values
+            self._storages[key] = np.frombuffer(content, kind)
+        return self._storages[key]
 
-    def _tensor(self, value: _Tensor) -> np.ndarray:
-        storage, offset = self._storage(value.about), value.offset
-        shape, strides = value.shape, value.strides
-        last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-        inside = 0 <= offset <= last < len(storage) and math.prod(shape) <= len(storage)
-        if not inside or min(strides, default=0) < 0:
-            raise ValueError(f"a tensor of shape {shape} reaches outside its storage")
-        steps = tuple(s * storage.itemsize for s in strides)
-        return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
+
+class _Legacy(_File):
+    """The format before 1.6: three pickles of what wrote it, the objects', the storages' keys, and
+    then each storage: how many numbers it has (int64), and they."""
+
+    def __init__(self, data: bytes) -> None:
+        self._file = io.BytesIO(data)
+        if self._read(self._file) != _MAGIC or self._read(self._file) != _PROTOCOL:
+            raise ValueError("it is neither a ZIP archive nor of PyTorch's format before that")
+        about = self._read(self._file)
+        if isinstance(about, dict) and about.get("little_endian") is False:
+            raise ValueError("its bytes are in the other order")
+        self._data = data
+        self._starts: dict[str, int] = {}
+
+    def _unpickled(self) -> Any:
+        found = self._read(self._file)
+        keys = self._read(self._file)
+        if not isinstance(keys, list):
+            raise ValueError("the keys of its storages are missing")
+        self._keys = [str(key)[:100] for key in keys]
+        self._first = self._file.tell()
+        self._kinds: dict[str, int] = {}
+        for _, state in _states(found):
+            for value in state.values():
+                if isinstance(value, _Tensor):
+                    self._note(value.about)
+        # Storages of an optimizer lie among them: how long each is stands before it, in numbers.
+        self._sizes = dict.fromkeys(self._keys, 4) | self._kinds
+        return found
+
+    def _note(self, about: Any) -> None:
+        name = about[1]
+        if isinstance(name, pickled.Name) and name.path in STORAGES:
+            self._kinds[str(about[2])[:100]] = STORAGES[name.path].itemsize
+
+    def _storage_of(self, key: str, kind: np.dtype) -> np.ndarray:
+        at = self._first
+        for own in self._keys:
+            count = int.from_bytes(self._data[at : at + 8], "little", signed=True)
+            end = at + 8 + count * self._sizes[own]
+            if count < 0 or end > len(self._data):
+                raise ValueError(f"storage {own} is cut short")
+            if own == key:
+                return np.frombuffer(self._data, kind, count, at + 8)
+            at = end
+        raise ValueError(f"storage {key} is missing")

@@ -422,6 +422,7 @@ def test_classes_that_tfds_would_not_read_back_are_refused(images, tmp_path, nam
 
     shutil.copytree(images, tmp_path / "set")
     (tmp_path / "set" / "train" / name).mkdir()
+    shutil.copy(sorted(images.glob("val/*/*.jpeg"))[0], tmp_path / "set" / "train" / name)
     dataset = open_dataset(Config(dataset=str(tmp_path / "set")))
     with pytest.raises(DataError, match=message):
         store_plan.shards(dataset, shard_writer.Options())
