@@ -72,6 +72,11 @@ def _feeding(setup: Setup) -> Feeding:
 
 
 def _build_mesh(config: Config) -> Mesh:
+    if config.precision == "float64" and not jax.config.values["jax_enable_x64"]:
+        raise ConfigError(
+            "precision: float64 needs JAX_ENABLE_X64=1 in the environment; JAX computes in float32 "
+            "without it"
+        )
     mesh = meshes.build(config.mesh)
     unused = len(jax.devices()) - mesh.devices.size
     if unused:

@@ -1,5 +1,7 @@
 """Refuses a configuration that cannot run, before anything is started."""
 
+import math
+
 from alexnet_jax.config import (
     Config,
     ConfigError,
@@ -86,6 +88,29 @@ LEAST: dict[str, tuple[float, bool]] = {
 }
 
 
+# field -> most that can be meant: beyond it a figure is a slip, and would take the memory or the
+# time of the machine before anything says so.
+MOST: dict[str, float] = {
+    **dict.fromkeys(("batch_size", "eval_batch_size"), 2**24),
+    **dict.fromkeys(
+        ("num_epochs", "num_steps", "log_every_steps", "checkpoint_every_steps"), 2**31
+    ),
+    **dict.fromkeys(("num_classes", "model.fc_units", "model.fc7_units"), 10**7),
+    **dict.fromkeys(("steps_per_dispatch", "read_ahead", "keep_checkpoints"), 10**6),
+    **dict.fromkeys(("model.conv1_padding", "model.conv1_padding_before"), 64),
+    **dict.fromkeys(("model.conv2_padding", "model.conv5_padding"), 64),
+    **dict.fromkeys(("optimizer.accumulate_steps", "optimizer.fc_updates"), 2**24),
+    "resize": 2**14,
+    "read_threads": 1024,
+    "resident_gib": 10**6,
+    "mesh.data": 2**20,
+    "mesh.model": 2**20,
+    "model.width": 100,
+    "model.lrn.size": 255,
+    "augment.chunk": 2**31,
+}
+
+
 def validate(config: Config) -> None:
     """Refuses what cannot run, before anything is started.
 
@@ -101,6 +126,11 @@ def validate(config: Config) -> None:
         if leaves[name] < least or (exclusive and leaves[name] == least):
             relation = "larger than" if exclusive else "at least"
             raise ConfigError(f"{name}: {leaves[name]} must be {relation} {least}")
+    for name, most in MOST.items():
+        if leaves[name] > most:
+            raise ConfigError(f"{name}: {leaves[name]:g} must be at most {most:,}")
+    if not all(1 <= wide <= 10**6 for wide in config.model.channels):
+        raise ConfigError(f"model.channels: {config.model.channels} must be from 1 to 1,000,000")
     for name in ("model.dropout_rate", "optimizer.momentum"):
         if not 0 <= leaves[name] < 1:
             raise ConfigError(f"{name}: {leaves[name]} must be in [0, 1)")
@@ -251,7 +281,8 @@ def _check_shares(config: Config) -> None:
 def _check_optimizer(optimizer: OptimizerConfig, batch_size: int) -> None:
     schedule = optimizer.schedule
     if batch_size % optimizer.accumulate_steps:
-        divisors = [d for d in range(1, batch_size + 1) if batch_size % d == 0]
+        small = [d for d in range(1, math.isqrt(batch_size) + 1) if batch_size % d == 0]
+        divisors = [*small, *(batch_size // d for d in small)]
         nearest = min(divisors, key=lambda d: abs(d - optimizer.accumulate_steps))
         raise ConfigError(
             f"optimizer.accumulate_steps: {optimizer.accumulate_steps} does not divide batch_size "

@@ -2,6 +2,7 @@
 
 import io
 import os
+from typing import NamedTuple
 
 MOST_PIXELS = 2**28  # of an image, as it is and as it is enlarged: 0.8 GB, more than any camera's
 # OpenCV compares with it by every format's header; it reads this as it is loaded.
@@ -63,11 +64,12 @@ def _decode_jpeg(encoded: bytes, name: str, exif_orientation: bool) -> np.ndarra
     """
     frame = _jpeg_frame(encoded)
     if frame:
-        _refuse_large(frame[:2], name)
-        if frame[2] == 4:
+        _refuse_large((frame.width, frame.height), name)
+        if frame.components == 4:
             return _decode_cmyk(encoded, name, exif_orientation)
-        hole = encoded.find(bytes(HOLE), frame[3])
-        if hole >= 0 and not _zeros_are_flat(encoded):
+        end = encoded.find(b"\xff\xd9", frame.scan)  # padding may follow
+        hole = encoded.find(bytes(HOLE), frame.scan, end if end >= 0 else None)
+        if frame.baseline and hole >= 0 and not _zeros_are_flat(encoded):
             raise DataError(
                 f"{name}: is not a readable image: zero bytes from byte {hole:,} on are no picture"
             )
@@ -84,9 +86,19 @@ def _decode_jpeg(encoded: bytes, name: str, exif_orientation: bool) -> np.ndarra
     return _decode_by_opencv(encoded, name, True) if exif_orientation else image
 
 
-def _jpeg_frame(encoded: bytes) -> tuple[int, int, int, int] | None:
-    """Returns a JPEG's width, height, components and where its scan begins (ITU T.81, B.2.2)."""
-    at, size = 2, None
+class _Frame(NamedTuple):
+    """What the header of a JPEG's frame says, and where its first scan begins."""
+
+    width: int
+    height: int
+    components: int
+    baseline: bool  # one scan, in order
+    scan: int
+
+
+def _jpeg_frame(encoded: bytes) -> _Frame | None:
+    """Reads a JPEG's frame header (ITU T.81, B.2.2); None where there is none."""
+    at, found = 2, None
     while at + 9 < len(encoded) and encoded[at] == 0xFF:
         marker = encoded[at + 1]
         if marker == 0xFF:  # a fill byte
@@ -94,11 +106,11 @@ def _jpeg_frame(encoded: bytes) -> tuple[int, int, int, int] | None:
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = (int.from_bytes(encoded[at + k : at + k + 2], "big") for k in (5, 7))
-            size = width, height, encoded[at + 9]
+            found = _Frame(width, height, encoded[at + 9], marker <= 0xC1, at)
         if marker == 0xDA:
-            return (*size, at) if size else None
+            break
         at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
-    return (*size, at) if size else None
+    return found and found._replace(scan=at)
 
 
 def _zeros_are_flat(encoded: bytes) -> bool:
@@ -184,6 +196,7 @@ def _middle(image: np.ndarray, most: int) -> np.ndarray:
     slices = []
     for length, other in zip(image.shape[:2], image.shape[1::-1], strict=True):
         kept = min(length, max(most, other))
+        kept += (length - kept) % 2  # or the middle would move by half a pixel
         first = (length - kept) // 2
         slices.append(slice(first, first + kept))
     return image[slices[0], slices[1]]

@@ -7,8 +7,8 @@ import pytest
 
 from alexnet_jax import config as configuration
 from alexnet_jax import configs
-from alexnet_jax.config import Config, ConfigError, from_json, to_json
-from alexnet_jax.configs import validation
+from alexnet_jax.config import Config, ConfigError, flatten, from_json, to_json
+from alexnet_jax.configs import flags, validation
 from alexnet_jax.configs.earlier_versions import config_of
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.training import run_files
@@ -125,3 +125,48 @@ def test_help_starts_no_heavy_import():
     started = time.perf_counter()
     assert "--workdir" in run_main("--help").stdout
     assert time.perf_counter() - started < 30  # the bar of 1.5 s is for a quiet machine
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model.width", 1e9),
+        ("resident_gib", 1e308),
+        ("steps_per_dispatch", 10**9),
+        ("model.lrn.size", 1001),
+        ("model.conv1_padding", 10**6),
+        ("batch_size", 1_000_000_007),
+        ("model.channels", (96, 10**9, 384, 384, 256)),
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_made(field, value):
+    config = configs.get("default")
+    *path, last = field.split(".")
+    owner = config
+    for name in path:
+        owner = getattr(owner, name)
+    setattr(owner, last, value)
+    with pytest.raises(ConfigError, match=f"{field}: "):
+        validate(config)
+
+
+def test_a_field_that_does_not_exist_is_refused_from_python_too():
+    config = configs.get("default")
+    with pytest.raises(ConfigError, match="num_epoch is not known; did you mean num_epochs"):
+        config.num_epoch = 4
+    with pytest.raises(ConfigError, match="did you mean columns"):
+        config.model.colums = 1
+
+
+def test_config_may_stand_anywhere_among_the_flags():
+    first = flags.resolve(["main", "--config.dataset=D", "--config=paper", "--workdir=w"])
+    assert first[1].endswith("paper.py") and first[2:] == ["--config.dataset=D", "--workdir=w"]
+    apart = flags.resolve(["main", "--workdir=w", "--config", "paper"])
+    assert apart[1] == "--config" and apart[2].endswith("paper.py") and apart[3] == "--workdir=w"
+
+
+def test_every_field_of_a_recipe_is_described():
+    text = flags.described("paper")
+    assert all(f"--config.{name}=" in text for name in flatten(Config()))
+    assert "2: conv2, conv4 and conv5 read their own column only" in text
+    assert "paper" in flags.listed() and len(flags.listed().splitlines()) == len(configs.names())

@@ -1,0 +1,66 @@
+"""What a command does first: nobody else's modules, paths of this machine, one at a time."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from alexnet_jax.host import files
+from alexnet_jax.host.files import PathError
+
+
+@pytest.mark.parametrize("module", ["checkpoints", "main", "evaluate"])
+def test_folders_called_like_packages_are_not_imported(tmp_path, module):
+    for name in ("torch", "absl", "jax", "numpy", "tensorflow"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('imported')")
+    done = subprocess.run(
+        [sys.executable, "-m", f"alexnet_jax.{module}", "--workdir=gs://bucket/run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},  # it does not start again
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: --workdir: gs://bucket/run is not on this machine's disks, and nothing else is "
+        "read or written here; mount the bucket as a folder, or copy it\n"
+    )
+    assert not (tmp_path / "gs:").exists()
+
+
+def test_a_path_of_this_machine(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(files.local("~/runs/a b[1]", "--workdir")) == "/home/me/runs/a b[1]"
+    for wrong in ("", "  ", "s3://b", "hdfs://x/y", "http://x", "a\0b"):
+        with pytest.raises(PathError, match="--workdir: "):
+            files.local(wrong, "--workdir")
+
+
+def test_who_comes_second_waits_with_a_line(tmp_path, capsys):
+    order, held = [], threading.Event()
+
+    def second() -> None:
+        held.wait()
+        with files.in_turn(tmp_path / "set", "it is being prepared; waiting"):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with files.in_turn(tmp_path / "set", "never said"):
+        held.set()
+        while "waiting" not in capsys.readouterr().out:
+            assert thread.is_alive()
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_room_and_fullness_are_said(tmp_path):
+    assert "MiB of" in files.room(tmp_path / "not" / "there")
+    assert files.is_full(OSError(28, "No space left on device"))
+    assert files.is_full(ValueError("RESOURCE_EXHAUSTED: write: No space left on device"))
+    assert not files.is_full(ValueError("NOT_FOUND"))
