@@ -10,12 +10,14 @@ from alexnet_jax.host import command
 command.begin(__name__)  # before what is imported for seconds
 
 
+import dataclasses
 import sys
 from typing import Any
 
 from absl import flags
 
 from alexnet_jax import cli
+from alexnet_jax.data.words import read_names
 from alexnet_jax.host import files
 
 FROM = ["caffe", "torchvision", "onnx", "safetensors", "workdir"]
@@ -35,6 +37,11 @@ def _run(arguments: list[str]) -> None:
             weights.config.dataset = values.dataset
         if values.data_dir:
             weights.config.data_dir = values.data_dir
+        if values.class_names:
+            names = read_names(
+                files.local(values.class_names, "--class_names"), len(weights.params["fc8"]["bias"])
+            )
+            weights = dataclasses.replace(weights, class_names=names)
         formats.WRITERS[values.to](weights, out)
     c = weights.config
     print(
@@ -48,6 +55,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("from", None, FROM, "format of the input", required=True)
     flags.DEFINE_enum("to", None, TO, "format of the output", required=True)
     flags.DEFINE_string("recipe", None, "which network it is, where the file does not say")
+    flags.DEFINE_string("class_names", None, "a file of its classes, one a line by label")
     flags.DEFINE_string("dataset", None, "what the workdir evaluates on by default")
     flags.DEFINE_string("data_dir", None, "TFDS's folder of it")
 

@@ -12,6 +12,7 @@ command.begin(__name__)  # before what is imported for seconds
 
 
 import csv
+import dataclasses
 import pathlib
 import sys
 
@@ -22,6 +23,7 @@ from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.data.words import read_names
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.host import files
 from alexnet_jax.inference import pictures, trained
@@ -100,6 +102,11 @@ def _network(workdir: pathlib.Path) -> TrainedNetwork:
     config.data_dir = flags.FLAGS.data_dir or config.data_dir
     size = flags.FLAGS.batch_size or evaluation.eval_batch_size(config)
     config.eval_batch_size = -(-size // devices) * devices
+    if flags.FLAGS.class_names:
+        names = read_names(
+            files.local(flags.FLAGS.class_names, "--class_names"), network.num_classes
+        )
+        network = dataclasses.replace(network, class_names=names)
     return network
 
 
@@ -219,6 +226,7 @@ def define_flags() -> None:
     flags.DEFINE_string("dataset", "", "another data set than the run's")
     flags.DEFINE_string("data_dir", "", "another data_dir than the run's")
     flags.DEFINE_string("checkpoint", "best", "best, latest or a step")
+    flags.DEFINE_string("class_names", "", "a file of the network's classes, one a line by label")
     flags.DEFINE_integer("batch_size", 0, "images a step; 0: the run's", lower_bound=0)
     flags.DEFINE_string(
         "predictions",

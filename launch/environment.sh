@@ -36,6 +36,13 @@ say_signal() {
   esac
 }
 
+# Says which JAX this machine's accelerator wants; nothing for a CPU.
+accelerator() {
+  if compgen -G "/dev/nvidia[0-9]*" >/dev/null; then echo "jax[cuda13]"
+  elif [ -e /dev/accel0 ] || [ -n "${TPU_WORKER_ID:-}" ]; then echo "jax[tpu]"
+  fi
+}
+
 install() {
   local stamp="$venv/installed-$(cat "$root/requirements.txt" "$root/pyproject.toml" - <<<"$*" | cksum | tr -d ' ')"
   [ -e "$stamp" ] && return

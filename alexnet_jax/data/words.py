@@ -5,6 +5,8 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from alexnet_jax.data.types import DataError
+
 # Each of the thousand with the first word of its synset (Princeton University, WordNet 3.0).
 _FILE = pathlib.Path(__file__).with_name("imagenet_words.txt")
 # As folders of photographs are often called: n02056570_king_penguin, n02085620-Chihuahua.
@@ -14,6 +16,23 @@ _NUMBER_AND_WORDS = re.compile(r"n\d{8}[-_](.+)")
 @functools.cache
 def _words() -> dict[str, str]:
     return dict(line.split(" ", 1) for line in _FILE.read_text().splitlines())
+
+
+def read_names(path: pathlib.Path, classes: int) -> list[str]:
+    """Reads names of classes, one a line in the order of labels.
+
+    Raises:
+      DataError: it is no such file, or has more names than there are classes, or one twice.
+    """
+    try:
+        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--class_names: {path} cannot be read ({error})") from error
+    again = [name for name in names if names.count(name) > 1] if len(names) < 10**4 else []
+    if not 0 < len(names) <= classes or again:
+        what = f"{again[0]!r} twice" if again else f"{len(names):,} names"
+        raise DataError(f"--class_names: {path} has {what}; the network has {classes:,} classes")
+    return names
 
 
 def name_of(class_names: Sequence[str], label: int) -> str:

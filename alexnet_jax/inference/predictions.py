@@ -68,11 +68,18 @@ def predict_split(
       progress: show a bar.
 
     Raises:
+      ConfigError: nobody says which of the network's classes the data set's are.
       DataError: no such split, or an image that cannot be read.
     """
     first = networks[0]
     c = first.config
     source, split = first.source(split)
+    if not first.class_names and len(source.class_names) not in (0, first.num_classes):
+        raise ConfigError(
+            f"--dataset: {c.dataset} has {len(source.class_names)} classes, and the network tells "
+            f"{first.num_classes} apart without names for them; say them with --class_names=FILE, "
+            "one a line in the order of its labels"
+        )
     reader = first.reader(labelled_as(source, first.class_names))
     feed = host_feed.HostFeed(c, first.setup.mesh, reader, evaluation.eval_batch_size(c))
     step = _compile(networks, feed.feeding, views)

@@ -1,4 +1,4 @@
-"""python -m experiments.reliability.damage [--count=500] [--seed=0] [--commands=30]
+"""python -m experiments.reliability.damage [--flips=300] [--others=200] [--commands=30] [--seed=0]
 
 Damages the newest of three checkpoints, and lets the run go on. It has to say what it found, go on
 from the checkpoint before, and end with the rows and the bits of the run that nothing happened to.
@@ -244,7 +244,8 @@ class Trials:
 def main() -> None:
     """Runs the trials; prints a table, and ends with 1 where one went wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=500, help="trials; three in five flip a bit")
+    parser.add_argument("--flips", type=int, default=300, help="trials that flip a bit")
+    parser.add_argument("--others", type=int, default=200, help="of all other kinds, in turn")
     parser.add_argument("--commands", type=int, default=30, help="so many of them by the command")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
@@ -257,10 +258,12 @@ def main() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         trials = Trials(pathlib.Path(folder))
         others = [kind for kind in KINDS if kind != FLIP]
-        while done.total() < asked.count:
+        count = asked.flips + asked.others
+        while done.total() < count:
             number = done.total()
-            kind = FLIP if number % 5 < 3 else others[number % len(others)]
-            by_command = number % (asked.count // max(asked.commands, 1)) == 0
+            turn = number - done[FLIP]
+            kind = FLIP if done[FLIP] < asked.flips else others[turn % len(others)]
+            by_command = number % (count // max(asked.commands, 1)) == 0
             outcome = (trials.by_command if by_command else trials.in_process)(kind, rng)
             if outcome is None:
                 continue
@@ -269,7 +272,7 @@ def main() -> None:
                 wrong.append(outcome)
                 print(f"WRONG {outcome}", flush=True)
             elif number % 25 == 24:
-                print(f"{number + 1} of {asked.count}", flush=True)
+                print(f"{number + 1} of {count}", flush=True)
     for kind, count in done.most_common():
         print(f"{kind:20} {count:4}")
     print(f"{done.total()} damages, {len(wrong)} not told of, ended or other than undamaged")

@@ -20,8 +20,10 @@ from alexnet_jax import inference
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.data.types import DataError
+from alexnet_jax.data.words import read_names
 from alexnet_jax.inference import predictions, trained
-from alexnet_jax.inference.predictions import Predictions
+from alexnet_jax.inference.predictions import Predictions, predict_split
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +243,28 @@ def test_networks_that_see_other_images_are_not_averaged(run, monkeypatch):
     monkeypatch.setattr(command, "_network", lambda workdir: found[workdir.name])
     with pytest.raises(ConfigError, match=r"--workdir: b has another resize than a"):
         command._networks([pathlib.Path("a"), pathlib.Path("b")])
+
+
+def test_labels_that_nobody_maps_are_refused(trained_run, tmp_path):
+    """An imported network without names, on a data set of another number of classes."""
+    network = dataclasses.replace(trained.load(trained_run / "w"), class_names=[])
+    shutil.copytree(trained_run / "set", tmp_path / "set")
+    shutil.copytree(tmp_path / "set" / "val" / "dark", tmp_path / "set" / "val" / "third")
+    network.config.dataset = str(tmp_path / "set")
+    with pytest.raises(ConfigError, match="has 3 classes, and the network tells 2 apart .*FILE"):
+        predict_split([network], "val", 1)
+    named = dataclasses.replace(network, class_names=["dark", "light"])
+    found = predict_split([named], "val", 1)
+    assert set(found.labels.tolist()) == {-1, 0, 1}
+
+
+def test_names_of_classes_from_a_file(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("king penguin\n\ncrane\n")
+    assert read_names(path, 2) == ["king penguin", "crane"]
+    for text, said in (("a\nb\nc", "3 names; the network has 2"), ("a\na", "'a' twice"), ("", "0")):
+        path.write_text(text)
+        with pytest.raises(DataError, match=said):
+            read_names(path, 2)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_names(tmp_path / "nowhere", 2)
