@@ -204,10 +204,12 @@ def _resume_point(checkpoints: checkpoint.Checkpoints) -> int:
 
 
 def _is_evaluated(run: Run, step: int) -> bool:
-    """Does metrics.jsonl have the rows that end a run?"""
+    """Does metrics.jsonl have the rows that end a run, and the record its error?"""
     own: list[int] = []
 
     def find() -> None:
+        if step not in run.checkpoints.record.errors:
+            return
         for row in read_rows(run.workdir / METRICS):
             if row["step"] == step and row["split"] == run.eval_split:
                 own.append(row.get("views", 1))

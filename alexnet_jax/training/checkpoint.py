@@ -464,12 +464,12 @@ class Checkpoints(Stored):
         return self.path / name
 
     def begin_after(self, step: int | None) -> None:
-        """Remembers what a run begins with, before it saves anything: None, nothing."""
+        """Remembers what a run begins with, which was found whole: None, nothing."""
         if self.record.sealed_after is None:
             self.record.sealed_after = step or 0
         self.record.newest = step
         if jax.process_index() == 0:
-            self.record.save(self.workdir)
+            self.prune()  # a kill may have come before that
 
 
 def remove_unfinished(folder: pathlib.Path) -> None:

@@ -18,8 +18,8 @@ Check = Callable[[], Any]  # raises ReplicaError; waits for the devices
 class Checks:
     """What `check_replicas_every` and `replay_every` ask for.
 
-    Each method starts its work on the devices and returns what is to be called once the update is
-    done, so that the loop does not wait.
+    Each method returns what is to be called once the update is done. Copies are compared while the
+    loop goes on; an update that is computed again is waited for.
     """
 
     def __init__(self, config: Config, digests: StateDigests, replay: Replay | None) -> None:
@@ -46,7 +46,10 @@ class Checks:
         if self._replay is None or not _due(updates, self._config.replay_every):
             return []
         with jax.transfer_guard("allow"):
-            once, again = (self._replay.start(state, fed) for _ in range(2))
+            # One after the other, and before the update: programs that exchange with other devices
+            # and do not depend on each other could wait for each other.
+            once = jax.block_until_ready(self._replay.start(state, fed))
+            again = jax.block_until_ready(self._replay.start(state, fed))
         return [functools.partial(self._replay.compare, once, again)]
 
     def compare_replicas(self, state: TrainState, updates: range) -> list[Check]:
