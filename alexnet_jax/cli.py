@@ -24,7 +24,8 @@ def run(command: Callable[[list[str]], None], resolve: Callable[..., Any] = list
       command: takes the arguments that are no flags, the command's own name first.
       resolve: of the whole command line, before it is parsed.
     """
-    begin("__main__")  # of a console script, which imports this module first
+    if pathlib.Path(sys.argv[0]).name.startswith("alexnet-"):  # a console script
+        begin("__main__")
     try:
         sys.argv = resolve(sys.argv)  # config_flags reads it too
     except UserError as error:
