@@ -402,7 +402,7 @@ NOWHERE = "does not say which network it holds"
         (lambda m, t: m.update(step="99999999999999999999"), NOWHERE),
         (lambda m, t: m.update(config="[]"), NOWHERE),
         (lambda m, t: m.update(config='{"model": 3}'), NOWHERE),
-        (lambda m, t: change_config(m, width=1e9), "its config has layers of .* units"),
+        (lambda m, t: change_config(m, width=99.0), "its config has layers of .* units"),
         (lambda m, t: t["statistics.axes"].fill(np.nan), "statistics.axes holds NaN or Inf"),
         (
             lambda m, t: t.update({"statistics.channel_mean": np.zeros(5)}),
