@@ -40,9 +40,10 @@ def listed(workdir: pathlib.Path, verify: bool) -> bool:
     Raises:
       ConfigError: it is no run's.
     """
-    from alexnet_jax.training import checkpoint, run_files
+    from alexnet_jax.training import run_files
+    from alexnet_jax.training.stored import DAMAGED, Stored
 
-    stored = checkpoint.Stored(workdir, run_files.identity(workdir, run_files.read_config(workdir)))
+    stored = Stored(workdir, run_files.identity(workdir, run_files.read_config(workdir)))
     steps, best, damaged = stored.steps(), None, False
     if stored.record.errors and steps:
         best = stored.candidates("best")[0]
@@ -61,7 +62,7 @@ def listed(workdir: pathlib.Path, verify: bool) -> bool:
         damaged = damaged or state.startswith("damaged")
         mark = ", the best" if step == best else ""
         print(f"{step:>10,}  {size / 2**20:9,.1f} MiB  {told:>21}  {state}{mark}", flush=True)
-    for path in sorted(stored.path.glob(f"{checkpoint.DAMAGED}*")):
+    for path in sorted(stored.path.glob(f"{DAMAGED}*")):
         print(f"{path.name}: was moved aside; remove it when nobody needs it")
     if not steps:
         print(f"{workdir}: no checkpoint yet")

@@ -126,35 +126,54 @@ def train(
     mesh = _build_mesh(config)
     with interruptible("training"), contextlib.ExitStack() as held:
         processes.first_does(lambda: held.enter_context(files.only_process(folder)))
-        dataset = None
-        if overwrite:
-            dataset = _open_dataset(config)  # before anything is removed
-            processes.first_does(lambda: run_files.remove_run(folder))
-        processes.first_does(lambda: run_files.refuse_lost_checkpoints(folder))
+        dataset = _open_dataset(config) if overwrite else None  # before anything is removed
+        processes.first_does(lambda: _clear_or_keep(folder, overwrite))
         checkpoints = held.enter_context(checkpoint.Checkpoints(folder, config.keep_checkpoints))
         held.enter_context(crash.told_of(folder))
         begun = checkpoints.steps() or checkpoints.record.newest is not None
         before = run_files.refuse_changes(folder, config) if begun else config
         checkpoints.run = run_files.identity(folder, before) if begun else {}
         start = _resume_point(checkpoints)
-        if before.kernels != config.kernels:
-            processes.say(
-                f"kernels change from {before.kernels} to {config.kernels}: the last bits change "
-                "from here on"
-            )
-        dataset = _open_dataset(config) if dataset is None else dataset
-        run = Run(config, mesh, folder, checkpoints, dataset)
-        if start and run.last_step < start:
-            raise ConfigError(
-                f"num_steps: {folder} is at step {start:,}, past the end at {run.last_step:,}; "
-                f"ask for at least {start:,}"
-            )
+        run = Run(config, mesh, folder, checkpoints, dataset or _open_dataset(config))
+        if start:
+            _say_changes(run, before, start)
         processes.first_does(lambda: _describe(config, folder))
-        if start and num_train_steps(before, run.num_train) != run.last_step:
-            run.say_stretched(num_train_steps(before, run.num_train))
         if start < run.last_step:
             return _train(run, start)
         return run.finish(start) if _is_evaluated(run, start) else _evaluate_last(run, start)
+
+
+def _clear_or_keep(folder: pathlib.Path, overwrite: bool) -> None:
+    """Removes what a run left, if that is asked for; else nothing that is lost is begun over.
+
+    Raises:
+      ConfigError: there are rows, and no folder of checkpoints.
+    """
+    if overwrite:
+        run_files.remove_run(folder)
+    run_files.refuse_lost_checkpoints(folder)
+
+
+def _say_changes(run: Run, before: Config, start: int) -> None:
+    """Says what else than before a run goes on with.
+
+    Raises:
+      ConfigError: it is past its new end.
+    """
+    now = run.config
+    if run.last_step < start:
+        raise ConfigError(
+            f"num_steps: {run.workdir} is at step {start:,}, past the end at {run.last_step:,}; "
+            f"ask for at least {start:,}"
+        )
+    if before.kernels != now.kernels:
+        processes.say(
+            f"kernels change from {before.kernels} to {now.kernels}: the last bits change from "
+            "here on"
+        )
+    length = num_train_steps(before, run.num_train)
+    if length != run.last_step:
+        run.say_stretched(length)
 
 
 def _refuse_nested(workdir: pathlib.Path, config: Config) -> None:

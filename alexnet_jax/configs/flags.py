@@ -96,7 +96,7 @@ def _config_first(arguments: list[str]) -> list[str]:
         if argument in BARE and i + 1 < len(arguments):
             pair = arguments[i : i + 2]
             return [arguments[0], *pair, *arguments[1:i], *arguments[i + 2 :]]
-        if argument.lstrip("-").startswith("config="):
+        if argument.startswith(("-config=", "--config=")):
             return [arguments[0], argument, *arguments[1:i], *arguments[i + 1 :]]
     return arguments
 

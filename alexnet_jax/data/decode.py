@@ -83,6 +83,7 @@ def _decode_jpeg(encoded: bytes, name: str, exif_orientation: bool) -> np.ndarra
                 f"{name}: is not a readable image, or it is cut short ({told.strip()})"
             ) from error
         return _decode_by_opencv(encoded, name, exif_orientation)  # of a kind that it has not
+    # simplejpeg does not read EXIF: here it has only looked for damage.
     return _decode_by_opencv(encoded, name, True) if exif_orientation else image
 
 

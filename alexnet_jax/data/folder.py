@@ -112,6 +112,7 @@ class _Split:
                     self.leave("a folder that a system left", entry.path)
 
     def leave(self, why: str, path: str | os.PathLike[str]) -> None:
+        """Counts what is not taken."""
         self.left_out[why] += 1
         self.first.setdefault(why, str(path))
 

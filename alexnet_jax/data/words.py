@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from alexnet_jax.data.types import DataError
@@ -28,7 +29,7 @@ def read_names(path: pathlib.Path, classes: int) -> list[str]:
         names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--class_names: {path} cannot be read ({error})") from error
-    again = [name for name in names if names.count(name) > 1] if len(names) < 10**4 else []
+    again = [name for name, count in Counter(names).items() if count > 1]
     if not 0 < len(names) <= classes or again:
         what = f"{again[0]!r} twice" if again else f"{len(names):,} names"
         raise DataError(f"--class_names: {path} has {what}; the network has {classes:,} classes")

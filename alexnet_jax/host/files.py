@@ -13,7 +13,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -188,16 +188,10 @@ def in_turn(folder: pathlib.Path, waiting: str) -> Iterator[None]:
       folder: to hold.
       waiting: the line.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with _lock_of(folder) as file:
+        if not _taken(file, folder):
             print(waiting, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                raise OSError(error.errno, error.strerror, str(folder / "lock")) from error
         yield
 
 
@@ -205,25 +199,37 @@ def in_turn(folder: pathlib.Path, waiting: str) -> Iterator[None]:
 def only_process(folder: pathlib.Path) -> Iterator[None]:
     """Makes a folder and holds it for this process, however that ends.
 
-    Not every disk that machines share can do so; there a warning says that nothing is held.
-
     Raises:
       FolderInUseError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with _lock_of(folder) as file:
+        if not _taken(file, folder):
             raise FolderInUseError(
                 f"another process works in {folder}; wait for it, or use another folder"
-            ) from error
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                raise OSError(error.errno, error.strerror, str(folder / "lock")) from error
-            print(
-                f"warning: the disk of {folder} has no locks ({error.strerror}); let no other "
-                "process work in it",
-                file=sys.stderr,
             )
         yield
+
+
+def _lock_of(folder: pathlib.Path) -> IO[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / "lock").open("w")
+
+
+def _taken(file: IO[str], folder: pathlib.Path) -> bool:
+    """Takes a lock, if no other process has it; it is free again when the file is closed.
+
+    Not every disk that machines share can do so; there a warning says that nothing is held.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise OSError(error.errno, error.strerror, str(folder / "lock")) from error
+        print(
+            f"warning: the disk of {folder} has no locks ({error.strerror}); let no other "
+            "process work in it",
+            file=sys.stderr,
+        )
+    return True

@@ -14,7 +14,8 @@ from alexnet_jax.data.words import name_of
 from alexnet_jax.steps.forward import Forward
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import abstract_state
-from alexnet_jax.training import checkpoint, run_files
+from alexnet_jax.training import run_files
+from alexnet_jax.training.stored import Stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ def load(
     names = run_files.read_class_names(workdir)
     statistics = run_files.read_statistics(workdir)
     setup = Setup.of(config, config.num_classes or len(names), statistics=statistics)
-    stored = checkpoint.Stored(workdir, run_files.identity(workdir, config))
+    stored = Stored(workdir, run_files.identity(workdir, config))
     step = stored.choose(which)
     state = stored.restore(step, abstract_state(setup))
     return TrainedNetwork(setup, names, step, state.weights)

@@ -20,7 +20,8 @@ from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError, flatten, from_json, to_json
 from alexnet_jax.errors import Interrupted, UserError
 from alexnet_jax.host.watchdog import STUCK
-from alexnet_jax.parallel.peers import Peers, ProcessesError, address_of
+from alexnet_jax.parallel.meeting import ProcessesError, address_of
+from alexnet_jax.parallel.peers import Peers
 from alexnet_jax.parallel.relay import Relay
 
 __all__ = ["ProcessesError"]

@@ -137,10 +137,14 @@ class Loop:
         return result
 
     def wait_for_save(self) -> None:
-        """Returns when the first process has the last checkpoint on the disk."""
+        """Returns when every process has its part of the last checkpoint on the disk.
+
+        Each waits for its own: one that failed ends, and the others with it.
+        """
         checkpoints = self._run.checkpoints
         with self.watchdog.while_growing(checkpoints.bytes_written):
-            processes.first_does(checkpoints.wait)
+            checkpoints.wait()
+            processes.first_does(lambda: None)
 
     def _interrupt(self, at: int) -> NoReturn:
         """Ends the run once its state is on the disk.

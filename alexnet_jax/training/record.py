@@ -37,7 +37,9 @@ class Record:
         try:
             return cls._of(files.read_object(path))
         except FileNotFoundError:
-            return cls(errors=earlier_versions.checkpoint_errors(workdir / "checkpoints"))
+            # Without errors the best checkpoint would be removed as an old one.
+            older = earlier_versions.checkpoint_errors(workdir / "checkpoints")
+            return cls(errors=writers.validation_errors(workdir / writers.METRICS) | older)
         except (files.DamagedFileError, TypeError, ValueError, OverflowError, KeyError) as error:
             print(
                 f"warning: {path}: is damaged ({str(error)[:200]}); which checkpoint is best is "

@@ -7,7 +7,6 @@ checkpoint gets its name only after it was sealed, so that a kill leaves a seale
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -47,22 +46,18 @@ def _text(about: dict[str, Any]) -> str:
 def write(
     folder: pathlib.Path, step: int, run: dict[str, Any], rows: dict[str, Any], leaves: Digests
 ) -> None:
-    """Seals a checkpoint's folder; returns when it is on the disk as a whole."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != FILE:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-                found[path.relative_to(folder).as_posix()] = _digest(file)
-        elif path.is_dir():
+    """Seals a checkpoint's folder, whose files are on the disk (`files.drop_cached`)."""
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir():
             files.sync_folder(path)
+    found = {
+        path.relative_to(folder).as_posix(): files.sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != FILE
+    }
     about = dataclasses.asdict(Seal(step, run, rows, leaves, found))
     own = hashlib.sha256(_text(about).encode()).hexdigest()
     files.replace_text(folder / FILE, _text(about | {"sha256": own}) + "\n")
-
-
-def _digest(file: Any) -> str:
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read(folder: pathlib.Path) -> Seal | None:
@@ -120,6 +115,5 @@ def _check_file(folder: pathlib.Path, name: str, digest: str) -> None:
     path = folder / name
     if not path.is_file():
         raise DamageError(f"{name} is missing")
-    with path.open("rb") as file:
-        if _digest(file) != digest:
-            raise DamageError(f"{name} does not have the bytes that were saved")
+    if files.sha256(path) != digest:
+        raise DamageError(f"{name} does not have the bytes that were saved")

@@ -27,6 +27,15 @@ STORAGES = {
 }
 
 
+# Bytes of a number of each of PyTorch's storages (torch/storage.py).
+_WIDTHS = {
+    **dict.fromkeys(("Byte", "Char", "Bool", "QInt8", "QUInt8"), 1),
+    **dict.fromkeys(("Half", "BFloat16", "Short"), 2),
+    **dict.fromkeys(("Float", "Int", "QInt32"), 4),
+    **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
+    "ComplexDouble": 16,
+}
+
 # What zipfile raises for archives that are damaged, encrypted (RuntimeError) or of a kind that it
 # does not know (NotImplementedError), and what contents that do not fit raise.
 DAMAGE = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, KeyError, ValueError, TypeError)
@@ -162,7 +171,11 @@ class _File:
             "torch._utils._rebuild_tensor_v2": lambda *about: _Tensor(*about[:4]),
             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
         }
-        return pickled.read(data, calls, _kept, _may_stand)
+        return pickled.read(data, calls, self._kept, _may_stand)
+
+    def _kept(self, about: Any) -> Any:
+        """Returns what a persistent id stands for: a storage's description, or a module's class."""
+        return about[1] if about[0] == "module" else about
 
     def _storage(self, about: Any) -> np.ndarray:
         kind, name, key, _, count = about[:5]
@@ -185,11 +198,6 @@ class _File:
             raise ValueError(f"a tensor of shape {str(shape)[:100]} reaches outside its storage")
         steps = tuple(s * storage.itemsize for s in strides)
         return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
-
-
-def _kept(about: Any) -> Any:
-    """Returns what a persistent id stands for: a storage's description, or a module's class."""
-    return about[1] if about[0] == "module" else about
 
 
 def _may_stand(name: str) -> bool:
@@ -234,40 +242,38 @@ class _Legacy(_File):
 
     def __init__(self, data: bytes) -> None:
         self._file = io.BytesIO(data)
+        self._widths: dict[str, int] = {}
         if self._read(self._file) != _MAGIC or self._read(self._file) != _PROTOCOL:
             raise ValueError("it is neither a ZIP archive nor of PyTorch's format before that")
         about = self._read(self._file)
         if isinstance(about, dict) and about.get("little_endian") is False:
             raise ValueError("its bytes are in the other order")
         self._data = data
-        self._starts: dict[str, int] = {}
 
     def _unpickled(self) -> Any:
         found = self._read(self._file)
-        keys = self._read(self._file)
+        keys = pickled.read(self._file)
         if not isinstance(keys, list):
             raise ValueError("the keys of its storages are missing")
         self._keys = [str(key)[:100] for key in keys]
         self._first = self._file.tell()
-        self._kinds: dict[str, int] = {}
-        for _, state in _states(found):
-            for value in state.values():
-                if isinstance(value, _Tensor):
-                    self._note(value.about)
-        # Storages of an optimizer lie among them: how long each is stands before it, in numbers.
-        self._sizes = dict.fromkeys(self._keys, 4) | self._kinds
         return found
 
-    def _note(self, about: Any) -> None:
-        name = about[1]
-        if isinstance(name, pickled.Name) and name.path in STORAGES:
-            self._kinds[str(about[2])[:100]] = STORAGES[name.path].itemsize
+    def _kept(self, about: Any) -> Any:
+        """Notes how wide a storage's numbers are: those of an optimizer lie among the weights'."""
+        if about[0] == "storage" and isinstance(about[1], pickled.Name):
+            kind = about[1].path.removeprefix("torch.").removesuffix("Storage")
+            if kind in _WIDTHS:
+                self._widths[str(about[2])[:100]] = _WIDTHS[kind]
+        return super()._kept(about)
 
     def _storage_of(self, key: str, kind: np.dtype) -> np.ndarray:
         at = self._first
         for own in self._keys:
+            if own not in self._widths:
+                raise ValueError(f"storage {own} is of a kind that is not known")
             count = int.from_bytes(self._data[at : at + 8], "little", signed=True)
-            end = at + 8 + count * self._sizes[own]
+            end = at + 8 + count * self._widths[own]
             if count < 0 or end > len(self._data):
                 raise ValueError(f"storage {own} is cut short")
             if own == key:

@@ -14,7 +14,8 @@ from alexnet_jax import configs
 from alexnet_jax.config import Config
 from alexnet_jax.steps import state
 from alexnet_jax.steps.setup import Setup
-from alexnet_jax.training import checkpoint, run_files
+from alexnet_jax.training import run_files
+from alexnet_jax.training.stored import Stored
 from alexnet_jax.training.writers import read_rows
 
 TIMES = {"images_per_second", "step_seconds", "data_wait_fraction"}
@@ -58,7 +59,7 @@ def final_state(workdir: pathlib.Path, at: int) -> dict[str, np.ndarray]:
     """Returns parameters and velocity of a checkpoint, as numpy arrays by path."""
     config = run_files.read_config(workdir)
     config.mesh.data = 1
-    stored = checkpoint.Stored(workdir, run_files.identity(workdir, config))
+    stored = Stored(workdir, run_files.identity(workdir, config))
     tree = stored.restore(at, state.abstract_state(Setup.of(config, 2)))
     return {
         jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(tree)

@@ -40,23 +40,27 @@ def test_a_path_of_this_machine(monkeypatch):
             files.local(wrong, "--workdir")
 
 
-def test_who_comes_second_waits_with_a_line(tmp_path, capsys):
-    order, held = [], threading.Event()
+def test_who_comes_second_waits_with_a_line(tmp_path, monkeypatch):
+    order, held, waits = [], threading.Event(), threading.Event()
+
+    def said(line: str, **_: bool) -> None:
+        order.append(line)
+        waits.set()
 
     def second() -> None:
         held.wait()
         with files.in_turn(tmp_path / "set", "it is being prepared; waiting"):
             order.append("second")
 
+    monkeypatch.setattr(files, "print", said, raising=False)
     thread = threading.Thread(target=second)
     thread.start()
     with files.in_turn(tmp_path / "set", "never said"):
         held.set()
-        while "waiting" not in capsys.readouterr().out:
-            assert thread.is_alive()
+        waits.wait()
         order.append("first")
     thread.join()
-    assert order == ["first", "second"]
+    assert order == ["it is being prepared; waiting", "first", "second"]
 
 
 def test_room_and_fullness_are_said(tmp_path):

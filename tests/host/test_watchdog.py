@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 
 from alexnet_jax.host.watchdog import Watchdog
 
@@ -68,4 +67,3 @@ def test_long_updates_are_waited_for(tmp_path, monkeypatch):
 def test_a_folder_that_is_gone_does_not_keep_it_alive(tmp_path):
     code, said = run("stuck", tmp_path / "gone" / "stuck.txt")
     assert code == 124 and "could not be written" in said
-    assert threading.active_count() >= 1

@@ -14,8 +14,9 @@ import pytest
 import small
 
 from alexnet_jax.config import to_json
-from alexnet_jax.parallel import peers
-from alexnet_jax.parallel.peers import Peers, ProcessesError
+from alexnet_jax.parallel import meeting as meetings
+from alexnet_jax.parallel.meeting import ProcessesError
+from alexnet_jax.parallel.peers import Peers
 
 PROGRAM = """
 import pathlib, sys
@@ -43,12 +44,12 @@ def free_port() -> int:
 )
 def test_an_address_without_a_port_is_one_line(wrong):
     with pytest.raises(ProcessesError, match="must be HOST:PORT of process 0"):
-        peers.address_of(wrong)
+        meetings.address_of(wrong)
 
 
 def test_an_address_of_each_form():
-    assert peers.address_of("10.0.0.1:80") == ("10.0.0.1", 80)
-    assert peers.address_of("[::1]:8080") == ("::1", 8080)
+    assert meetings.address_of("10.0.0.1:80") == ("10.0.0.1", 80)
+    assert meetings.address_of("[::1]:8080") == ("::1", 8080)
 
 
 def meeting(port: int, count: int, seconds: float, *processes: int, counts=None) -> list:
@@ -78,7 +79,7 @@ def test_all_come_in_any_order_and_leave():
 
 
 def test_who_has_not_come_is_named_to_all_and_every_so_often(monkeypatch, capsys):
-    monkeypatch.setattr(peers, "SAY_SECONDS", 0.3)
+    monkeypatch.setattr(meetings, "SAY_SECONDS", 0.3)
     ended = meeting(free_port(), 4, 1.0, 0, 2)
     assert "process 1, 3 of 4" not in str(ended[0])
     assert "processes 1, 3 of 4" in str(ended[0]) and "did not come within 1 s" in str(ended[0])
@@ -89,14 +90,14 @@ def test_who_has_not_come_is_named_to_all_and_every_so_often(monkeypatch, capsys
 
 
 def test_process_0_that_never_comes_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(peers, "SAY_SECONDS", 0.3)
+    monkeypatch.setattr(meetings, "SAY_SECONDS", 0.3)
     [ended] = meeting(free_port(), 2, 1.0, 1)
     assert "process 0 was not found at 127.0.0.1:" in str(ended)
     assert capsys.readouterr().err.count("process 1: waiting for process 0") >= 2
 
 
 def test_a_port_that_is_taken(monkeypatch):
-    monkeypatch.setattr(peers, "SAY_SECONDS", 0.2)
+    monkeypatch.setattr(meetings, "SAY_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as other:
         ended = meeting(other.getsockname()[1], 2, 0.5, 0, 1)
     assert "cannot be listened on (Address already in use); choose another port" in str(ended[0])

@@ -14,9 +14,9 @@ from on_mesh import some
 from alexnet_jax import checkpoints, inference, train
 from alexnet_jax.config import ConfigError
 from alexnet_jax.inference import trained
-from alexnet_jax.training import checkpoint, record, run_files, seal
-from alexnet_jax.training.checkpoint import CheckpointError
+from alexnet_jax.training import record, run_files, seal
 from alexnet_jax.training.loop import NonFiniteError
+from alexnet_jax.training.stored import CheckpointError, Stored
 from alexnet_jax.training.writers import MetricsError, read_rows
 from experiments.reliability import damage, fuzz
 
@@ -88,12 +88,35 @@ def test_the_best_is_by_the_file_beside_and_may_be_an_older_one(trials, tmp_path
     known = record.Record.load(tmp_path / "w")
     rows = [r for r in read_rows(tmp_path / "w" / "metrics.jsonl") if r["split"] == "val"]
     least = min(rows, key=lambda row: (row["top1_error"], -row["step"]))
-    kept = checkpoint.Stored(tmp_path / "w", {}).steps()
+    kept = Stored(tmp_path / "w", {}).steps()
     assert kept == sorted({least["step"], 8})
     assert known.errors == {r["step"]: r["top1_error"] for r in rows if r["step"] in kept}
     assert trained.load(tmp_path / "w").step == least["step"]
     (tmp_path / "w" / record.FILE).write_text("[]")
     assert record.Record.load(tmp_path / "w").errors == {r["step"]: r["top1_error"] for r in rows}
+
+
+@pytest.mark.parametrize("lost", ["gone", "", "{}"])
+def test_the_best_is_kept_where_the_file_beside_is_lost(trials, tmp_path, lost):
+    config = trials.config(3)
+    config.keep_checkpoints, config.eval_every_epochs = 1, 1
+    config.optimizer.learning_rate = 1e-9  # every error is that of chance
+    train.train(config, tmp_path / "w")
+    text = (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()
+    best = json.loads(text[-1])
+    assert (best["step"], best["split"]) == (3, "val")
+    (tmp_path / "w" / "metrics.jsonl").write_text(  # so good that no other is better
+        "\n".join([*text[:-1], json.dumps(best | {"top1_error": 0.0, "loss": 0.0})]) + "\n"
+    )
+    known = tmp_path / "w" / record.FILE
+    known.unlink() if lost == "gone" else known.write_text(lost)
+    config.num_steps = 5
+    train.train(config, tmp_path / "w")
+    known.unlink()
+    config.num_steps = 6
+    train.train(config, tmp_path / "w")
+    assert Stored(tmp_path / "w", {}).steps() == [3, 6]
+    assert trained.load(tmp_path / "w").step == 3
 
 
 def test_a_link_to_a_whole_checkpoint_is_one(trials, base, tmp_path):
@@ -248,7 +271,7 @@ def test_the_list_says_what_is_whole(base, capsys):
 
 def test_a_save_that_does_not_come_out_as_it_went_in_is_an_error(tmp_path, monkeypatch, trials):
     """A bad copy on the host, or on the disk: nothing gets the checkpoint's name."""
-    read = checkpoint.Stored.read
+    read = Stored.read
 
     def other(self, folder):
         arrays = read(self, folder)
@@ -257,7 +280,7 @@ def test_a_save_that_does_not_come_out_as_it_went_in_is_an_error(tmp_path, monke
             arrays[name] = np.nextafter(arrays[name], np.float32(9))
         return arrays
 
-    monkeypatch.setattr(checkpoint.Stored, "read", other)
+    monkeypatch.setattr(Stored, "read", other)
     with pytest.raises(CheckpointError, match="checkpoints/4: .*params.fc7.kernel is not what the"):
         train.train(trials.config(8), tmp_path / "w")
     assert {path.name for path in (tmp_path / "w" / "checkpoints").iterdir()} == {"2"}

@@ -41,6 +41,7 @@ from alexnet_jax.steps.nonfinite import first_nonfinite_layer
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.training import checkpoint, run_files, writers
 from alexnet_jax.training.loop import NonFiniteError
+from alexnet_jax.training.stored import Stored
 from alexnet_jax.training.writers import read_rows
 
 
@@ -152,7 +153,7 @@ def test_predicting_leaves_a_save_under_way_alone(finished):
     under_way.mkdir()
     leftover = workdir / "checkpoints" / "98.orbax-checkpoint-tmp"
     leftover.write_text("a file")
-    assert checkpoint.Stored(workdir, {}).steps()[-1] == 5
+    assert Stored(workdir, {}).steps()[-1] == 5
     assert under_way.exists()
     with checkpoint.Checkpoints(workdir, 2):  # whoever saved it is gone: the run holds its folder
         assert not under_way.exists() and not leftover.exists()
@@ -325,7 +326,7 @@ def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, vi
     setup = Setup.of(config, 2)
     devices, network, seen = setup.mesh, setup.network, setup.views
     own = run_files.read_config(workdir)
-    stored = checkpoint.Stored(workdir, run_files.identity(workdir, own))
+    stored = Stored(workdir, run_files.identity(workdir, own))
     params = stored.restore(5, state.abstract_state(setup)).params
     source = open_dataset(config).open("val")
     results = []

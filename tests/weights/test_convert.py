@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from alexnet_jax import configs, convert, model
 from alexnet_jax.data.statistics import Statistics
@@ -173,6 +174,68 @@ def test_caffemodel(narrow, tmp_path, v1, recipe):
     assert weights.config.num_classes == 13
 
 
+def varint(number: int) -> bytes:
+    out = b""
+    while number > 127:
+        out, number = out + bytes([number & 127 | 128]), number >> 7
+    return out + bytes([number])
+
+
+def of(number: int, content: bytes) -> bytes:
+    """A field of bytes in protobuf's wire format."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def old_blob(array, double: bool) -> bytes:
+    shape = (1,) * (4 - array.ndim) + array.shape
+    sizes = b"".join(varint(n << 3) + varint(size) for n, size in enumerate(shape, 1))
+    numbers = of(8, array.astype("<f8").tobytes()) if double else of(5, array.tobytes())
+    return sizes + numbers
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_layers_of_2013_and_double_precision(narrow, tmp_path, double):
+    """V0LayerParameter within V1LayerParameter (caffe.proto), written by its wire format alone."""
+    params = random_params(narrow("caffenet"))
+    tensors = layout.from_standard(params, layout.LAYOUTS["caffe"])
+    kinds = {"LRN": b"lrn", "Pooling": b"pool", "Convolution": b"conv"}
+    net = of(1, b"CaffeNet")
+    for name, kind, arrays in caffe_layers(tensors, ("Pooling", "LRN")):
+        inside = of(1, name.encode()) + of(2, kinds.get(kind, b"innerproduct"))
+        inside += b"".join(of(50, old_blob(array, double)) for array in arrays)
+        net += of(2, of(1, inside))
+    (tmp_path / "net.caffemodel").write_bytes(net)
+    weights = formats.READERS["caffe"](tmp_path / "net.caffemodel", "")
+    assert_same(params, weights.params)
+    assert weights.config.model.layer1 == configs.get("caffenet").model.layer1
+
+
+def test_a_renamed_last_layer_is_taken_with_its_classes(narrow, tmp_path):
+    params = random_params(narrow("caffenet"), classes=20)
+    tensors = layout.from_standard(params, layout.LAYOUTS["caffe"])
+    layers = caffe_layers(tensors, ("Pooling", "LRN"))
+    renamed = [*layers[:-1], ("fc8_flickr", *layers[-1][1:])]
+    (tmp_path / "net.caffemodel").write_bytes(net_parameter(renamed, False))
+    weights = formats.READERS["caffe"](tmp_path / "net.caffemodel", "")
+    assert_same(params, weights.params)
+    assert weights.config.num_classes == 20
+    two = [*renamed, ("fc9", *layers[-1][1:])]
+    (tmp_path / "net.caffemodel").write_bytes(net_parameter(two, False))
+    with pytest.raises(WeightsError, match=r"fc8.bias is missing; there are conv1.weight, "):
+        formats.READERS["caffe"](tmp_path / "net.caffemodel", "")
+
+
+def test_torchvision_s_names_in_safetensors(narrow, tmp_path):
+    params = random_params(narrow("torchvision"))
+    tensors = layout.from_standard(params, layout.LAYOUTS["torchvision"])
+    path = tmp_path / "model.safetensors"
+    for before in ("", "module.", "model."):
+        save_file({f"{before}{name}": values for name, values in tensors.items()}, path)
+        weights = formats.READERS["safetensors"](path, "")
+        assert_same(params, weights.params)
+        assert weights.config.augment.mean == configs.get("torchvision").augment.mean
+
+
 def test_caffe_reads_blue_first_and_channels_before_rows(narrow, tmp_path, rng):
     """A forward pass of Caffe's own layout in PyTorch."""
     torch = pytest.importorskip("torch")
@@ -297,6 +360,7 @@ def test_onnx(narrow, tmp_path):
     path = tmp_path / "net.onnx"
     onnx.save(onnx.helper.make_model(graph), str(path))
     assert_same(params, formats.READERS["onnx"](path, "").params)
+    assert formats.READERS["onnx"](path, "").config.augment.mean == formats.CAFFE_MEAN
     for kind, first in (("LRN", "relu norm pool"), ("MaxPool", "relu pool norm")):
         more = [onnx.helper.make_node(kind, ["conv1"], ["after"])]
         graph = onnx.helper.make_graph([*nodes[:1], *more, *nodes[1:]], "net", [], [], stored)
@@ -325,6 +389,28 @@ def test_onnx(narrow, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(WeightsError, match=r"net.onnx"):
         formats.READERS["onnx"](path, "")
+
+
+def test_an_onnx_of_torchvision_reads_red_first(narrow, tmp_path):
+    """Its kernels come through as they are, and the mean is that recipe's."""
+    onnx = pytest.importorskip("onnx")
+    params = random_params(narrow("torchvision"))
+    tensors = layout.from_standard(params, layout.LAYOUTS["onnx, rgb"])
+    nodes, before = [], "data"
+    for layer in LAYERS:
+        inputs = [before, f"{layer}.weight", f"{layer}.bias"]
+        stride, zeros = onnx_file.MOVES.get(layer, (0, 0))
+        more = {"strides": [stride] * 2, "pads": [zeros or 0] * 4} if stride else {"transB": 1}
+        kind = "Conv" if stride else "Gemm"
+        nodes.append(onnx.helper.make_node(kind, inputs, [layer], **more))
+        before = layer
+    stored = [onnx.numpy_helper.from_array(v, k) for k, v in tensors.items()]
+    path = tmp_path / "net.onnx"
+    graph = onnx.helper.make_graph(nodes, "net", [], [], stored)
+    onnx.save(onnx.helper.make_model(graph), str(path))
+    weights = formats.READERS["onnx"](path, "torchvision")
+    assert_same(params, weights.params)
+    assert weights.config.augment.mean == configs.get("torchvision").augment.mean
 
 
 def test_a_run_to_safetensors_and_back(trained_run, tmp_path):

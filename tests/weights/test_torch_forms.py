@@ -109,6 +109,22 @@ def test_a_checkpoint_is_read_like_the_plain_state(network, optimizer, tmp_path,
         np.testing.assert_allclose(np.asarray(found[name], np.float32), value, rtol=near, atol=near)
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_storages_of_any_width_may_lie_between(network, tmp_path, legacy):
+    """Of lists and tuples too: what is saved before the weights moves them in the older format."""
+    others = [
+        torch.arange(5),
+        (torch.ones(3, dtype=torch.uint8), torch.ones(7, dtype=torch.bool)),
+        {"deep": [[torch.ones(2, dtype=torch.complex64), torch.ones(1, dtype=torch.int16)]]},
+    ]
+    path = tmp_path / "odd.pth"
+    saved = {"ema_decay": others, "state_dict": network.state_dict()}
+    torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
+    found = torch_file.read(path)
+    for name, value in network.state_dict().items():
+        np.testing.assert_array_equal(found[name], value.numpy(), err_msg=name)
+
+
 class Hostile:
     def __reduce__(self):
         return exec, ("raise SystemExit('executed')",)

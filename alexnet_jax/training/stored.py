@@ -1,0 +1,255 @@
+"""The checkpoints of a workdir, for whoever reads them: which there are, and which are whole."""
+
+import contextlib
+import logging
+import pathlib
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from alexnet_jax.config import ConfigError
+from alexnet_jax.configs import earlier_versions
+from alexnet_jax.errors import UserError
+from alexnet_jax.steps import digests
+from alexnet_jax.training import seal
+from alexnet_jax.training.record import Record
+from alexnet_jax.training.seal import DamageError, Seal
+
+FOLDER = "checkpoints"
+DAMAGED = "damaged_"  # before the step of what was moved aside
+STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)
+ITEM = "default"  # Orbax's name of the state within a checkpoint
+_SAFE = re.compile(r"[\w./ -]+", re.ASCII)
+
+
+class _WithoutRemarks(logging.Filter):
+    """Leaves out what Orbax remarks on options that are as they are meant to be."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Says whether a line is to be logged: errors, and whatever is not Orbax's."""
+        return "orbax" not in record.pathname
+
+
+# Its errors too: they are raised as well, and said in one line.
+logging.getLogger("absl").addFilter(_WithoutRemarks())
+
+
+class CheckpointError(UserError, RuntimeError):
+    """A checkpoint that cannot be read or written; the message names its folder and what to do."""
+
+
+@contextlib.contextmanager
+def safe_path(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a path to a folder that Orbax and TensorStore can use, whatever the folder's own is.
+
+    Orbax globs paths as they are, so that `[0.1]` matches nothing; TensorStore takes a backslash
+    for a slash, and only UTF-8.
+    """
+    if _SAFE.fullmatch(str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="alexnet_jax-") as holder:
+        link = pathlib.Path(holder) / FOLDER
+        link.symlink_to(folder)
+        yield link
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, or its kind."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def compare(found: digests.Digests, saved: digests.Digests) -> None:
+    """Compares digests of leaves; a state of today may lack nothing, and have nothing else.
+
+    Raises:
+      DamageError: names the first leaf that differs.
+    """
+    for name in sorted(found.keys() | saved.keys()):
+        if found.get(name) != saved.get(name):
+            raise DamageError(f"{name} is not what the devices held when it was saved")
+
+
+class Stored:
+    """The checkpoints of a workdir, for whoever reads them; another process may be saving more."""
+
+    def __init__(self, workdir: pathlib.Path, run: dict[str, Any]) -> None:
+        """Opens the folder.
+
+        Args:
+          workdir: of the run.
+          run: what its seals say that they are of (`run_files.identity`).
+        """
+        self.workdir, self.run = workdir.absolute(), run
+        self.path = self.workdir / FOLDER
+        self.record = Record.load(self.workdir)
+        self._digests: digests.StateDigests | None = None
+
+    def steps(self) -> list[int]:
+        """Returns the steps that have a name in the folder, in order; they may be damaged."""
+        if not self.path.is_dir():
+            return []
+        names = [path.name for path in self.path.iterdir()]
+        return sorted(int(name) for name in names if STEP.fullmatch(name))
+
+    def missing(self) -> int | None:
+        """Returns the newest step that was ever saved where it is not there, else None."""
+        newest = self.record.newest
+        return newest if newest is not None and newest not in self.steps() else None
+
+    def newest_seal(self) -> Seal | None:
+        """Returns what the newest step says that it is of, if there is one and it has a seal."""
+        steps = self.steps()
+        return seal.read(self.path / str(steps[-1])) if steps else None
+
+    def check(self, step: int) -> Seal | None:
+        """Finds out whether a checkpoint is whole.
+
+        Returns:
+          Its seal, or None where it was saved before there were seals: it was read once instead.
+
+        Raises:
+          DamageError: says what is wrong.
+        """
+        folder = self.path / str(step)
+        sealed = seal.check(folder, step, self.run)
+        if sealed is None:
+            if self._must_be_sealed(step):
+                raise DamageError(f"{seal.FILE} is missing")
+            held = self.read(folder).get("step")
+            if held is None or int(held) != step:
+                raise DamageError(f"holds step {held}")
+        return sealed
+
+    def state(self, step: int, verify: bool) -> str:
+        """Says in a word what is known of a checkpoint: whole, sealed, without digests, damaged.
+
+        Args:
+          step: its name.
+          verify: read all of it; else its seal alone.
+        """
+        try:
+            if not verify:
+                sealed = seal.read(self.path / str(step))
+                if sealed is None and self._must_be_sealed(step):
+                    raise DamageError(f"{seal.FILE} is missing")
+                return "sealed" if sealed else "without digests (older code)"
+            return "whole" if self.check(step) else "readable, without digests (older code)"
+        except (DamageError, OSError) as error:
+            return f"damaged: {error}"
+
+    def _must_be_sealed(self, step: int) -> bool:
+        after = self.record.sealed_after
+        if after is not None:
+            return step > after
+        older = (at for at in self.steps() if at < step)
+        return any((self.path / str(at) / seal.FILE).exists() for at in older)
+
+    def read(self, folder: pathlib.Path) -> dict[str, np.ndarray]:
+        """Returns the arrays of a checkpoint's folder by their paths, on the host.
+
+        Raises:
+          DamageError: Orbax cannot read them.
+        """
+        handler = ocp.PyTreeCheckpointHandler()
+        try:
+            with safe_path(self.path) as path:
+                item = epath.Path(path) / folder.name / ITEM
+                known: Any = ocp.StandardCheckpointHandler().metadata(item)
+                arrays = jax.tree.map(
+                    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(known.tree)
+                )
+                tree = handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=arrays))
+        except Exception as error:  # of whatever kind: three libraries parse damaged bytes there
+            raise DamageError(f"cannot be read ({one_line(error)})") from error
+        finally:
+            handler.close()
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {digests.name_of(path): np.asarray(leaf) for path, leaf in leaves}
+
+    def restore(self, step: int, abstract: Any) -> Any:
+        """Reads a step, of any version, into the shapes and shardings of `abstract`.
+
+        Raises:
+          CheckpointError: the folder is damaged, or of another network.
+        """
+        folder = self.path / str(step)
+        try:
+            sealed = seal.check(folder, step, self.run)
+            state = self._restored(folder, abstract)
+            if sealed and digests.StateDigests.suits(state):
+                own = self._digests
+                if own is None or not own.fits(state):
+                    own = digests.StateDigests(state)
+                with jax.transfer_guard("allow"):
+                    found = own.finished(own.start(state))
+                compare(found, sealed.leaves)
+            return state
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            raise CheckpointError(f"{folder}: cannot be restored ({one_line(error)})") from error
+
+    def _restored(self, folder: pathlib.Path, abstract: Any) -> Any:
+        wanted = {field.name: getattr(abstract, field.name) for field in fields(abstract)}
+        with (
+            safe_path(self.path) as path,
+            contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as orbax,
+        ):
+            item = path / folder.name / ITEM
+            stored: Any = orbax.metadata(item)
+            tree = stored.item_metadata.tree if hasattr(stored, "item_metadata") else stored.tree
+            form = earlier_versions.stored_state(wanted, tree)
+            found: Any = orbax.restore(item, args=ocp.args.StandardRestore(form))
+        return replace(abstract, **earlier_versions.current_state(found, wanted))
+
+    def candidates(self, which: str) -> list[int]:
+        """Returns the steps that may be meant, the first choice first.
+
+        Args:
+          which: best (least validation error), latest, or a step.
+
+        Raises:
+          ConfigError: there is none, or not that one.
+        """
+        steps = self.steps()
+        if not steps:
+            raise ConfigError(f"{self.workdir} has no checkpoint yet; train first")
+        if which == "latest":
+            return steps[::-1]
+        if which == "best":
+            errors = self.record.errors
+            return sorted(steps, key=lambda step: (errors.get(step, float("inf")), -step))
+        if STEP.fullmatch(which) and int(which) in steps:
+            return [int(which)]
+        known = ", ".join(map(str, steps))
+        raise ConfigError(f"checkpoint: {which} is not best, latest or one of {known}")
+
+    def choose(self, which: str) -> int:
+        """Returns the first of `candidates` that is whole, and says what is wrong with others.
+
+        Raises:
+          CheckpointError: none is, or not the one that was asked for by its number.
+        """
+        wrong = []
+        for step in self.candidates(which):
+            try:
+                self.check(step)
+            except DamageError as error:
+                wrong.append(f"{self.path / str(step)}: {error}")
+                continue
+            for line in wrong:
+                print(f"warning: {line}; step {step} is used", file=sys.stderr, flush=True)
+            return step
+        raise CheckpointError(
+            f"{'; '.join(wrong)}; no whole checkpoint is left to use"
+            if which in ("best", "latest")
+            else f"{wrong[0]}; ask for another, or for best or latest"
+        )
