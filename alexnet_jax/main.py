@@ -2,6 +2,7 @@
 
 python -m alexnet_jax.main --workdir=runs/first
 python -m alexnet_jax.main --workdir=runs/mine --config=imagenette --config.dataset=PATH/photos
+python -m alexnet_jax.main --workdir=runs/mine --config=paper --dry_run (says what it would do)
 python -m alexnet_jax.main --list_recipes, or --describe=RECIPE for every field with its meaning
 """
 
@@ -12,6 +13,7 @@ command.begin(__name__)  # before what is imported for seconds
 
 import dataclasses
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -26,6 +28,9 @@ _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "join the processes that Slurm, OpenMPI, Kubernetes or a TPU pod started"
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "begin anew: removes what a run left there")
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "only say what the run would be: data, layers, memory; writes nothing"
+)
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, to join by hand")
 _PROCESSES = flags.DEFINE_integer("num_processes", 1, "with --coordinator: how many there are")
 _PROCESS = flags.DEFINE_integer("process_id", 0, "with --coordinator: which one this is, from 0")
@@ -49,11 +54,7 @@ def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = Fal
         from alexnet_jax.parallel import processes
 
         compilation.keep_programs()
-        if not isinstance(config, Config):
-            raise ConfigError(
-                f"--config: get_config() gives a {type(config).__name__}; it must return an "
-                "alexnet_jax.config.Config, such as alexnet_jax.configs.get('default')"
-            )
+        _refuse_other_kinds(config)
         if not join.coordinator and (join.num_processes > 1 or join.process_id):
             raise ConfigError("--num_processes: needs --coordinator=HOST:PORT of process 0 too")
         if join.distributed or join.coordinator:
@@ -68,9 +69,32 @@ def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = Fal
     )
 
 
+def _preview(config: Config, workdir: str) -> None:
+    with cli.errors_as_one_line():
+        from alexnet_jax import train
+
+        _refuse_other_kinds(config)
+        print(train.preview(config, workdir))
+
+
+def _refuse_other_kinds(config: Any) -> None:
+    """Refuses what a --config file returned, if it is no config.
+
+    Raises:
+      ConfigError: says what it is.
+    """
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"--config: get_config() gives a {type(config).__name__}; it must return an "
+            "alexnet_jax.config.Config, such as alexnet_jax.configs.get('default')"
+        )
+
+
 def _train(arguments: list[str]) -> None:
     if len(arguments) > 1:
         sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
+    if _DRY_RUN.value:
+        return _preview(_CONFIG.value, _WORKDIR.value)
     large_pages.start_again_with_them(getattr(_CONFIG.value, "kernels", "auto"))
     join = Join(
         bool(_DISTRIBUTED.value),

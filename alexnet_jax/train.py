@@ -31,12 +31,14 @@ from alexnet_jax.steps.replay import Replay
 from alexnet_jax.steps.setup import IMAGENET_TRAIN, Setup
 from alexnet_jax.steps.state import create_state
 from alexnet_jax.training import checkpoint, crash, report, run_files
+from alexnet_jax.training import preview as previews
 from alexnet_jax.training.checks import Checks
 from alexnet_jax.training.loop import Loop, NonFiniteError
 from alexnet_jax.training.run import Run
+from alexnet_jax.training.stored import Stored
 from alexnet_jax.training.writers import METRICS, NoWriters, Writers, read_rows
 
-__all__ = ["Interrupted", "NonFiniteError", "compile_train_step", "train"]
+__all__ = ["Interrupted", "NonFiniteError", "compile_train_step", "preview", "train"]
 
 
 def compile_train_step(config: Config) -> jax.stages.Compiled:
@@ -141,6 +143,43 @@ def train(
         if start < run.last_step:
             return _train(run, start)
         return run.finish(start) if _is_evaluated(run, start) else _evaluate_last(run, start)
+
+
+def preview(config: Config, workdir: str | os.PathLike[str]) -> str:
+    """Returns what `train` would do: its header, a table of the layers and the memory it takes.
+
+    Reads what is there and compiles; makes, changes and prepares nothing.
+
+    Args:
+      config: of the run.
+      workdir: of the run, whether it exists or not.
+
+    Raises:
+      ConfigError, DataError: what `train` would be ended by before its first update.
+    """
+    folder = files.local(workdir, "--workdir")
+    validate(config)
+    _refuse_nested(folder, config)
+    mesh = _build_mesh(config)
+    dataset = open_dataset(config, silent=False, may_prepare=False)
+    begun = Stored(folder, {}).steps()
+    if begun:
+        run_files.refuse_changes(folder, config)
+    sizes = {}
+    if dataset.sizes:
+        splits = config.train_split, config.eval_split or dataset.eval_split()
+        sizes = {split: dataset.size(split) for split in splits}
+    examples = sizes.get(config.train_split, IMAGENET_TRAIN)
+    classes = config.num_classes or len(dataset.class_names)
+    setup = Setup.of(config, classes, examples, mesh, dataset.statistics)
+    first, last = (begun[-1] if begun else 0) + 1, num_train_steps(config, examples)
+    lines = [
+        report.header(setup, sizes, first, last, dataset.notes),
+        previews.layers(setup),
+        previews.memory(setup, list(sizes.values())[-1] if sizes else examples),
+        f"{folder} would {'go on' if begun else 'be begun'}; nothing was made or changed",
+    ]
+    return "\n\n".join(lines)
 
 
 def _clear_or_keep(folder: pathlib.Path, overwrite: bool) -> None:

@@ -7,8 +7,9 @@ devices that are.
 from collections.abc import Callable
 
 from alexnet_jax.benchmarks.rows import Row
-from alexnet_jax.benchmarks.steps import compiled_training, peak_bytes, prepared
+from alexnet_jax.benchmarks.steps import compiled_training, prepared
 from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.host.device_memory import peak_bytes
 from alexnet_jax.host.progress import Progress
 
 PARTS = (1, 4)  # that a batch is computed in, `optimizer.accumulate_steps`

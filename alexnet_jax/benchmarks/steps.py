@@ -13,6 +13,7 @@ from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
 from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.feed.host import HostBatches
+from alexnet_jax.host.device_memory import peak_bytes
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import evaluation, state
 from alexnet_jax.steps.setup import Setup
@@ -173,14 +174,6 @@ def _counts(what: str, config: Config, ours: Ours, best: work.Ceiling) -> dict[s
         "ceiling_flops": best.flops,
         "ceiling_bytes_per_second": best.bandwidth,
     }
-
-
-def peak_bytes(program: jax.stages.Compiled) -> int:
-    """Returns the memory that a program's arguments, results and intermediate values take."""
-    memory = program.memory_analysis()
-    assert memory is not None
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return int(held + memory.temp_size_in_bytes - memory.alias_size_in_bytes)
 
 
 def _with_shares(found: Row, best: work.Ceiling) -> Row:

@@ -13,12 +13,13 @@ from alexnet_jax.data.tfds_dataset import TfdsDataset
 from alexnet_jax.data.types import DataError
 
 
-def open_dataset(config: Config, silent: bool = True) -> Dataset:
+def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) -> Dataset:
     """Opens what `config.dataset` names: a store, a folder split/class/image or a TFDS data set.
 
     Args:
       config: its `dataset`, `data_dir`, `resize` and `exif_orientation`.
       silent: is nothing shown while it is looked through?
+      may_prepare: may TFDS prepare it? Else one that is not has no splits yet.
 
     Raises:
       DataError: no such data set or folder, one that is not of images with labels, or a store of
@@ -47,4 +48,4 @@ def open_dataset(config: Config, silent: bool = True) -> Dataset:
     by_tfds = data_dir / imagenet.NAME  # where TFDS prepares it, and people put a store of theirs
     if config.dataset == imagenet.NAME and (not by_tfds.is_dir() or is_store(by_tfds)):
         return imagenet.ImagenetArchives(data_dir / "downloads" / "manual", silent)
-    return TfdsDataset(config.dataset, config.data_dir)
+    return TfdsDataset(config.dataset, config.data_dir, may_prepare)

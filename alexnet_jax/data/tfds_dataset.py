@@ -17,10 +17,10 @@ from alexnet_jax.host import files
 class TfdsDataset(Dataset):
     """A TFDS data set in ArrayRecord files, prepared first where it is not."""
 
-    def __init__(self, name: str, data_dir: str) -> None:
+    def __init__(self, name: str, data_dir: str, may_prepare: bool = True) -> None:
         self.name, self._data_dir = name, data_dir or None
         try:
-            builder = self._prepared()
+            builder = self._prepared() if may_prepare else self._builder()
         except DataError:
             raise
         except ImportError as error:

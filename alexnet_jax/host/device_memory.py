@@ -1,4 +1,4 @@
-"""Memory of a device."""
+"""Memory of a device, and of a program on it."""
 
 import jax
 
@@ -14,3 +14,11 @@ def device_memory() -> int:
         return about["bytes_limit"]
     # A CPU's devices share the host's memory, and so do its processes.
     return machine.memory() // len(jax.devices())
+
+
+def peak_bytes(program: jax.stages.Compiled) -> int:
+    """Returns the memory that a program's arguments, results and intermediate values take."""
+    memory = program.memory_analysis()
+    assert memory is not None
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return int(held + memory.temp_size_in_bytes - memory.alias_size_in_bytes)

@@ -86,7 +86,7 @@ def header(
 
     Args:
       setup: of the run.
-      sizes: images of each split.
+      sizes: images of each split; none where the data set is not prepared.
       step: the first update.
       last_step: the last.
       notes: what the data set says of itself.
@@ -94,7 +94,9 @@ def header(
     config, network, mesh = setup.config, setup.network, setup.mesh
     devices = mesh.devices.ravel()
     parameters = count_parameters(abstract_parameters(network, config.image_size))
-    data = ", ".join(f"{size:,} in {split}" for split, size in sizes.items())
+    data = ", ".join(f"{size:,} in {split}" for split, size in sizes.items()) or (
+        "not prepared yet; training does that first, here ImageNet's images are counted"
+    )
     count = jax.process_count()
     shared = f" in {count} processes" if count > 1 else ""
     return "\n".join(

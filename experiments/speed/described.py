@@ -24,6 +24,7 @@ from absl import app, flags
 
 from alexnet_jax import configs
 from alexnet_jax.benchmarks import steps
+from alexnet_jax.host import device_memory
 from alexnet_jax.ops import platform
 
 # An H200 as XLA's target_config/specs/h200.txtpb describes it, less what this needs not.
@@ -132,7 +133,7 @@ def _run(_: list[str]) -> None:
     print(f"{len(found)} kernels of XLA's own: {total:.2f} ms of issue")
     modes = re.findall(r'activation_mode":"k(\w+)"', program.as_text())
     print(f"cuDNN: {len(modes)} convolutions, {modes.count('Relu')} of them with bias and ReLU")
-    print(f"memory: {steps.peak_bytes(program) / 2**20:,.0f} MiB")
+    print(f"memory: {device_memory.peak_bytes(program) / 2**20:,.0f} MiB")
 
 
 def define_flags() -> None:
