@@ -5,16 +5,16 @@ import pathlib
 from tensorflow_datasets.core import constants
 
 from alexnet_jax.config import Config
-from alexnet_jax.data import imagenet
+from alexnet_jax.data import imagenet, tfds_dataset
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.folder import Folder
 from alexnet_jax.data.store.store import Store, is_store
-from alexnet_jax.data.tfds_dataset import TfdsDataset
 from alexnet_jax.data.types import DataError
 
 
 def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) -> Dataset:
-    """Opens what `config.dataset` names: a store, a folder split/class/image or a TFDS data set.
+    """Opens what `config.dataset` names: a store, a folder split/class/image, what TFDS
+    prepared in a folder, or a TFDS data set by name.
 
     Args:
       config: its `dataset`, `data_dir`, `resize` and `exif_orientation`.
@@ -41,11 +41,12 @@ def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) 
             )
         return store
     if path.is_dir():
-        return Folder(path)
+        prepared = tfds_dataset.prepared_in(path)
+        return tfds_dataset.in_folder(prepared) if prepared else Folder(path)
     if "/" in config.dataset and config.dataset[0] in "./~":
         raise DataError(f"dataset: there is no folder {path}")
     data_dir = pathlib.Path(config.data_dir or constants.DATA_DIR).expanduser()
     by_tfds = data_dir / imagenet.NAME  # where TFDS prepares it, and people put a store of theirs
     if config.dataset == imagenet.NAME and (not by_tfds.is_dir() or is_store(by_tfds)):
         return imagenet.ImagenetArchives(data_dir / "downloads" / "manual", silent)
-    return TfdsDataset(config.dataset, config.data_dir, may_prepare)
+    return tfds_dataset.by_name(config.dataset, config.data_dir, may_prepare)

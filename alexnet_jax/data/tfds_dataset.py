@@ -1,43 +1,37 @@
-"""TFDS data sets in ArrayRecord files, read without TensorFlow."""
+"""TFDS data sets in ArrayRecord or TFRecord files, read without TensorFlow."""
 
 import pathlib
 import shutil
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 from tensorflow_datasets.core import constants
 
-from alexnet_jax.data import drawn_patterns
+from alexnet_jax.data import drawn_patterns, tfrecord
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.types import DataError, Example, Source
 from alexnet_jax.errors import nearest
 from alexnet_jax.host import files
 
+INFO = "dataset_info.json"
+REACHED_WITHIN = 10  # seconds, of who downloads are from
+
 
 class TfdsDataset(Dataset):
-    """A TFDS data set in ArrayRecord files, prepared first where it is not."""
+    """A TFDS data set; see `by_name` and `in_folder`."""
 
-    def __init__(self, name: str, data_dir: str, may_prepare: bool = True) -> None:
-        self.name, self._data_dir = name, data_dir or None
-        try:
-            builder = self._prepared() if may_prepare else self._builder()
-        except DataError:
-            raise
-        except ImportError as error:
-            raise DataError(
-                f"dataset: TFDS prepares {name} with a package that is not installed ({error}); "
-                "pip install tensorflow-cpu tensorboard once, or prepare it elsewhere: to read it "
-                "neither is needed"
-            ) from error
-        except (AssertionError, OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise DataError(f"dataset: TFDS cannot open or prepare {name}: {reason}") from error
+    def __init__(self, name: str, builder: Any) -> None:
+        self.name, self._opener, self._info = name, builder, builder.info
         features: Any = builder.info.features or {}
         label = features["label"] if "label" in features else None
         if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
             raise DataError(f"dataset: {name} has features {sorted(features)}, not image and label")
-        self._info = builder.info
-        self._opener: Any = builder
         self.class_names = list(label.names)
         self.sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
 
@@ -45,47 +39,177 @@ class TfdsDataset(Dataset):
         """Names the data set and its version."""
         return [*super().contents(), self._info.full_name]
 
-    def _prepared(self) -> tfds.core.DatasetBuilder:
-        builder = self._builder()
-        if builder.is_prepared():
-            return builder
-        folder = pathlib.Path(str(builder.data_dir)).parent
-        waiting = f"{self.name} is being prepared by another process; waiting for it"
-        with files.in_turn(folder, waiting):
-            if self._builder().is_prepared():
-                return self._builder()
-            for left in folder.glob("incomplete.*"):  # of one that was killed: nobody else is here
-                shutil.rmtree(left)
-            print(f"preparing {self.name} in {builder.data_dir}", flush=True)
-            config = tfds.download.DownloadConfig(try_download_gcs=False)
-            builder.download_and_prepare(file_format="array_record", download_config=config)
-            return self._builder()
-
-    def _builder(self) -> tfds.core.DatasetBuilder:
-        if self.name == drawn_patterns.DrawnPatterns.name:
-            return drawn_patterns.DrawnPatterns(data_dir=self._data_dir, file_format="array_record")
-        base = self.name.partition("/")[0].partition(":")[0]
-        folder = pathlib.Path(self._data_dir or constants.DATA_DIR).expanduser() / base
-        # Checked here, because TFDS asks the network, and for TensorFlow, about names it lacks.
-        known = tfds.list_builders(with_community_datasets=False)
-        if base not in known and not folder.is_dir():
-            raise DataError(
-                f"dataset: there is no folder and no TFDS data set {self.name}; did you mean "
-                f"{nearest(base, known)}? (a folder of your own is named by its path: ./photos)"
-            )
-        return tfds.builder(self.name, data_dir=self._data_dir)
-
     def _whole(self, split: str) -> Source:
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        kind = self._info.file_format
         try:
-            data = self._opener.as_data_source(
-                split=split, decoders={"image": tfds.decode.SkipDecoding()}
-            )
+            if kind is tfds.core.FileFormat.TFRECORD:
+                data: Any = tfrecord.TfRecordSource(self._info, tfds.Split(split), decoders)
+            else:
+                data = self._opener.as_data_source(split=split, decoders=decoders)
+        except ImportError as error:
+            raise DataError(
+                f"dataset: {self.name} is stored as TFRecord; pip install google-crc32c (the extra "
+                "tfrecord) to read it, or prepare it again with file_format='array_record' in "
+                "another data_dir"
+            ) from error
         except NotImplementedError as error:
             raise DataError(
-                f"dataset: {self.name} is stored as {self._info.file_format}, which cannot be read "
-                "by index; prepare it again with file_format='array_record' in another data_dir"
+                f"dataset: {self.name} is stored as {kind}, which cannot be read by index; prepare "
+                "it again with file_format='array_record' in another data_dir"
             ) from error
         return _Records(data, self.class_names, f"{self.name} {split}")
+
+
+def by_name(name: str, data_dir: str, may_prepare: bool = True) -> TfdsDataset:
+    """Opens a data set of TFDS, prepared first where it is not.
+
+    Args:
+      name: TFDS's, with a config and a version if one is meant.
+      data_dir: that it is kept in; empty: TFDS's default.
+      may_prepare: else one that is not prepared has no splits.
+
+    Raises:
+      DataError: there is none, or it cannot be prepared.
+    """
+    try:
+        return TfdsDataset(name, (_prepared if may_prepare else _builder)(name, data_dir))
+    except DataError:
+        raise
+    except ImportError as error:
+        raise DataError(
+            f"dataset: TFDS prepares {name} with a package that is not installed ({error}); "
+            "pip install tensorflow-cpu tensorboard once, or prepare it elsewhere: to read it "
+            "neither is needed"
+        ) from error
+    except (AssertionError, OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"dataset: TFDS cannot open or prepare {name}: {reason}") from error
+
+
+def in_folder(path: pathlib.Path) -> TfdsDataset:
+    """Opens the data set that TFDS prepared in a folder, that of a version.
+
+    Raises:
+      DataError: its description cannot be read, or is not of images with labels.
+    """
+    return TfdsDataset(str(path), builder_in(path))
+
+
+def builder_in(path: pathlib.Path) -> Any:
+    """Returns what TFDS makes of the description in a folder.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    try:
+        builder = tfds.builder_from_directory(path)
+        for split in builder.info.splits.values():
+            _ = split.filenames
+        return builder
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ParseError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path}: TFDS cannot read its description ({reason})") from error
+
+
+def prepared_in(path: pathlib.Path) -> pathlib.Path | None:
+    """Returns the folder of the version that TFDS prepared in a folder, the newest of several.
+
+    Args:
+      path: of a version, a config or a data set.
+
+    Raises:
+      DataError: several data sets or configs are there.
+    """
+    if (path / INFO).is_file():
+        return path
+    found = [info.parent for info in (*path.glob(f"*/{INFO}"), *path.glob(f"*/*/{INFO}"))]
+    versions = [folder for folder in found if tfds.core.Version.is_valid(folder.name)]
+    kinds = {folder.parent for folder in versions}
+    if len(kinds) > 1:
+        names = sorted(str(kind) for kind in kinds)
+        raise DataError(
+            f"dataset: {path} holds {len(names)} data sets of TFDS; name one, such as {names[0]}"
+        )
+    return max(versions, key=lambda folder: tfds.core.Version(folder.name), default=None)
+
+
+def _prepared(name: str, data_dir: str) -> Any:
+    builder = _builder(name, data_dir)
+    if builder.is_prepared():
+        return builder
+    folder = pathlib.Path(str(builder.data_dir)).parent
+    with files.in_turn(folder, f"{name} is being prepared by another process; waiting for it"):
+        if _builder(name, data_dir).is_prepared():
+            return _builder(name, data_dir)
+        for left in folder.glob("incomplete.*"):  # of one that was killed: nobody else is here
+            shutil.rmtree(left)
+        _refuse_unreachable(name, data_dir, builder)
+        print(f"preparing {name} in {builder.data_dir}", flush=True)
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder.download_and_prepare(file_format="array_record", download_config=config)
+        return _builder(name, data_dir)
+
+
+def _builder(name: str, data_dir: str) -> Any:
+    if name == drawn_patterns.DrawnPatterns.name:
+        return drawn_patterns.DrawnPatterns(data_dir=data_dir or None, file_format="array_record")
+    base = name.partition("/")[0].partition(":")[0]
+    folder = pathlib.Path(data_dir or constants.DATA_DIR).expanduser() / base
+    # Checked here, because TFDS asks the network, and for TensorFlow, about names it lacks.
+    known = tfds.list_builders(with_community_datasets=False)
+    if base not in known and not folder.is_dir():
+        raise DataError(
+            f"dataset: there is no folder and no TFDS data set {name}; did you mean "
+            f"{nearest(base, known)}? (a folder of your own is named by its path: ./photos)"
+        )
+    return tfds.builder(name, data_dir=data_dir or None)
+
+
+def _refuse_unreachable(name: str, data_dir: str, builder: Any) -> None:
+    """Says at once that a download cannot succeed; TFDS tries each file for minutes.
+
+    Raises:
+      DataError: names who cannot be reached.
+    """
+    urls = [url for url in builder.url_infos if url.startswith(("http://", "https://"))]
+    downloads = pathlib.Path(data_dir or constants.DATA_DIR).expanduser() / "downloads"
+    if not urls or _is_downloaded(urls, downloads) or not (why := _unreachable(urls[0])):
+        return
+    raise DataError(
+        f"dataset: {name} is not prepared in {builder.data_dir}, and "
+        f"{urllib.parse.urlsplit(urls[0]).hostname}, where TFDS downloads it, cannot be reached "
+        f"({why}); prepare it where there is a network and copy that folder, or name a folder of "
+        "photographs"
+    )
+
+
+def _is_downloaded(urls: Sequence[str], downloads: pathlib.Path) -> bool:
+    """Was one of the files downloaded before? TFDS notes where each is from."""
+    notes = [*downloads.glob("*.INFO"), *downloads.glob("*/*.INFO")]
+    texts = [note.read_text(errors="replace") for note in notes]
+    return any(url in text for url in urls for text in texts)
+
+
+def _unreachable(url: str) -> str:
+    """Returns why nobody answers; nothing where somebody does."""
+    why = ["no answer"]
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=REACHED_WITHIN).close()
+            why[0] = ""
+        except urllib.error.HTTPError:  # an answer; TFDS says more of it
+            why[0] = ""
+        except (OSError, ValueError) as error:
+            why[0] = " ".join(str(getattr(error, "reason", error)).split())[:200]
+
+    # A thread, for nothing else bounds how long the name of a host is looked up.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(REACHED_WITHIN + 1)
+    return why[0]
 
 
 class _Records(Source):

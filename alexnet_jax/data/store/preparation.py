@@ -167,7 +167,7 @@ class Preparation:
             features=_features(self._options, self._dataset.class_names),
             split_infos=split_infos,
             filename_template=store.SHARD_NAME,
-            description=f"{self._dataset.name}: centre squares of {self._options.resize} pixels",
+            description=store.description(self._dataset.name, self._options.resize),
             check_data=False,
         )
 

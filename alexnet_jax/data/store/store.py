@@ -16,11 +16,9 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from array_record.python import array_record_data_source
-from google.protobuf.json_format import ParseError
 
-from alexnet_jax.data import statistics
+from alexnet_jax.data import statistics, tfds_dataset
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.store import pixel_index, record
 from alexnet_jax.data.types import DataError, Example, ReadyPixels, Source
@@ -30,13 +28,27 @@ MANIFEST = "manifest.json"
 UNFINISHED = "unfinished"  # a folder, while the store is being made
 FORMAT = 1
 ENCODINGS = ("raw", "jpeg")
+DESCRIBED = "centre squares of"
 SHARD_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # TFDS's
 
 
 def is_store(path: pathlib.Path) -> bool:
     """Is there a store, finished or not, or what one is left with that has lost a file?"""
-    signs = [(path / MANIFEST).is_file(), (path / "dataset_info.json").is_file(), _shards(path)]
+    signs = [(path / MANIFEST).is_file(), _is_described(path), _shards(path)]
     return sum(signs) >= 2 or (path / UNFINISHED).is_dir()
+
+
+def description(name: str, side: int) -> str:
+    """Returns how a store describes itself to TFDS."""
+    return f"{name}: {DESCRIBED} {side} pixels"
+
+
+def _is_described(path: pathlib.Path) -> bool:
+    """Does TFDS's description say that it is a store, not a data set that TFDS prepared?"""
+    try:
+        return DESCRIBED in (path / "dataset_info.json").read_text(errors="replace")
+    except OSError:
+        return False
 
 
 def _shards(path: pathlib.Path) -> bool:
@@ -110,14 +122,12 @@ def open_description(path: pathlib.Path) -> Any:
     Raises:
       DataError: TFDS cannot read it.
     """
+    info = tfds_dataset.builder_in(path).info
     try:
-        info = tfds.builder_from_directory(path).info
         label_names(info)
-        for split in info.splits.values():
-            _ = split.filenames
-        return info
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ParseError) as error:
-        raise DataError(f"{path}: TFDS cannot read its description ({error})") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: its description names no classes ({error!r})") from error
+    return info
 
 
 def label_names(info: Any) -> list[str]:
