@@ -2,15 +2,17 @@
 
 import io
 import pathlib
+from typing import Any
 
 from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
+from alexnet_jax.figures import fonts
 from alexnet_jax.host import files
 
 
 def as_drawn(name: str) -> str:
-    """Returns a name as it can be drawn: what is no letter in any script is an escape, and between
-    two dollars there is no mathematics.
+    """Returns a name as it can be drawn: what is no letter in any script is an escape, letters that
+    no font has are Latin ones, and between two dollars there is no mathematics.
 
     >>> as_drawn("cash_$5") == "cash_" + chr(92) + "$5"
     True
@@ -20,12 +22,13 @@ def as_drawn(name: str) -> str:
         .encode("utf-8", "surrogateescape")
         .decode("utf-8", "backslashreplace")
     )
-    return "".join(
+    printable = "".join(
         letter
         if letter.isprintable() or letter in "\n "
         else letter.encode("unicode_escape").decode()
         for letter in escaped
     )
+    return fonts.with_letters_that_a_font_has(printable)
 
 
 def shortened(names: list[str], letters: int) -> list[str]:
@@ -53,6 +56,11 @@ class Picture(Figure):
     >>> Picture(figsize=(1, 1))._repr_png_()[:4]
     b'\\x89PNG'
     """
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """Draws the figure, with fonts that have the letters of its texts."""
+        fonts.fit(self)
+        super().savefig(fname, **options)
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
