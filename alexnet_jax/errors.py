@@ -7,6 +7,18 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 
+def printable(text: object) -> str:
+    """Returns a text in one line that leaves a terminal as it is: a name may hold anything.
+
+    >>> printable("red" + chr(27) + "[31m" + chr(10)) == "red" + chr(92) + "x1b[31m" + chr(92) + "n"
+    True
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in str(text)
+    )
+
+
 class OneLine(BaseException):
     """An exception that a notebook shows as one line: IPython asks it how it is to be shown."""
 
@@ -19,6 +31,9 @@ class UserError(OneLine, Exception):
 
     A command prints it and ends with a code that is not 0 (`cli.errors_as_one_line`).
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class Interrupted(OneLine):

@@ -8,15 +8,47 @@ from alexnet_jax.host import command
 command.begin(__name__)  # before what is imported for seconds
 
 
+import itertools
+import os
 import pathlib
 import sys
+import unicodedata
+from collections.abc import Sequence
 
 from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.data.types import DataError
 from alexnet_jax.data.words import spoken
+from alexnet_jax.errors import printable
 from alexnet_jax.host import files
+
+MOST_BYTES = 200  # of a picture's name; disks take 255
+
+
+def pictures_of(photographs: Sequence[pathlib.Path], folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns where each photograph's picture goes: no two to one file, and none onto a photograph.
+
+    Args:
+      photographs: as they were named.
+      folder: of the pictures.
+    """
+    taken = {_as_disks_see_it(path) for path in photographs}
+    found = []
+    for path in photographs:
+        stem = os.fsdecode(os.fsencode(path.stem)[:MOST_BYTES])
+        for number in itertools.count(1):
+            picture = folder / (f"{stem}.png" if number == 1 else f"{stem}_{number}.png")
+            if _as_disks_see_it(picture) not in taken:
+                break
+        taken.add(_as_disks_see_it(picture))
+        found.append(picture)
+    return found
+
+
+def _as_disks_see_it(path: pathlib.Path) -> str:
+    """Returns a path as one that ignores case and ways to write an accent does."""
+    return unicodedata.normalize("NFC", str(path.expanduser().absolute())).casefold()
 
 
 def _run(arguments: list[str]) -> None:
@@ -34,23 +66,19 @@ def _run(arguments: list[str]) -> None:
 
         network = inference.load(workdir)
         config, failed = network.config, 0
-        stems = [path.stem for path in photographs]
-        for number, path in enumerate(photographs, 1):
+        for path, picture in zip(photographs, pictures_of(photographs, folder), strict=True):
             try:
                 image, _ = squares(path, config.resize, config.exif_orientation)
-            except DataError as error:
-                print(f"error: {error}", file=sys.stderr)
+                [found] = network.predict(image, int(flags.FLAGS.views))
+                print(printable(path))
+                for name, probability in found.best:
+                    print(f"  {100 * probability:6.2f} %  {printable(in_words(name))}")
+                rows = [(spoken(name), probability) for name, probability in found.best]
+                answers.draw_one(image[0], rows).save(picture)
+                print(f"  drawn in {printable(picture)}")
+            except (DataError, OSError) as error:  # the others are answered all the same
+                print(f"error: {cli.line_of(error)}", file=sys.stderr)
                 failed += 1
-                continue
-            [found] = network.predict(image, int(flags.FLAGS.views))
-            print(path)
-            for name, probability in found.best:
-                print(f"  {100 * probability:6.2f} %  {in_words(name)}")
-            repeated = f"_{number}" if stems.count(path.stem) > 1 else ""
-            picture = folder / f"{path.stem}{repeated}.png"
-            rows = [(spoken(name), probability) for name, probability in found.best]
-            answers.draw_one(image[0], rows).save(picture)
-            print(f"  drawn in {picture}")
     sys.exit(1 if failed else 0)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 import alexnet_jax
+from alexnet_jax.errors import printable
 from alexnet_jax.host import files
 from alexnet_jax.model import abstract_parameters, count_parameters
 from alexnet_jax.parallel.mesh import zeros
@@ -99,15 +100,14 @@ def header(
     )
     count = jax.process_count()
     shared = f" in {count} processes" if count > 1 else ""
-    return "\n".join(
-        [
-            f"devices   {devices.size} x {devices[0].device_kind}{shared}",
-            "mesh      " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
-            f"network   {config.model.columns} columns, {parameters:,} parameters, "
-            f"{config.precision}, {config.image_size}x{config.image_size} crops of "
-            f"{config.resize}x{config.resize}",
-            f"data      {config.dataset}: {data}; {network.num_classes} classes",
-            *(f"note      {note}" for note in notes),
-            f"run       steps {step:,} to {last_step:,} of {config.batch_size} images",
-        ]
-    )
+    lines = [
+        f"devices   {devices.size} x {devices[0].device_kind}{shared}",
+        "mesh      " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
+        f"network   {config.model.columns} columns, {parameters:,} parameters, "
+        f"{config.precision}, {config.image_size}x{config.image_size} crops of "
+        f"{config.resize}x{config.resize}",
+        f"data      {config.dataset}: {data}; {network.num_classes} classes",
+        *(f"note      {note}" for note in notes),
+        f"run       steps {step:,} to {last_step:,} of {config.batch_size} images",
+    ]
+    return "\n".join(map(printable, lines))

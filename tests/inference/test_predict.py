@@ -1,7 +1,10 @@
+import os
 import subprocess
 import sys
 
 import pytest
+
+from alexnet_jax import predict
 
 
 @pytest.fixture(scope="module")
@@ -23,3 +26,38 @@ def test_the_command_prints_five_best_and_draws_them(run):
     total = sum(float(line.split()[0]) for line in lines[1:3])
     assert total == pytest.approx(100, abs=0.02)
     assert (run / "w" / "plots" / "predictions" / f"{good.stem}.png").stat().st_size > 5_000
+
+
+def test_photographs_of_one_name_and_names_of_every_kind(run, tmp_path):
+    """Each has its picture, none writes onto a photograph, and no name writes on the terminal."""
+    pixels = sorted((run / "set" / "val" / "light").iterdir())[0].read_bytes()
+    names = ["a/x.jpg", "b/x.jpg", "b/X.JPG", "x_2.png", "out/y.png", "$_^\\{x}$.jpg"]
+    names += [b"\xff\xfe.jpg", "esc\x1b[31m\nnext.jpg", "鹤.jpg", f"{'n' * 250}.jpg"]
+    paths = [tmp_path / os.fsdecode(name) for name in names]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(pixels)
+    before = [path.read_bytes() for path in paths]
+    command = [sys.executable, "-m", "alexnet_jax.predict", f"--workdir={run / 'w'}"]
+    command += [f"--out={tmp_path / 'out'}", str(tmp_path / "absent.jpg"), *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.count("error: ") == 1, done.stderr
+    assert "absent.jpg: cannot be read (No such file or directory)" in done.stderr
+    assert [path.read_bytes() for path in paths] == before
+    drawn = [line for line in done.stdout.splitlines() if line.startswith("  drawn in ")]
+    assert len(drawn) == len(set(drawn)) == len(names)
+    assert len({path for path in (tmp_path / "out").iterdir()}) == len(names) + 1
+    assert "\x1b" not in done.stdout and "esc\\x1b[31m\\nnext.jpg" in done.stdout
+    assert "\\udcff\\udcfe.jpg" in done.stdout and "鹤.jpg" in done.stdout
+
+
+def test_pictures_never_meet(tmp_path):
+    photographs = [
+        tmp_path / name for name in ("a/é.jpg", "b/e\u0301.jpg", "E\u0301.png", "é_2.gif")
+    ]
+    pictures = predict.pictures_of(photographs, tmp_path)
+    assert [path.name for path in pictures] == [
+        "é_2.png",
+        "é_3.png".replace("é", "e\u0301"),
+        *("E\u0301_4.png", "é_2_2.png"),
+    ]
