@@ -43,11 +43,13 @@ def _run(arguments: list[str]) -> None:
             )
             weights = dataclasses.replace(weights, class_names=names)
         formats.WRITERS[values.to](weights, out)
-    c = weights.config
+    c, names = weights.config, weights.class_names
     print(
         f"{out}: {len(weights.params)} layers, {len(weights.params['fc8']['bias'])} classes, "
         f"for crops of {c.image_size} of {c.resize}"
     )
+    if names[:1] == [formats.BACKGROUND]:
+        print(f"classes are taken for TensorFlow's: {names[0]}, then ImageNet's thousand")
 
 
 def define_flags() -> None:

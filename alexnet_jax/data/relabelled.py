@@ -1,6 +1,6 @@
 """Another data set's examples under the labels of a network's classes."""
 
-from alexnet_jax.data.types import Example, ReadyPixels, Source
+from alexnet_jax.data.types import DataError, Example, ReadyPixels, Source
 
 
 class Relabelled(Source):
@@ -39,12 +39,25 @@ class Relabelled(Source):
 def labelled_as(source: Source, class_names: list[str]) -> Source:
     """Returns a source whose labels are places in `class_names`.
 
-    It is the source itself where both have the same classes, or one has no names.
+    It is the source itself where both have the same classes, or one has no names. Images of a
+    class that is not among them count as without a label, as those of a folder of unknown ones.
+
+    Raises:
+      DataError: of several classes none is among them: numbers, say, from 0 as Caffe's lists have
+        them, or from 1 as the challenge's own.
     """
     same = source.class_names == class_names or not source.class_names or not class_names
     if same:
         return source
     found = Relabelled(source, class_names)
+    if len(found.unknown) == len(source.class_names) > 1:
+        theirs, own = source.class_names[0], class_names[0]
+        hint = "" if not theirs.isdecimal() else " (do they count from 0 as Caffe, or from 1?)"
+        raise DataError(
+            f"{source.where(0)}: none of its {len(source.class_names):,} classes, such as "
+            f"{theirs}, is the network's, such as {own}{hint}. Say the network's in the data set's "
+            "words with --class_names=FILE, one a line in the order of its labels"
+        )
     if found.unknown:
         print(
             f"{len(found.unknown)} of {len(source.class_names)} classes are not the network's "

@@ -11,6 +11,7 @@ from alexnet_jax.data.types import DataError
 # Each of the thousand with the first word of its synset (Princeton University, WordNet 3.0).
 _FILE = pathlib.Path(__file__).with_name("imagenet_words.txt")
 # As folders of photographs are often called: n02056570_king_penguin, n02085620-Chihuahua.
+_NUMBER = re.compile(r"n\d{8}( |$)")
 _NUMBER_AND_WORDS = re.compile(r"n\d{8}[-_](.+)")
 
 
@@ -22,6 +23,8 @@ def _words() -> dict[str, str]:
 def read_names(path: pathlib.Path, classes: int) -> list[str]:
     """Reads names of classes, one a line in the order of labels.
 
+    Of Caffe's synset_words.txt, `n01440764 tench, Tinca tinca`, the numbers are the names.
+
     Raises:
       DataError: it is no such file, or has more names than there are classes, or one twice.
     """
@@ -29,10 +32,15 @@ def read_names(path: pathlib.Path, classes: int) -> list[str]:
         names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--class_names: {path} cannot be read ({error})") from error
+    if all(_NUMBER.match(name) for name in names):
+        names = [name.split()[0] for name in names]
     again = [name for name, count in Counter(names).items() if count > 1]
     if not 0 < len(names) <= classes or again:
         what = f"{again[0]!r} twice" if again else f"{len(names):,} names"
-        raise DataError(f"--class_names: {path} has {what}; the network has {classes:,} classes")
+        hint = f"; leave out its first, {names[0]}" if len(names) == classes + 1 else ""
+        raise DataError(
+            f"--class_names: {path} has {what}; the network has {classes:,} classes{hint}"
+        )
     return names
 
 

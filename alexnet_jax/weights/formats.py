@@ -24,6 +24,7 @@ from alexnet_jax.weights.types import Origin, Weights, WeightsError
 
 # Caffe's ilsvrc_2012_mean.npy by channel, RGB.
 CAFFE_MEAN = (122.6789143406786, 116.66876761696767, 104.0069879317889)
+BACKGROUND = "background"  # the class that TensorFlow's networks have before ImageNet's thousand
 ORIGIN_FILE = "origin.json"  # of a workdir that was imported
 # Fields of a network that its weights and what they compute do not depend on.
 NOT_OF_A_TRAINED_NETWORK = (
@@ -43,7 +44,7 @@ def _imported(
 ) -> Weights:
     params = layout.to_standard(tensors, of, config, path)
     config.num_classes = len(params["fc8"]["bias"])
-    names = class_names() if config.num_classes == len(class_names()) else []
+    names = {1000: class_names(), 1001: [BACKGROUND, *class_names()]}.get(config.num_classes, [])
     return Weights(params, config, names, None, 0, path)
 
 

@@ -1,9 +1,10 @@
 """Another data set's labels, by the names of their classes."""
 
 import numpy as np
+import pytest
 
 from alexnet_jax.data.relabelled import labelled_as
-from alexnet_jax.data.types import Example, Source
+from alexnet_jax.data.types import DataError, Example, Source
 
 
 class Three(Source):
@@ -32,3 +33,25 @@ def test_the_same_classes_and_those_without_names_stay_as_they_are(capsys):
     assert labelled_as(source, ["ant", "bee", "cat"]) is source
     assert labelled_as(source, []) is source
     assert capsys.readouterr().out == ""
+
+
+class Numbered(Three):
+    class_names = ["0", "1", "10"]
+
+
+class OneFolder(Three):
+    class_names = ["images"]
+
+    def __getitem__(self, index: int) -> Example:
+        return super().__getitem__(index)._replace(label=0)
+
+
+def test_classes_that_are_all_others_are_refused_and_told_how_they_map(capsys):
+    with pytest.raises(DataError, match="none of its 3 classes, such as ant, is the network's, su"):
+        labelled_as(Three(), ["n01440764", "n01443537"])
+    with pytest.raises(DataError, match="from 0 as Caffe, or from 1.*--class_names=FILE"):
+        labelled_as(Numbered(), ["n01440764", "n01443537"])
+    # A folder of photographs that nobody has labelled.
+    source = labelled_as(OneFolder(), ["n01440764", "n01443537"])
+    assert [source[i].label for i in range(4)] == [-1] * 4
+    assert "1 of 1 classes are not the network's" in capsys.readouterr().out

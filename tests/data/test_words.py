@@ -3,6 +3,7 @@
 import pytest
 
 from alexnet_jax.data import imagenet, words
+from alexnet_jax.data.types import DataError
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,15 @@ def test_a_class_without_a_name_is_called_by_its_number():
         "dog",
         "class 2",
     ]
+
+
+def test_lists_of_classes_that_go_around(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n")
+    assert words.read_names(path, 2) == ["n01440764", "n01443537"]  # Caffe's synset_words.txt
+    path.write_text("n02056570_king_penguin\nn01443537 goldfish\n")
+    assert words.read_names(path, 2) == ["n02056570_king_penguin", "n01443537 goldfish"]
+    path.write_text("background\ntench\ngoldfish\n")  # TensorFlow's ImageNetLabels.txt
+    assert words.read_names(path, 3) == ["background", "tench", "goldfish"]
+    with pytest.raises(DataError, match="has 3 names; the network has 2 classes; leave out its fi"):
+        words.read_names(path, 2)

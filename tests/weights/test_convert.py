@@ -225,6 +225,17 @@ def test_a_renamed_last_layer_is_taken_with_its_classes(narrow, tmp_path):
         formats.READERS["caffe"](tmp_path / "net.caffemodel", "")
 
 
+def test_tensorflow_s_thousand_and_one_classes_begin_with_the_background(narrow, tmp_path):
+    for classes, first in ((1000, "n01440764"), (1001, "background"), (1002, None)):
+        params = random_params(narrow("caffenet"), classes=classes)
+        tensors = layout.from_standard(params, layout.LAYOUTS["caffe"])
+        layers = caffe_layers(tensors, ("Pooling", "LRN"))
+        (tmp_path / "net.caffemodel").write_bytes(net_parameter(layers, False))
+        names = formats.READERS["caffe"](tmp_path / "net.caffemodel", "").class_names
+        assert names[:1] == ([first] if first else [])
+        assert len(names) == (classes if first else 0) and names[-1:] in ([], ["n15075141"])
+
+
 def test_torchvision_s_names_in_safetensors(narrow, tmp_path):
     params = random_params(narrow("torchvision"))
     tensors = layout.from_standard(params, layout.LAYOUTS["torchvision"])
