@@ -17,7 +17,7 @@ from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.configs import flags as config_flags
 from alexnet_jax.errors import unknown
-from alexnet_jax.host import large_pages
+from alexnet_jax.host import files, large_pages
 
 MODES = ("step", "eval", "input", "end_to_end", "startup", "layers", "memory")
 
@@ -77,7 +77,7 @@ def _refuse(mode: str) -> None:
 def _refuse_unwritable(flag: str, value: str) -> None:
     if not value:
         return
-    path = pathlib.Path(value).expanduser()
+    path = files.local(value, f"--{flag}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"--{flag}: {path} cannot be written; name a file")
@@ -127,7 +127,7 @@ def _benchmark(mode: str) -> None:
     print(rows.table(found))
     asked = {"batch_size": flags.FLAGS.batch_size, "precision": flags.FLAGS.precision}
     if flags.FLAGS.json:
-        path = pathlib.Path(flags.FLAGS.json).expanduser()
+        path = files.local(flags.FLAGS.json, "--json")
         path.write_text(json.dumps([asked | row.json() for row in found], indent=1) + "\n")
 
 

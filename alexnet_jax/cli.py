@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import pathlib
 import sys
 import traceback
@@ -24,8 +25,8 @@ def run(command: Callable[[list[str]], None], resolve: Callable[..., Any] = list
       command: takes the arguments that are no flags, the command's own name first.
       resolve: of the whole command line, before it is parsed.
     """
-    if pathlib.Path(sys.argv[0]).name.startswith("alexnet-"):  # a console script
-        begin("__main__")
+    if pathlib.Path(sys.argv[0]).name.startswith("alexnet-"):
+        _as_with_m(command.__module__)
     try:
         sys.argv = resolve(sys.argv)  # config_flags reads it too
     except UserError as error:
@@ -33,11 +34,23 @@ def run(command: Callable[[list[str]], None], resolve: Callable[..., Any] = list
     app.run(command, flags_parser=_parse)
 
 
+def _as_with_m(module: str) -> None:
+    """Lets a console script do what `python -m` of its module does, and say what that says."""
+    begin("__main__")
+    sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
+    for flag in flags.FLAGS.flags_by_module_dict().get(module, ()):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
 def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        told = str(error)
+        if "Traceback (most recent call last)" in told:  # of a --config file, in one of the flag's
+            print(told, file=sys.stderr)
+            told = f"--config: the file ended with {told.strip().splitlines()[-1]}"
+        sys.exit(f"error: {' '.join(told.split())}")
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     except Exception as error:  # a --config file's own: where in it is what its writer needs
@@ -74,8 +87,26 @@ def errors_as_one_line() -> Iterator[None]:
         sys.exit(130)
     except (UserError, OSError) as error:
         sys.exit(f"error: {line_of(error)}")
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except Exception as error:
+        if without := _without_devices():
+            sys.exit(f"error: {without}")
+        if not isinstance(error, jax.errors.JaxRuntimeError) or jax.process_count() == 1:
             raise
         reason = str(error).splitlines()[0][:200]
         sys.exit(f"error: another process ended, see what it said ({reason})")
+
+
+def _without_devices() -> str:
+    """Says that JAX cannot use the devices that it shall; nothing where it can."""
+    import jax
+
+    try:
+        jax.devices()
+    except Exception as error:  # whatever a plugin raises, AssertionError too
+        why = " ".join(str(error).split())[:200] or "it is not installed"
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return (
+            f"JAX_PLATFORMS={asked}: JAX cannot use these devices ({why}); for an NVIDIA GPU pip "
+            "install 'jax[cuda13]', for a TPU 'jax[tpu]', or unset JAX_PLATFORMS"
+        )
+    return ""

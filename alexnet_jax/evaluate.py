@@ -115,7 +115,7 @@ def _evaluate() -> None:
     networks, order = _networks(workdirs), None
     workdir, network = workdirs[0], networks[0]
     if flags.FLAGS.label_order:
-        order = _lines(pathlib.Path(flags.FLAGS.label_order).expanduser())
+        order = _lines(files.local(flags.FLAGS.label_order, "--label_order"))
     numbers = label_numbers(network.class_names, network.num_classes, order)
     _, split = network.source(flags.FLAGS.split)
     path = _file_of_predictions(network, split)
@@ -144,7 +144,7 @@ def _file_of_predictions(network: TrainedNetwork, split: str) -> pathlib.Path | 
     """
     if not flags.FLAGS.predictions:
         return None
-    path = pathlib.Path(flags.FLAGS.predictions).expanduser()
+    path = files.local(flags.FLAGS.predictions, "--predictions")
     if path.suffix not in (SUBMISSION, ".csv", ".jsonl"):
         raise ConfigError(f"--predictions: {path} must end in .csv, .jsonl or {SUBMISSION}")
     if path.is_dir():

@@ -48,7 +48,7 @@ def pictures_of(photographs: Sequence[pathlib.Path], folder: pathlib.Path) -> li
 
 def _as_disks_see_it(path: pathlib.Path) -> str:
     """Returns a path as one that ignores case and ways to write an accent does."""
-    return unicodedata.normalize("NFC", str(path.expanduser().absolute())).casefold()
+    return unicodedata.normalize("NFC", os.path.abspath(os.path.expanduser(path))).casefold()
 
 
 def _run(arguments: list[str]) -> None:

@@ -22,7 +22,7 @@ from absl import logging as absl_logging
 from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.errors import UserError
-from alexnet_jax.host import large_pages, machine
+from alexnet_jax.host import files, large_pages, machine
 
 MOST_PIXELS = 4096  # of a side: sums of one take 200 MB in each process, 400 in the parent
 
@@ -41,14 +41,13 @@ def prepare() -> None:
     from alexnet_jax.data.store.shard_writer import Options
     from alexnet_jax.data.store.store_plan import finished_already
     from alexnet_jax.data.types import DataError
-    from alexnet_jax.host import files
     from alexnet_jax.host.progress import Progress
 
     f = flags.FLAGS
     if not f.dataset or not f.out:
         raise ConfigError("--dataset, --out: both are needed (or --verify STORE)")
-    folder = pathlib.Path(f.out).expanduser()
-    source = pathlib.Path(f.dataset).expanduser()
+    folder = files.local(f.out, "--out")
+    source = files.local(f.dataset, "--dataset")
     if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"--out: {folder} lies inside the data set {f.dataset}")
     begun = (folder / store.MANIFEST).is_file() or (folder / store.UNFINISHED).is_dir()
@@ -137,7 +136,7 @@ def _run(arguments: list[str]) -> None:
     before = signal.signal(signal.SIGINT, _interrupt_once)
     try:
         if flags.FLAGS.verify and len(arguments) == 2:
-            verify(pathlib.Path(arguments[1]).expanduser())
+            verify(files.local(arguments[1], "STORE"))
         elif flags.FLAGS.verify or len(arguments) > 1:
             raise ConfigError("--verify STORE: name one store, and nothing without --verify")
         else:

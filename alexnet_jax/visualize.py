@@ -26,6 +26,7 @@ from absl import flags
 from alexnet_jax import cli
 from alexnet_jax.config import ConfigError
 from alexnet_jax.errors import unknown
+from alexnet_jax.host import files
 
 
 def define_flags() -> None:
@@ -45,12 +46,12 @@ def define_flags() -> None:
 def _workdirs() -> list[pathlib.Path]:
     if not flags.FLAGS.workdir:
         raise ConfigError("--workdir: name the folder of a run")
-    return [pathlib.Path(name).expanduser() for name in flags.FLAGS.workdir]
+    return [files.local(name, "--workdir") for name in flags.FLAGS.workdir]
 
 
 def _out(name: str) -> pathlib.Path:
     given = flags.FLAGS.out
-    return pathlib.Path(given).expanduser() if given else _workdirs()[0] / "plots" / name
+    return files.local(given, "--out") if given else _workdirs()[0] / "plots" / name
 
 
 def _load(workdir: pathlib.Path) -> Any:

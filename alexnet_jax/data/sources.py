@@ -1,7 +1,5 @@
 """The data set that a name or a path means."""
 
-import pathlib
-
 from tensorflow_datasets.core import constants
 
 from alexnet_jax.config import Config
@@ -10,6 +8,7 @@ from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.folder import Folder
 from alexnet_jax.data.store.store import Store, is_store
 from alexnet_jax.data.types import DataError
+from alexnet_jax.host import files
 
 
 def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) -> Dataset:
@@ -25,7 +24,7 @@ def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) 
       DataError: no such data set or folder, one that is not of images with labels, or a store of
         another `resize`.
     """
-    path = pathlib.Path(config.dataset).expanduser()
+    path = files.local(config.dataset, "dataset")
     if is_store(path):
         store = Store(path)
         if store.side != config.resize:
@@ -45,7 +44,7 @@ def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) 
         return tfds_dataset.in_folder(prepared) if prepared else Folder(path)
     if "/" in config.dataset and config.dataset[0] in "./~":
         raise DataError(f"dataset: there is no folder {path}")
-    data_dir = pathlib.Path(config.data_dir or constants.DATA_DIR).expanduser()
+    data_dir = files.local(config.data_dir or constants.DATA_DIR, "data_dir")
     by_tfds = data_dir / imagenet.NAME  # where TFDS prepares it, and people put a store of theirs
     if config.dataset == imagenet.NAME and (not by_tfds.is_dir() or is_store(by_tfds)):
         return imagenet.ImagenetArchives(data_dir / "downloads" / "manual", silent)

@@ -155,7 +155,7 @@ def _builder(name: str, data_dir: str) -> Any:
     if name == drawn_patterns.DrawnPatterns.name:
         return drawn_patterns.DrawnPatterns(data_dir=data_dir or None, file_format="array_record")
     base = name.partition("/")[0].partition(":")[0]
-    folder = pathlib.Path(data_dir or constants.DATA_DIR).expanduser() / base
+    folder = files.local(data_dir or constants.DATA_DIR, "data_dir") / base
     # Checked here, because TFDS asks the network, and for TensorFlow, about names it lacks.
     known = tfds.list_builders(with_community_datasets=False)
     if base not in known and not folder.is_dir():
@@ -172,8 +172,8 @@ def _refuse_unreachable(name: str, data_dir: str, builder: Any) -> None:
     Raises:
       DataError: names who cannot be reached.
     """
-    urls = [url for url in builder.url_infos if url.startswith(("http://", "https://"))]
-    downloads = pathlib.Path(data_dir or constants.DATA_DIR).expanduser() / "downloads"
+    urls = [url for url in builder.url_infos or () if url.startswith(("http://", "https://"))]
+    downloads = files.local(data_dir or constants.DATA_DIR, "data_dir") / "downloads"
     if not urls or _is_downloaded(urls, downloads) or not (why := _unreachable(urls[0])):
         return
     raise DataError(

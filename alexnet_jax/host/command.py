@@ -23,6 +23,8 @@ def begin(name: str) -> None:
         return
     _begun.append(name)
     signals.end_in_one_line(name)
+    # A notebook's, for the commands that it starts: nothing is shown on a display here.
+    os.environ.pop("MPLBACKEND", None)
     here = os.getcwd()
     if sys.path and os.path.abspath(sys.path[0]) == here:  # as -m does
         del sys.path[0]

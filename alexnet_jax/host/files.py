@@ -46,7 +46,7 @@ def local(path: str | os.PathLike[str], flag: str) -> pathlib.Path:
       flag: that gave it, for the error.
 
     Raises:
-      PathError: it is empty, or of a bucket.
+      PathError: it is empty, of a bucket, or of a home that nobody knows.
     """
     text = os.fspath(path)
     if not text.strip():
@@ -58,7 +58,10 @@ def local(path: str | os.PathLike[str], flag: str) -> pathlib.Path:
         )
     if "\0" in text:
         raise PathError(f"{flag}: {text!r} has a zero byte in it")
-    return pathlib.Path(text).expanduser()
+    path = pathlib.Path(os.path.expanduser(text))
+    if text.startswith("~/") and path.parts[0] == "~":
+        raise PathError(f"{flag}: {text} needs a home folder; set HOME, or name the whole path")
+    return path
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:

@@ -58,7 +58,7 @@ def squares(
 
 def _square(image: Any, name: str, side: int, exif_orientation: bool) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
-        encoded = read_file(pathlib.Path(os.fsdecode(image)).expanduser())
+        encoded = read_file(pathlib.Path(os.path.expanduser(os.fsdecode(image))))
         return decode(encoded, name, side, exif_orientation)
     if isinstance(image, Image.Image):
         return centre_square(_of_pil(image, name, exif_orientation), side)

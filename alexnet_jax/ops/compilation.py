@@ -64,6 +64,8 @@ def keep_programs() -> None:
         return
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     # One for each machine: a home may be shared by machines whose CPUs differ.
+    if cache.startswith("~"):
+        return  # nobody knows a home; then nothing is kept
     folder = pathlib.Path(cache) / "alexnet_jax" / f"compiled-{socket.gethostname()}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
 

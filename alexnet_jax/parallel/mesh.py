@@ -20,9 +20,11 @@ def build(config: MeshConfig) -> Mesh:
     """Returns a (data, model) mesh over the first devices, or over all of several processes.
 
     Raises:
-      ConfigError: more devices are asked for than there are, they do not divide, or some of
-        several processes would have none.
+      ConfigError: more devices are asked for than there are, they do not divide, some of several
+        processes would have none, or nothing may be compiled for them.
     """
+    if jax.config.values["jax_disable_jit"]:
+        raise ConfigError("JAX_DISABLE_JIT: is set, and every step here is compiled; unset it")
     # Those of a process together, so that the rows it reads are too.
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     data, local = config.data, jax.local_device_count()

@@ -18,7 +18,10 @@ from alexnet_jax.training import run_files
 from alexnet_jax.training.stored import Stored
 from alexnet_jax.training.writers import read_rows
 
-TIMES = {"images_per_second", "step_seconds", "data_wait_fraction"}
+TIMES = {
+    *("images_per_second", "step_seconds", "data_wait_fraction"),
+    *("step_seconds_least", "step_seconds_median", "step_seconds_most"),  # of several processes
+}
 
 
 def write_folder(path: pathlib.Path, train: int = 20, val: int = 14, side: int = 80) -> None:

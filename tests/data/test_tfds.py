@@ -215,4 +215,6 @@ def test_without_a_network_it_is_said_at_once(monkeypatch, tmp_path):
     (downloads / "x.INFO").write_text(json.dumps({"urls": asked}))
     builder = tfds.builder("cifar10", data_dir=tmp_path)
     tfds_dataset._refuse_unreachable("cifar10", str(tmp_path), builder)  # it is there
+    drawn = tfds_dataset._builder("drawn_patterns", str(tmp_path))  # nothing of it is downloaded
+    tfds_dataset._refuse_unreachable("drawn_patterns", str(tmp_path), drawn)
     assert len(asked) == 1

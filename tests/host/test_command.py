@@ -68,3 +68,13 @@ def test_room_and_fullness_are_said(tmp_path):
     assert files.is_full(OSError(28, "No space left on device"))
     assert files.is_full(ValueError("RESOURCE_EXHAUSTED: write: No space left on device"))
     assert not files.is_full(ValueError("NOT_FOUND"))
+
+
+def test_a_console_script_says_what_its_module_says():
+    program = "import sys; sys.argv = ['bin/alexnet-evaluate', '--help']\n"
+    program += "from alexnet_jax.evaluate import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "python -m alexnet_jax.evaluate --workdir=W [--split=S]" in done.stdout
+    assert "--class_names: a file of the network's classes" in done.stdout

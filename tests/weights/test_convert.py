@@ -353,10 +353,8 @@ def test_pickles_of_plain_data(rng):
         assert got["y"][0] == (1, -2, 3.5)
 
 
-def test_onnx(narrow, tmp_path):
-    onnx = pytest.importorskip("onnx")
-    params = random_params(narrow("bvlc_alexnet"))
-    tensors = layout.from_standard(params, layout.LAYOUTS["onnx"])
+def onnx_graph(onnx, tensors):
+    """The nodes and the tensors of a network with Caffe's weights, in order."""
     nodes, before = [], "data"
     for layer in LAYERS:
         kind = "Conv" if layer.startswith("conv") else "Gemm"
@@ -366,7 +364,13 @@ def test_onnx(narrow, tmp_path):
         nodes.append(onnx.helper.make_node(kind, inputs, [layer], **more))
         before = layer
     names = {f"{k}.weight": f"{k}_w_0" for k in LAYERS} | {f"{k}.bias": f"{k}_b_0" for k in LAYERS}
-    stored = [onnx.numpy_helper.from_array(v, names[k]) for k, v in tensors.items()]
+    return nodes, [onnx.numpy_helper.from_array(v, names[k]) for k, v in tensors.items()]
+
+
+def test_onnx(narrow, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    params = random_params(narrow("bvlc_alexnet"))
+    nodes, stored = onnx_graph(onnx, layout.from_standard(params, layout.LAYOUTS["onnx"]))
     graph = onnx.helper.make_graph(nodes, "net", [], [], stored)
     path = tmp_path / "net.onnx"
     onnx.save(onnx.helper.make_model(graph), str(path))
