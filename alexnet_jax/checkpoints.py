@@ -48,7 +48,7 @@ def listed(workdir: pathlib.Path, verify: bool) -> bool:
     if stored.record.errors and steps:
         best = stored.candidates("best")[0]
     if (lost := stored.missing()) is not None:
-        print(f"{lost:>10,}  damaged: is missing")
+        cli.say(f"{lost:>10,}  damaged: is missing")
         damaged = True
     for step in steps:
         size = sum(
@@ -61,11 +61,11 @@ def listed(workdir: pathlib.Path, verify: bool) -> bool:
         state = stored.state(step, verify)
         damaged = damaged or state.startswith("damaged")
         mark = ", the best" if step == best else ""
-        print(f"{step:>10,}  {size / 2**20:9,.1f} MiB  {told:>21}  {state}{mark}", flush=True)
+        cli.say(f"{step:>10,}  {size / 2**20:9,.1f} MiB  {told:>21}  {state}{mark}", flush=True)
     for path in sorted(stored.path.glob(f"{DAMAGED}*")):
-        print(f"{path.name}: was moved aside; remove it when nobody needs it")
+        cli.say(f"{path.name}: was moved aside; remove it when nobody needs it")
     if not steps:
-        print(f"{workdir}: no checkpoint yet")
+        cli.say(f"{workdir}: no checkpoint yet")
     return damaged
 
 

@@ -8,12 +8,12 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from absl import app, flags
 from absl import logging as absl_logging
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, printable
 from alexnet_jax.host import files
 from alexnet_jax.host.command import begin
 
@@ -56,6 +56,11 @@ def _parse(arguments: list[str]) -> list[str]:
     except Exception as error:  # a --config file's own: where in it is what its writer needs
         traceback.print_exc()
         sys.exit(f"error: --config: the file ended with {type(error).__name__}: {error}")
+
+
+def say(text: object, file: TextIO | None = None, flush: bool = False) -> None:
+    """Prints a line, whatever the names in it are made of."""
+    print(printable(text), file=file, flush=flush)
 
 
 def print_any_name() -> None:

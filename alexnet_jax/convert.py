@@ -44,12 +44,12 @@ def _run(arguments: list[str]) -> None:
             weights = dataclasses.replace(weights, class_names=names)
         formats.WRITERS[values.to](weights, out)
     c, names = weights.config, weights.class_names
-    print(
+    cli.say(
         f"{out}: {len(weights.params)} layers, {len(weights.params['fc8']['bias'])} classes, "
         f"for crops of {c.image_size} of {c.resize}"
     )
     if names[:1] == [formats.BACKGROUND]:
-        print(f"classes are taken for TensorFlow's: {names[0]}, then ImageNet's thousand")
+        cli.say(f"classes are taken for TensorFlow's: {names[0]}, then ImageNet's thousand")
 
 
 def define_flags() -> None:

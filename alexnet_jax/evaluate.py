@@ -124,14 +124,14 @@ def _evaluate() -> None:
     if found.counted.any():
         _say_errors(found, split, networks)
     else:
-        print(f"{split}: {len(found.names):,} images without labels; no errors to report")
+        cli.say(f"{split}: {len(found.names):,} images without labels; no errors to report")
     if path and path.suffix == SUBMISSION:
         write_submission(path, found, numbers)
         whose = flags.FLAGS.label_order or "the classes' own order (see --label_order)"
-        print(f"{path}: {len(found.names):,} lines of labels from 1, by {whose}")
+        cli.say(f"{path}: {len(found.names):,} lines of labels from 1, by {whose}")
     elif path:
         write_predictions(path, found, network)
-        print(f"{path}: {found.readable.sum():,} images")
+        cli.say(f"{path}: {found.readable.sum():,} images")
     if found.counted.any():
         _draw(found, network, workdir, _file_name(split, len(networks)))
 
@@ -183,7 +183,7 @@ def _say_errors(found: Predictions, split: str, networks: list[TrainedNetwork]) 
     top1, top5 = (found.wrong(k)[found.counted].mean() for k in (1, BEST))
     bad = len(found.names) - int(found.readable.sum())
     views = f"{flags.FLAGS.views} view{'s' if flags.FLAGS.views != '1' else ''}"
-    print(
+    cli.say(
         f"{split}: top-1 error {100 * top1:.2f} %, top-5 {100 * top5:.2f} % over "
         f"{found.counted.sum():,} images{f', {bad} unreadable' if bad else ''}, "
         f"{views}, {_which(networks)}",
@@ -201,7 +201,7 @@ def _draw(found: Predictions, network: TrainedNetwork, workdir: pathlib.Path, na
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    print(f"by class in {table}, drawn in {picture}")
+    cli.say(f"by class in {table}, drawn in {picture}")
 
 
 def _which(networks: list[TrainedNetwork]) -> str:

@@ -20,7 +20,6 @@ from absl import flags
 from alexnet_jax import cli
 from alexnet_jax.data.types import DataError
 from alexnet_jax.data.words import spoken
-from alexnet_jax.errors import printable
 from alexnet_jax.host import files
 
 MOST_BYTES = 200  # of a picture's name; disks take 255
@@ -70,12 +69,12 @@ def _run(arguments: list[str]) -> None:
             try:
                 image, _ = squares(path, config.resize, config.exif_orientation)
                 [found] = network.predict(image, int(flags.FLAGS.views))
-                print(printable(path))
+                cli.say(path)
                 for name, probability in found.best:
-                    print(f"  {100 * probability:6.2f} %  {printable(in_words(name))}")
+                    cli.say(f"  {100 * probability:6.2f} %  {in_words(name)}")
                 rows = [(spoken(name), probability) for name, probability in found.best]
                 answers.draw_one(image[0], rows).save(picture)
-                print(f"  drawn in {printable(picture)}")
+                cli.say(f"  drawn in {picture}")
             except (DataError, OSError) as error:  # the others are answered all the same
                 print(f"error: {cli.line_of(error)}", file=sys.stderr)
                 failed += 1

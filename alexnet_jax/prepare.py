@@ -64,7 +64,7 @@ def prepare() -> None:
         silent=False,
     )
     if finished_already(dataset, folder, options):
-        print(f"{folder}: is finished; --verify checks it")
+        cli.say(f"{folder}: is finished; --verify checks it")
         if (folder / store.UNFINISHED).is_dir():  # it was killed at the very end
             with files.only_process(folder / store.UNFINISHED):
                 pass
@@ -74,14 +74,14 @@ def prepare() -> None:
     with files.only_process(folder / store.UNFINISHED):
         preparation = Preparation(dataset, folder, options)
         if preparation.done:
-            print(f"going on in {folder}: {preparation.done:,} images are there", flush=True)
+            cli.say(f"going on in {folder}: {preparation.done:,} images are there", flush=True)
         with Progress("prepare", preparation.done, preparation.total, "image") as progress:
             preparation.write(workers, progress.advance)
         preparation.finish()
     shutil.rmtree(folder / store.UNFINISHED)  # after its lock is closed, as some disks demand
     _tell(folder, dataset.sizes, preparation.bad_images)
     if cost := preparation.jpeg_cost():
-        print(
+        cli.say(
             f"jpeg changes a pixel by {cost[0]:.2f} of 255 on average and takes {cost[1]:,.0f} "
             f"bytes an image; raw takes {3 * options.resize**2:,}"
         )
@@ -90,9 +90,9 @@ def prepare() -> None:
 def _tell(folder: pathlib.Path, sizes: dict[str, int], left_out: list[str]) -> None:
     """Says what a store that was just finished holds, and what it does not."""
     for message in left_out:
-        print(f"left out: {message}")
+        cli.say(f"left out: {message}")
     splits = ", ".join(f"{size:,} in {split}" for split, size in sorted(sizes.items()))
-    print(f"{folder}: {splits}" + (f", less {len(left_out):,} left out" if left_out else ""))
+    cli.say(f"{folder}: {splits}" + (f", less {len(left_out):,} left out" if left_out else ""))
 
 
 def verify(folder: pathlib.Path) -> None:
@@ -123,11 +123,11 @@ def verify(folder: pathlib.Path) -> None:
             problems += found
             progress.advance()
     for problem in problems:
-        print(f"damaged: {problem}")
+        cli.say(f"damaged: {problem}")
     if problems:
         sys.exit(f"error: {folder}: {len(problems)} problems; restore these, or prepare it again")
     records = sum(about.get("records", 0) for about in manifest["files"].values())
-    print(f"{folder}: {len(whole)} files and {records:,} records are as they were written")
+    cli.say(f"{folder}: {len(whole)} files and {records:,} records are as they were written")
 
 
 def _run(arguments: list[str]) -> None:
@@ -142,7 +142,7 @@ def _run(arguments: list[str]) -> None:
         else:
             prepare()
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        cli.say("stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")

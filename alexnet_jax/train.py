@@ -15,7 +15,7 @@ from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.errors import Interrupted, interruptible
+from alexnet_jax.errors import Interrupted, interruptible, printable
 from alexnet_jax.feed import choice, resident
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.feed.protocol import Feeding
@@ -250,7 +250,8 @@ def _resume_point(checkpoints: checkpoint.Checkpoints) -> int:
             told = f"{checkpoints.path / str(at)}: {why}"
             if at in checkpoints.steps():
                 told += f"; it is kept as {checkpoints.set_aside(at).name}"
-            print(f"warning: {told}; going on from step {step:,}", file=sys.stderr, flush=True)
+            told = printable(f"warning: {told}; going on from step {step:,}")
+            print(told, file=sys.stderr, flush=True)
         checkpoints.begin_after(step)
 
     processes.first_does(find)

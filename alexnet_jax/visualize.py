@@ -69,7 +69,7 @@ def _kernels() -> pathlib.Path:
     networks, path = [_load(workdir) for workdir in _workdirs()], _out("kernels.png")
     for workdir, network in zip(_workdirs(), networks, strict=True):
         apart = pictures.colour_gap(network)
-        print(f"{workdir}: halves of conv1 are {apart:.3f} apart in colour selectivity")
+        cli.say(f"{workdir}: halves of conv1 are {apart:.3f} apart in colour selectivity")
     pictures.kernels(networks[0]).save(path)
     if len(networks) > 1:
         spread = path.with_stem(f"{path.stem}_specialisation")
@@ -135,7 +135,7 @@ def _run(arguments: list[str]) -> None:
     with cli.errors_as_one_line():
         if arguments[1] not in KINDS:
             raise ConfigError(f"visualize: {unknown(arguments[1], KINDS)}")
-        print(f"written: {KINDS[arguments[1]]()}")
+        cli.say(f"written: {KINDS[arguments[1]]()}")
 
 
 def main() -> None:

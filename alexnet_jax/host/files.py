@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, printable
 
 # NFS without its lock service, Lustre mounted without flock, and others.
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -64,9 +65,31 @@ def local(path: str | os.PathLike[str], flag: str) -> pathlib.Path:
     return path
 
 
+_SAFE = re.compile(r"[\w./ -]+", re.ASCII)
+
+
+@contextlib.contextmanager
+def safe_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a path that every library can use to a folder or file, whatever its own is.
+
+    Orbax globs paths as they are, so that `[0.1]` matches nothing; TensorStore takes a backslash
+    for a slash, and only UTF-8, as safetensors does.
+    """
+    if _SAFE.fullmatch(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="alexnet_jax-") as holder:
+        link = pathlib.Path(holder) / "link"
+        link.symlink_to(path.absolute())
+        yield link
+
+
 def replace_text(path: pathlib.Path, text: str) -> None:
-    """Writes a small file in one step: it holds either the old text or the new, on the disk."""
-    replace_bytes(path, text.encode())
+    """Writes a small file in one step: it holds either the old text or the new, on the disk.
+
+    What is no text in a name is an escape in it, which JSON reads as what it was.
+    """
+    replace_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def replace_bytes(path: pathlib.Path, data: bytes) -> None:
@@ -231,8 +254,10 @@ def _taken(file: IO[str], folder: pathlib.Path) -> bool:
         if error.errno not in WITHOUT_LOCKS:
             raise OSError(error.errno, error.strerror, str(folder / "lock")) from error
         print(
-            f"warning: the disk of {folder} has no locks ({error.strerror}); let no other "
-            "process work in it",
+            printable(
+                f"warning: the disk of {folder} has no locks ({error.strerror}); let no other "
+                "process work in it"
+            ),
             file=sys.stderr,
         )
     return True

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError, flatten, from_json, to_json
-from alexnet_jax.errors import Interrupted, UserError
+from alexnet_jax.errors import Interrupted, UserError, printable
 from alexnet_jax.host.watchdog import STUCK
 from alexnet_jax.parallel.meeting import ProcessesError, address_of
 from alexnet_jax.parallel.peers import Peers
@@ -180,9 +180,9 @@ def is_first() -> bool:
 
 
 def say(text: str) -> None:
-    """Prints a line, in the first process."""
+    """Prints a line, or several, in the first process."""
     if is_first():
-        print(text, flush=True)
+        print("\n".join(map(printable, text.split("\n"))), flush=True)
 
 
 def _from_all(value: Any) -> np.ndarray:

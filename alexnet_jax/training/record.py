@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from alexnet_jax.configs import earlier_versions
+from alexnet_jax.errors import printable
 from alexnet_jax.host import files
 from alexnet_jax.training import writers
 
@@ -41,11 +42,11 @@ class Record:
             older = earlier_versions.checkpoint_errors(workdir / "checkpoints")
             return cls(errors=writers.validation_errors(workdir / writers.METRICS) | older)
         except (files.DamagedFileError, TypeError, ValueError, OverflowError, KeyError) as error:
-            print(
+            told = (
                 f"warning: {path}: is damaged ({str(error)[:200]}); which checkpoint is best is "
-                "taken from metrics.jsonl",
-                file=sys.stderr,
+                "taken from metrics.jsonl"
             )
+            print(printable(told), file=sys.stderr)
             return cls(errors=writers.validation_errors(workdir / writers.METRICS))
 
     @classmethod

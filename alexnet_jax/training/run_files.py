@@ -10,6 +10,7 @@ from alexnet_jax.config import Config, ConfigError, flatten, to_json
 from alexnet_jax.configs.earlier_versions import config_of
 from alexnet_jax.data import statistics as colour
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.errors import printable
 from alexnet_jax.host import files
 from alexnet_jax.training.writers import METRICS, read_rows
 
@@ -201,7 +202,8 @@ def pin_dataset(
     before = read_dataset(workdir) if begun else {}
     if begun and not before and sealed_with is not None:
         before = {"fingerprint": sealed_with}
-        print(f"warning: {path}: is missing; it is written again", file=sys.stderr, flush=True)
+        told = printable(f"warning: {path}: is missing; it is written again")
+        print(told, file=sys.stderr, flush=True)
     if before:
         for name, value in before.items():
             if now.get(name) != value:
@@ -229,7 +231,7 @@ def write_summary(workdir: pathlib.Path, row: dict[str, Any]) -> None:
     except FileNotFoundError:
         pass
     except files.DamagedFileError as error:
-        print(f"warning: {error}; it is written anew", file=sys.stderr, flush=True)
+        print(printable(f"warning: {error}; it is written anew"), file=sys.stderr, flush=True)
     files.replace_text(path, json.dumps(row, indent=2) + "\n")
 
 

@@ -5,8 +5,6 @@ import logging
 import pathlib
 import re
 import sys
-import tempfile
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -17,7 +15,8 @@ from etils import epath
 
 from alexnet_jax.config import ConfigError
 from alexnet_jax.configs import earlier_versions
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, printable
+from alexnet_jax.host.files import safe_path
 from alexnet_jax.steps import digests
 from alexnet_jax.training import seal
 from alexnet_jax.training.record import Record
@@ -27,7 +26,6 @@ FOLDER = "checkpoints"
 DAMAGED = "damaged_"  # before the step of what was moved aside
 STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 ITEM = "default"  # Orbax's name of the state within a checkpoint
-_SAFE = re.compile(r"[\w./ -]+", re.ASCII)
 
 
 class _WithoutRemarks(logging.Filter):
@@ -44,22 +42,6 @@ logging.getLogger("absl").addFilter(_WithoutRemarks())
 
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be read or written; the message names its folder and what to do."""
-
-
-@contextlib.contextmanager
-def safe_path(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path to a folder that Orbax and TensorStore can use, whatever the folder's own is.
-
-    Orbax globs paths as they are, so that `[0.1]` matches nothing; TensorStore takes a backslash
-    for a slash, and only UTF-8.
-    """
-    if _SAFE.fullmatch(str(folder)):
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="alexnet_jax-") as holder:
-        link = pathlib.Path(holder) / FOLDER
-        link.symlink_to(folder)
-        yield link
 
 
 def one_line(error: BaseException) -> str:
@@ -246,7 +228,8 @@ class Stored:
                 wrong.append(f"{self.path / str(step)}: {error}")
                 continue
             for line in wrong:
-                print(f"warning: {line}; step {step} is used", file=sys.stderr, flush=True)
+                told = printable(f"warning: {line}; step {step} is used")
+                print(told, file=sys.stderr, flush=True)
             return step
         raise CheckpointError(
             f"{'; '.join(wrong)}; no whole checkpoint is left to use"

@@ -14,7 +14,7 @@ from typing import Any
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, printable
 from alexnet_jax.host import files
 
 Row = dict[str, Any]
@@ -168,7 +168,7 @@ def _tell_of_losses(path: pathlib.Path, lines: list[Line], known: dict[str, Any]
         said += f"{wanted - len(lines)} of {wanted} rows are missing{where}"
     else:
         said += f"some of its first {wanted} rows are not what was written"
-    print(f"{said}; the run itself is whole and goes on", file=sys.stderr, flush=True)
+    print(printable(f"{said}; the run itself is whole and goes on"), file=sys.stderr, flush=True)
 
 
 class Board:

@@ -80,7 +80,11 @@ def read_dictionary(path: pathlib.Path) -> dict[str, np.ndarray]:
             if shape != () or dtype != np.dtype(object):
                 raise ValueError(f"an array of {dtype}, not a dictionary")
             outer = pickled.read(file.read())
-    except (ValueError, KeyError, SyntaxError, tokenize.TokenError) as error:
+    # NumPy evaluates a header that is a literal, and compares what it finds.
+    except (
+        *(ValueError, KeyError, TypeError, OverflowError, RecursionError),
+        *(SyntaxError, tokenize.TokenError),
+    ) as error:
         raise WeightsError(
             f"{path}: is not a dictionary of layers, {{'conv1': [weights, biases], ...}} ({error})"
         ) from error

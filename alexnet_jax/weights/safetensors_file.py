@@ -6,11 +6,13 @@ import pathlib
 
 import numpy as np
 import safetensors
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from alexnet_jax.config import Config, to_json
 from alexnet_jax.configs.earlier_versions import config_of
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import printable
+from alexnet_jax.host import files
 from alexnet_jax.weights.types import Origin, Weights, WeightsError
 
 COLOURS = "statistics."  # before the names of what is not a weight
@@ -41,7 +43,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str], Sta
       WeightsError: not a whole safetensors file.
     """
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with files.safe_path(path) as safe, safetensors.safe_open(safe, "numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
     except (safetensors.SafetensorError, OSError, TypeError) as error:
@@ -83,8 +85,8 @@ def write(tensors: dict[str, np.ndarray], weights: Weights, path: pathlib.Path) 
     metadata = {
         "format": "alexnet_jax",
         "config": to_json(weights.config),
-        "class_names": json.dumps(weights.class_names, ensure_ascii=False),
+        "class_names": json.dumps(weights.class_names),
         "step": str(weights.step),
-    } | dataclasses.asdict(weights.origin)
+    } | {name: printable(text) for name, text in dataclasses.asdict(weights.origin).items()}
     contiguous = {name: np.ascontiguousarray(v) for name, v in (tensors | extra).items()}
-    save_file(contiguous, path, metadata)
+    path.write_bytes(save(contiguous, metadata))  # which takes a path only where it is text

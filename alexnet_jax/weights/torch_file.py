@@ -4,6 +4,7 @@ The formats are those of torch/serialization.py.
 """
 
 import dataclasses
+import errno
 import io
 import math
 import pathlib
@@ -38,7 +39,10 @@ _WIDTHS = {
 
 # What zipfile raises for archives that are damaged, encrypted (RuntimeError) or of a kind that it
 # does not know (NotImplementedError), and what contents that do not fit raise.
-DAMAGE = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, KeyError, ValueError, TypeError)
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, KeyError, ValueError, TypeError),
+    OverflowError,
+)
 
 
 # Objects that stand for themselves beside the weights: of a training script, or a whole module.
@@ -227,7 +231,12 @@ class _Archive(_File):
         info = self._archive.getinfo(name)
         if info.compress_type != zipfile.ZIP_STORED:  # what torch.save never writes may be a bomb
             raise ValueError(f"{name[:100]} is compressed")
-        return self._archive.read(info)
+        try:
+            return self._archive.read(info)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise ValueError(f"{name[:100]} begins where no file has a byte") from error
 
     def _storage_of(self, key: str, kind: np.dtype) -> np.ndarray:
         if key not in self._storages:  # tensors may share one

@@ -33,7 +33,8 @@ def write_folder(path: pathlib.Path, train: int = 20, val: int = 14, side: int =
             folder.mkdir(parents=True, exist_ok=True)
             low = 20 + 110 * (i % 2)
             image = rng.integers(low, low + 100, (side, side + i, 3), dtype=np.uint8)
-            cv2.imwrite(str(folder / f"{i:03}.png"), image)
+            # OpenCV itself ends the process where a path is no text.
+            (folder / f"{i:03}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
 
 
 def config(dataset: pathlib.Path) -> Config:

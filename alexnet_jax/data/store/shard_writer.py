@@ -142,7 +142,7 @@ def files_of(shard: Shard, options: Options) -> list[str]:
 def _write(shard: Shard, written: Written) -> int:
     """Writes the files, and returns the number of records."""
     part, records, entries = written.parts[shard.file], 0, pixel_index.Entries()
-    writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1,uncompressed")
+    writer = array_record_module.ArrayRecordWriter(os.fsencode(part), "group_size:1,uncompressed")
     for encoded in _records(shard, written, entries):
         writer.write(encoded)
         records += 1

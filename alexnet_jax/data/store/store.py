@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -22,6 +23,7 @@ from alexnet_jax.data import statistics, tfds_dataset
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.store import pixel_index, record
 from alexnet_jax.data.types import DataError, Example, ReadyPixels, Source
+from alexnet_jax.errors import printable
 from alexnet_jax.host import files
 
 MANIFEST = "manifest.json"
@@ -40,7 +42,7 @@ def is_store(path: pathlib.Path) -> bool:
 
 def description(name: str, side: int) -> str:
     """Returns how a store describes itself to TFDS."""
-    return f"{name}: {DESCRIBED} {side} pixels"
+    return f"{printable(name)}: {DESCRIBED} {side} pixels"
 
 
 def _is_described(path: pathlib.Path) -> bool:
@@ -194,7 +196,7 @@ class Store(Dataset):
 class _WholeFile:
     """What ArrayRecordDataSource asks for where a file's footer need not be read for its count."""
 
-    filename: str
+    filename: bytes  # for a path need not be text
     examples_in_shard: int
     take: int
     skip: int = 0
@@ -226,7 +228,9 @@ class StoredSplit(Source):
         self._lengths, self._indexed = lengths, indexed
         self._shape, self._size = (side, side, 3), side * side * 3
         self._ends = list(itertools.accumulate(lengths))
-        wholes: list[Any] = [_WholeFile(str(f), n, n) for f, n in zip(files, lengths, strict=True)]
+        wholes: list[Any] = [
+            _WholeFile(os.fsencode(f), n, n) for f, n in zip(files, lengths, strict=True)
+        ]
         self._records = array_record_data_source.ArrayRecordDataSource(wholes)
 
     def __len__(self) -> int:

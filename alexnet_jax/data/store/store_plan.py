@@ -15,6 +15,7 @@ from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.store import store
 from alexnet_jax.data.store.shard_writer import Options, Shard
 from alexnet_jax.data.types import DataError
+from alexnet_jax.errors import printable
 from alexnet_jax.host import files
 
 # Of pixels, where the number of shards is not given: few enough files for a process to hold open
@@ -83,7 +84,7 @@ def identity(dataset: Dataset, options: Options) -> dict[str, Any]:
 
 def _absolute(source: str) -> str:
     path = files.local(source, "--dataset")
-    return os.path.abspath(path) if path.is_dir() else source
+    return printable(os.path.abspath(path)) if path.is_dir() else source
 
 
 def finished_already(dataset: Dataset, folder: pathlib.Path, options: Options) -> bool:
