@@ -229,7 +229,9 @@ class _Archive(_File):
 
     def _stored(self, name: str) -> bytes:
         info = self._archive.getinfo(name)
-        if info.compress_type != zipfile.ZIP_STORED:  # what torch.save never writes may be a bomb
+        # What torch.save never writes may be a bomb; zipfile makes room for what it is told.
+        is_stored = info.compress_type == zipfile.ZIP_STORED
+        if not is_stored or info.compress_size != info.file_size:
             raise ValueError(f"{name[:100]} is compressed")
         try:
             return self._archive.read(info)
