@@ -12,6 +12,10 @@ from typing import Any
 
 from alexnet_jax.errors import UserError, unknown
 
+CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+FULLY_CONNECTED = ("fc6", "fc7", "fc8")
+LAYERS = CONVOLUTIONS + FULLY_CONNECTED  # the eight that learn (paper section 3.5)
+
 
 class ConfigError(UserError, ValueError):
     """A field that cannot be used; the message names it and the nearest right value."""
@@ -163,6 +167,9 @@ class OptimizerConfig(_Fields):
     # `fc_rate_factor`.
     fc_updates: int = 1
     fc_rate_factor: float = 1.0
+    # Layers that do not learn: conv1 .. conv5, fc6 .. fc8. Their parameters, velocity and running
+    # statistics stay to the last bit, and nothing below the lowest other layer is differentiated.
+    frozen: tuple[str, ...] = ()
     accumulate_steps: int = 1  # parts that a batch is computed in; the update is the same
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
 

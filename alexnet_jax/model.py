@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from alexnet_jax.config import ModelConfig
+from alexnet_jax.config import CONVOLUTIONS, FULLY_CONNECTED, LAYERS, ModelConfig
 from alexnet_jax.configs.sizes import fully_connected_units
 from alexnet_jax.layers.batch_norm import BatchNorm, Mean
 from alexnet_jax.layers.columns import Columns
@@ -20,9 +20,6 @@ from alexnet_jax.layers.stage import Stage
 from alexnet_jax.ops.convolution_xla import Padding
 from alexnet_jax.ops.elementwise import relu
 
-CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
-FULLY_CONNECTED = ("fc6", "fc7", "fc8")
-LAYERS = CONVOLUTIONS + FULLY_CONNECTED
 Layer = Callable[..., jax.Array]
 
 
@@ -36,6 +33,7 @@ class AlexNet(nn.Module):
       columns: the share of the channels that is computed here; by default all of them.
       over_devices: averages over the devices that share a batch, for batch normalisation when
         training; None when evaluating.
+      frozen: layers whose batch normalisation is that of an evaluation when training too.
     """
 
     config: ModelConfig
@@ -43,6 +41,7 @@ class AlexNet(nn.Module):
     dtype: jnp.dtype = jnp.dtype("float32")
     columns: Columns = Columns()
     over_devices: Mean | None = None
+    frozen: tuple[str, ...] = ()
 
     def setup(self) -> None:
         """Names the eight layers; `groups` are the columns that are computed here side by side."""
@@ -57,7 +56,8 @@ class AlexNet(nn.Module):
         self.conv5 = self._conv("conv5", 3, c.conv5_padding, apart)
         if c.normalisation == "batch":
             self.norm1, self.norm2, self.norm3, self.norm4, self.norm5 = (
-                BatchNorm(self.over_devices) for _ in CONVOLUTIONS
+                BatchNorm(None if layer in self.frozen else self.over_devices)
+                for layer in CONVOLUTIONS
             )
         self.stage1, self.stage2, self.stage3, self.stage4, self.stage5 = (
             Stage(c, n, self.columns, getattr(self, f"norm{n}", None)) for n in range(1, 6)

@@ -3,6 +3,7 @@
 import math
 
 from alexnet_jax.config import (
+    LAYERS,
     Config,
     ConfigError,
     ModelConfig,
@@ -208,6 +209,12 @@ def _check_network(config: Config) -> None:
     for layer in model.without:
         if layer not in removable:
             raise ConfigError(f"model.without: {unknown(layer, removable)}")
+    layers = [layer for layer in LAYERS if layer not in model.without]
+    for layer in config.optimizer.frozen:
+        if layer not in layers:
+            raise ConfigError(f"optimizer.frozen: {unknown(layer, layers)}")
+    if set(layers) == set(config.optimizer.frozen):
+        raise ConfigError("optimizer.frozen: names every layer; leave out what is to learn")
     places = ("pool5", "fc6", "fc7")
     for place in model.dropout_after:
         if place not in places:

@@ -46,7 +46,8 @@ class Forward:
         convolutions = share if scheme.channels else setup.network
         if training:
             convolutions = convolutions.clone(
-                over_devices=lambda x: collectives.mean_over_images(x, shares)
+                over_devices=lambda x: collectives.mean_over_images(x, shares),
+                frozen=tuple(setup.config.optimizer.frozen),
             )
         return cls(scheme, convolutions, share, passes)
 

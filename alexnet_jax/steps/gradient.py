@@ -23,6 +23,8 @@ def dropout_keys(seed: int, step: jax.Array | int, places: jax.Array) -> jax.Arr
 class Gradient:
     """Gradients of the summed loss over a device's batch, with the sums of its metrics.
 
+    They are those of the layers that are not frozen, and of nothing below the lowest of them.
+
     Where devices share a loss each takes an equal part of it, since all of them are differentiated.
     """
 
@@ -50,21 +52,23 @@ class Gradient:
             return jax.tree.map(jnp.add, total, found), None
 
         grads, sums, statistics = jax.lax.scan(add, zeros, split)[0]
-        return grads, sums, jax.tree.map(lambda total: total / parts, statistics)
+        statistics = jax.tree.map(lambda total: total / parts, statistics)
+        return grads, sums, statistics | self._kept(batch_stats)
 
     def _at_once(
         self, params: Any, batch_stats: Any, batch: DeviceBatch, step: jax.Array
     ) -> tuple[Any, metrics.Sums, Any]:
         views, rows = self.views(batch), self.rows(batch, step)
 
-        def loss(params: Any) -> tuple[jax.Array, tuple[metrics.Sums, Any]]:
-            x, statistics = self._forward.features(params | batch_stats, views)
+        def loss(trained: Any) -> tuple[jax.Array, tuple[metrics.Sums, Any]]:
+            whole = params | trained
+            x, statistics = self._forward.features(whole | batch_stats, views)
             gathered = self._forward.gather(x)
-            logits = self._forward.classify(params, gathered, rows["dropout_key"])
+            logits = self._forward.classify(whole, gathered, rows["dropout_key"])
             total, sums = self._loss(logits, rows)
             return total, (sums, statistics)
 
-        grads, (sums, statistics) = jax.grad(loss, has_aux=True)(params)
+        grads, (sums, statistics) = jax.grad(loss, has_aux=True)(self.trained(params))
         return grads, sums, statistics
 
     def features(
@@ -74,10 +78,12 @@ class Gradient:
         statistics of batch normalisation."""
         views = self.views(batch)
 
-        def compute(layers: Any) -> tuple[jax.Array, Any]:
-            return self._forward.features(layers | batch_stats, views)
+        convolutions = of_convolutions(params)
 
-        x, back, statistics = jax.vjp(compute, of_convolutions(params), has_aux=True)
+        def compute(trained: Any) -> tuple[jax.Array, Any]:
+            return self._forward.features(convolutions | trained | batch_stats, views)
+
+        x, back, statistics = jax.vjp(compute, self.trained(convolutions), has_aux=True)
         return x, lambda dx: back(dx)[0], statistics
 
     def of_classifier(
@@ -86,13 +92,23 @@ class Gradient:
         """Returns the gradients of fc6 .. fc8 and of x over one pass, and the pass's sums."""
         of_turn = self._forward.rows_of(rows, turn)
 
-        def loss(params: Any, x: jax.Array) -> tuple[jax.Array, metrics.Sums]:
+        def loss(trained: Any, x: jax.Array) -> tuple[jax.Array, metrics.Sums]:
             gathered = self._forward.gather(x, turn)
-            logits = self._forward.classify(params, gathered, of_turn["dropout_key"])
+            logits = self._forward.classify(params | trained, gathered, of_turn["dropout_key"])
             return self._loss(logits, of_turn)
 
-        (grads, dx), sums = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+        (grads, dx), sums = jax.grad(loss, argnums=(0, 1), has_aux=True)(self.trained(params), x)
         return grads, dx, sums
+
+    def _kept(self, batch_stats: Any) -> Any:
+        """Returns the statistics that frozen layers keep: an average of them may round."""
+        frozen = [layer.replace("conv", "norm") for layer in self._config.optimizer.frozen]
+        return {layer: leaves for layer, leaves in batch_stats.items() if layer in frozen}
+
+    def trained(self, params: Any) -> Any:
+        """Returns the layers that learn."""
+        frozen = self._config.optimizer.frozen
+        return {layer: leaves for layer, leaves in params.items() if layer not in frozen}
 
     def views(self, batch: DeviceBatch) -> jax.Array:
         """Draws the device's training views."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from alexnet_jax.feed.protocol import DeviceBatch, Fed, Feeding
-from alexnet_jax.model import of_classifier, of_convolutions
+from alexnet_jax.model import of_classifier
 from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import collectives
 from alexnet_jax.parallel import mesh as meshes
@@ -84,7 +84,8 @@ class TrainStep:
             dx, squared_norm = dx + part_dx, squared_norm + of_part / passes
             sums = metrics.merge(sums, part_sums) if sums else part_sums
         assert sums is not None
-        grads = collectives.sum_gradients(back(dx), of_convolutions(self._specs))
+        grads = back(dx)
+        grads = collectives.sum_gradients(grads, {layer: self._specs[layer] for layer in grads})
         state, of_rest = self._update(state, grads, sums)
         return _with_statistics(state, statistics), squared_norm + of_rest, sums
 

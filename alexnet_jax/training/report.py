@@ -108,6 +108,7 @@ def header(
         f"{config.resize}x{config.resize}",
         f"data      {config.dataset}: {data}; {network.num_classes} classes",
         *(f"note      {note}" for note in notes),
+        *([f"frozen    {', '.join(config.optimizer.frozen)}"] if config.optimizer.frozen else []),
         f"run       steps {step:,} to {last_step:,} of {config.batch_size} images",
     ]
     return "\n".join(map(printable, lines))

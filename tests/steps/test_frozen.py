@@ -1,0 +1,171 @@
+"""Layers that do not learn: they keep every bit, and what lies below costs nothing going back."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+from on_mesh import apart, follow, initial, small, some
+from x64 import enable_x64
+
+from alexnet_jax import configs, train
+from alexnet_jax.config import CONVOLUTIONS, LAYERS, ConfigError, MeshConfig
+from alexnet_jax.configs.validation import validate
+from alexnet_jax.steps import communication
+from alexnet_jax.steps.setup import Setup
+
+WAYS = {
+    "one device": ((1, 1), {}),
+    "columns": ((1, 2), {}),
+    "data and columns": ((2, 2), {}),
+    "columns in parts": ((1, 4), {}),
+    "zero": ((2, 2), {"mesh__zero": True}),
+    "hybrid": ((2, 2), {"mesh__scheme": "hybrid"}),
+    "in turns": (
+        (1, 2),
+        {"mesh__scheme": "hybrid_in_turns", "optimizer__fc_updates": 2},
+    ),
+    "in parts": ((1, 1), {"optimizer__accumulate_steps": 2}),
+    "lars": ((1, 2), {"optimizer__kind": "lars"}),
+}
+FROZEN = {
+    "the convolutions": CONVOLUTIONS,
+    "the first two": ("conv1", "conv2"),
+    "one between": ("conv3",),
+    "the classifier": ("fc6", "fc7", "fc8"),
+    "all but the classes": LAYERS[:-1],
+}
+TELLING = [
+    *(("the convolutions", way) for way in ("one device", "columns", "zero", "hybrid", "in turns")),
+    *[("one between", "in parts"), ("the classifier", "in turns"), ("all but the classes", "lars")],
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "way"),
+    [
+        pytest.param(
+            *pair, marks=[] if pair in TELLING else pytest.mark.exhaustive, id=", ".join(pair)
+        )
+        for pair in itertools.product(FROZEN, WAYS)
+    ],
+)
+def test_frozen_layers_keep_every_bit_and_the_others_learn(what, way):
+    shape, fields = WAYS[way]
+    frozen = FROZEN[what]
+    config = small(shape, optimizer__frozen=frozen, **fields)
+    validate(config)
+    losses, leaves = follow(config, 20)
+    assert np.isfinite(losses).all()
+    start = initial(Setup.of(config, 13, 1000))
+    for layer in LAYERS:
+        for part in ("kernel", "bias"):
+            [own] = [v for path, v in leaves.items() if path == f"[0]['{layer}']['{part}']"]
+            velocity = [v for path, v in leaves.items() if f"trace['{layer}']['{part}']" in path]
+            assert len(velocity) == 1
+            same = np.array_equal(own, start.params[layer][part])
+            assert same == (layer in frozen), (layer, part)
+            assert np.any(velocity[0]) == (layer not in frozen), (layer, part)
+
+
+@pytest.mark.slow
+def test_two_hundred_updates():
+    config = small((2, 2), optimizer__frozen=("conv1", "conv3", "fc6"), model__width=1 / 16)
+    _, leaves = follow(config, 200)
+    start = initial(Setup.of(config, 13, 1000))
+    for layer in ("conv1", "conv3", "fc6"):
+        for part in ("kernel", "bias"):
+            np.testing.assert_array_equal(
+                leaves[f"[0]['{layer}']['{part}']"], start.params[layer][part]
+            )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", some(list(WAYS)[1:-2], "zero", "hybrid"))
+def test_a_mesh_does_not_change_what_is_learned_beside_them(way):
+    shape, fields = WAYS[way]
+    frozen = {"optimizer__frozen": ("conv1", "conv2", "conv4"), "precision": "float64"}
+    with enable_x64(True):
+        _, wanted = follow(small((1, 1), **frozen), 3)
+        _, found = follow(small(shape, **frozen, **fields), 3)
+    for path, leaf in found.items():
+        assert apart(wanted[path], leaf) < 1e-10, path
+
+
+def test_statistics_of_frozen_layers_stay_and_are_used():
+    batch_norm = {
+        "model__normalisation": "batch",
+        "model__layer3": "relu norm",
+        "model__layer5": "relu norm pool",
+        "optimizer__accumulate_steps": 4,
+    }
+    config = small((2, 1), optimizer__frozen=("conv1", "conv3"), **batch_norm)
+    _, leaves = follow(config, 5)
+    start = initial(Setup.of(config, 13, 1000))
+    for layer, stays in (("norm1", True), ("norm2", False), ("norm3", True), ("norm5", False)):
+        for part in ("mean", "variance"):
+            same = np.array_equal(
+                leaves[f"[0]['{layer}']['{part}']"], start.batch_stats[layer][part]
+            )
+            assert same == stays, (layer, part)
+
+
+def step(frozen: tuple[str, ...], shape: tuple[int, int] = (1, 1), scheme: str = "columns"):
+    config = configs.get("paper")
+    config.num_classes, config.batch_size, config.kernels = 1000, 8, "reference"
+    config.mesh = MeshConfig(*shape, scheme=scheme)
+    config.optimizer.frozen = frozen
+    return train.compile_train_step(config)
+
+
+@pytest.mark.slow
+def test_a_step_above_frozen_convolutions_costs_less_than_half():
+    """FLOPs as XLA counts them, of its own convolutions and products (kernels = reference)."""
+    full = step(()).cost_analysis()["flops"]
+    share = {
+        name: step(layers).cost_analysis()["flops"] / full
+        for name, layers in {
+            "conv1": ("conv1",),
+            "convolutions": CONVOLUTIONS,
+            "all but fc8": LAYERS[:-1],
+            "fc6": ("fc6",),
+        }.items()
+    }
+    assert share["convolutions"] <= 0.45, share
+    # A third of the products are the forward pass's, another the weights' gradients.
+    assert 1 / 3 < share["all but fc8"] < share["convolutions"] < share["conv1"] < share["fc6"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["columns", "hybrid"])
+def test_nothing_is_said_of_what_is_not_differentiated(scheme):
+    found = {}
+    for name, layers in (("none", ()), ("convolutions", CONVOLUTIONS)):
+        said = communication.compiled(step(layers, (2, 2), scheme))
+        found[name] = collections.Counter()
+        for one in said:
+            if one.backward or one.layer == "update":
+                found[name][one.layer] += one.payload
+    convolutions = {layer for layer in found["convolutions"] if layer.startswith("conv")}
+    assert not convolutions, found
+    assert any(layer.startswith("conv") for layer in found["none"]) or scheme == "hybrid"
+    assert sum(found["convolutions"].values()) < sum(found["none"].values())
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [
+        (("conv6",), "optimizer.frozen: conv6 is not known; did you mean conv5"),
+        (LAYERS, "optimizer.frozen: names every layer"),
+        (("conv4",), "optimizer.frozen: conv4 is not known"),
+        ("conv1", "is not of type tuple"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(frozen, message):
+    config = configs.get("default")
+    config.optimizer.frozen = frozen
+    if frozen == ("conv4",):
+        config.model.without = frozen
+    with pytest.raises(ConfigError, match=message):
+        validate(config)
