@@ -295,7 +295,8 @@ def _tuples(value: Any) -> Any:
 def check_types(config: Any, prefix: str = "") -> None:
     """Refuses a value that is not of its field's type.
 
-    Whole numbers become floats where those are asked for, and one number a tuple of one.
+    Whole numbers become floats where those are asked for, one number a tuple of one, and names with
+    commas between them several.
 
     Raises:
       ConfigError: names the field.
@@ -311,6 +312,9 @@ def check_types(config: Any, prefix: str = "") -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if wanted is tuple and number:
             setattr(config, name, (float(value),))  # one number where several are asked for
+        elif hint == tuple[str, ...] and isinstance(value, tuple):  # a flag's conv1,conv2 is one
+            names = [part for one in value for part in str(one).split(",")]
+            setattr(config, name, tuple(part.strip() for part in names))
         elif wanted is float and isinstance(value, int) and number:
             setattr(config, name, float(value))
         elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):

@@ -153,6 +153,13 @@ def test_nothing_is_said_of_what_is_not_differentiated(scheme):
     assert sum(found["convolutions"].values()) < sum(found["none"].values())
 
 
+def test_layers_are_named_as_flags_name_them():
+    config = configs.get("default")
+    config.optimizer.frozen = ("conv1, conv2",)
+    validate(config)
+    assert config.optimizer.frozen == ("conv1", "conv2")
+
+
 @pytest.mark.parametrize(
     ("frozen", "message"),
     [
