@@ -18,10 +18,8 @@ from alexnet_jax.training import run_files
 from alexnet_jax.training.stored import Stored
 from alexnet_jax.training.writers import read_rows
 
-TIMES = {
-    *("images_per_second", "step_seconds", "data_wait_fraction"),
-    *("step_seconds_least", "step_seconds_median", "step_seconds_most"),  # of several processes
-}
+TIMES = {"images_per_second", "step_seconds", "data_wait_fraction"}
+OF_PROCESSES = {"step_seconds_least", "step_seconds_median", "step_seconds_most"}
 
 
 def write_folder(path: pathlib.Path, train: int = 20, val: int = 14, side: int = 80) -> None:
@@ -54,7 +52,7 @@ def config(dataset: pathlib.Path) -> Config:
 def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Returns what metrics.jsonl says, less times and rates."""
     return [
-        {k: v for k, v in row.items() if k not in TIMES}
+        {k: v for k, v in row.items() if k not in TIMES | OF_PROCESSES}
         for row in read_rows(workdir / "metrics.jsonl")
     ]
 
