@@ -139,8 +139,10 @@ class ScheduleConfig(_Fields):
     # step: ((epoch, rate from there on), ...), and the same for biases (empty: as the kernels).
     steps: tuple[tuple[float, float], ...] = ()
     bias_steps: tuple[tuple[float, float], ...] = ()
-    # Rates of conv1 alone from these epochs on, whatever the kind; 0 freezes it (run #145).
-    conv1_steps: tuple[tuple[float, float], ...] = ()
+    # Rates of single layers, whatever the kind, in words: "conv1 weights: 1e-5 from epoch 67" (run
+    # #145), "fc8: x10" (a factor, Caffe's lr_mult), "all biases: 0.02", "fc8: 1 from update 300".
+    # Of two rules for a layer the later one wins, from its time on; see configs/layer_rates.py.
+    layer_rates: tuple[str, ...] = ()
     # dexp: in `count` equal stages the rate falls by `factor` in all, biases by their own.
     dexp_factor: float = 250.0
     dexp_count: int = 4
@@ -313,8 +315,8 @@ def check_types(config: Any, prefix: str = "") -> None:
         if wanted is tuple and number:
             setattr(config, name, (float(value),))  # one number where several are asked for
         elif hint == tuple[str, ...] and isinstance(value, tuple):  # a flag's conv1,conv2 is one
-            names = [part for one in value for part in str(one).split(",")]
-            setattr(config, name, tuple(part.strip() for part in names))
+            names = [part.strip() for one in value for part in str(one).split(",")]
+            setattr(config, name, tuple(part for part in names if part))
         elif wanted is float and isinstance(value, int) and number:
             setattr(config, name, float(value))
         elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+MOST_LETTERS = 1500  # of an error
+
 
 def printable(text: object) -> str:
     """Returns a text in one line that leaves a terminal as it is: a name may hold anything.
@@ -33,7 +35,10 @@ class UserError(OneLine, Exception):
     """
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        text = super().__str__()
+        if len(text) > MOST_LETTERS:  # what a damaged file is called, perhaps
+            text = f"{text[: MOST_LETTERS // 2]} ... {text[-MOST_LETTERS // 2 :]}"
+        return printable(text)
 
 
 class Interrupted(OneLine):
@@ -100,4 +105,6 @@ def unknown(name: object, known: Iterable[object]) -> str:
 
 def nearest(name: object, known: Iterable[object]) -> str:
     """Returns the known name that is most like `name`."""
-    return difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0)[0]
+    names = {str(k).lower(): str(k) for k in known}
+    close = difflib.get_close_matches(str(name).lower(), list(names), n=1, cutoff=0)
+    return names[close[0]] if close else "nothing, for there is none"

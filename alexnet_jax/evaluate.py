@@ -13,6 +13,7 @@ command.begin(__name__)  # before what is imported for seconds
 
 import csv
 import dataclasses
+import os
 import pathlib
 import sys
 
@@ -43,6 +44,7 @@ from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import abstract_state
 
 SUBMISSION = ".txt"
+MOST_BYTES = 120  # of a data set's name in that of a file
 
 
 def compile_eval_step(config: Config) -> jax.stages.Compiled:
@@ -162,7 +164,7 @@ def _file_of_predictions(network: TrainedNetwork, split: str) -> pathlib.Path | 
 
 def _lines(path: pathlib.Path) -> list[str]:
     try:
-        return path.read_text().splitlines()
+        return path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ConfigError(f"--label_order: {path} is not text ({error.reason})") from error
 
@@ -174,7 +176,10 @@ def _file_name(split: str, networks: int) -> str:
     name = "".join(letter if letter.isalnum() else "_" for letter in name)
     if flags.FLAGS.dataset:  # beside those of the run's own
         own = pathlib.PurePath(flags.FLAGS.dataset).name
-        name += "_of_" + "".join(letter if letter.isalnum() else "_" for letter in own)
+        own = "".join(letter if letter.isalnum() else "_" for letter in own)
+        while len(os.fsencode(own)) > MOST_BYTES:
+            own = own[:-1]
+        name += f"_of_{own}"
     name += f"_by_{networks}_networks" if networks > 1 else ""
     return name + ("_1_view" if flags.FLAGS.views == "1" else "")
 
@@ -197,7 +202,7 @@ def _draw(found: Predictions, network: TrainedNetwork, workdir: pathlib.Path, na
     table = workdir / "plots" / f"class_errors_{name}.csv"
     picture = workdir / "plots" / f"confusions_{name}.png"
     pictures.draw_errors(network, found).save(picture)
-    with table.open("w", newline="") as file:
+    with table.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -69,12 +69,15 @@ def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = Fal
     )
 
 
-def _preview(config: Config, workdir: str) -> None:
+def _preview(config: Config, workdir: str, join: Join, overwrite: bool) -> None:
     with cli.errors_as_one_line():
         from alexnet_jax import train
+        from alexnet_jax.parallel import processes
 
         _refuse_other_kinds(config)
-        print(train.preview(config, workdir))
+        if join != Join():
+            raise ConfigError("--dry_run: describes one process; leave out the flags that join")
+        processes.say(train.preview(config, workdir, overwrite))
 
 
 def _refuse_other_kinds(config: Any) -> None:
@@ -93,27 +96,28 @@ def _refuse_other_kinds(config: Any) -> None:
 def _train(arguments: list[str]) -> None:
     if len(arguments) > 1:
         sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
-    if _DRY_RUN.value:
-        return _preview(_CONFIG.value, _WORKDIR.value)
-    large_pages.start_again_with_them(getattr(_CONFIG.value, "kernels", "auto"))
     join = Join(
         bool(_DISTRIBUTED.value),
         str(_COORDINATOR.value),
         int(_PROCESSES.value),
         int(_PROCESS.value),
     )
+    if _DRY_RUN.value:
+        return _preview(_CONFIG.value, _WORKDIR.value, join, bool(_OVERWRITE.value))
+    large_pages.start_again_with_them(getattr(_CONFIG.value, "kernels", "auto"))
     run(_CONFIG.value, _WORKDIR.value, join, bool(_OVERWRITE.value))
 
 
 def main() -> None:
     """Parses the flags and trains; a wrong configuration or input ends it with one line."""
-    for argument in sys.argv[1:]:
-        flag, _, name = argument.lstrip("-").partition("=")
-        if flag == "list_recipes":
+    for number, argument in enumerate(sys.argv[1:], 1):
+        flag, equals, name = argument.partition("=")
+        if flag in ("-list_recipes", "--list_recipes"):
             return print(config_flags.listed())
-        if flag == "describe":
+        if flag in ("-describe", "--describe"):
+            named = name if equals else "".join(sys.argv[number + 1 : number + 2])
             with cli.errors_as_one_line():
-                return print(config_flags.described(name or "default"))
+                return print(config_flags.described(named or "default"))
     cli.run(_train, config_flags.resolve)
 
 

@@ -32,22 +32,26 @@ def pictures_of(photographs: Sequence[pathlib.Path], folder: pathlib.Path) -> li
       photographs: as they were named.
       folder: of the pictures.
     """
-    taken = {_as_disks_see_it(path) for path in photographs}
+    taken = {_as_disks_see_it(os.path.realpath(os.path.expanduser(path))) for path in photographs}
+    place = os.path.realpath(folder)
     found = []
     for path in photographs:
-        stem = os.fsdecode(os.fsencode(path.stem)[:MOST_BYTES])
+        stem = path.stem
+        while len(os.fsencode(stem)) > MOST_BYTES:
+            stem = stem[:-1]
         for number in itertools.count(1):
             picture = folder / (f"{stem}.png" if number == 1 else f"{stem}_{number}.png")
-            if _as_disks_see_it(picture) not in taken:
+            seen = _as_disks_see_it(os.path.join(place, picture.name))
+            if seen not in taken:
                 break
-        taken.add(_as_disks_see_it(picture))
+        taken.add(seen)
         found.append(picture)
     return found
 
 
-def _as_disks_see_it(path: pathlib.Path) -> str:
+def _as_disks_see_it(path: str) -> str:
     """Returns a path as one that ignores case and ways to write an accent does."""
-    return unicodedata.normalize("NFC", os.path.abspath(os.path.expanduser(path))).casefold()
+    return unicodedata.normalize("NFC", path).casefold()
 
 
 def _run(arguments: list[str]) -> None:

@@ -145,7 +145,7 @@ def train(
         return run.finish(start) if _is_evaluated(run, start) else _evaluate_last(run, start)
 
 
-def preview(config: Config, workdir: str | os.PathLike[str]) -> str:
+def preview(config: Config, workdir: str | os.PathLike[str], overwrite: bool = False) -> str:
     """Returns what `train` would do: its header, a table of the layers and the memory it takes.
 
     Reads what is there and compiles; makes, changes and prepares nothing.
@@ -153,6 +153,7 @@ def preview(config: Config, workdir: str | os.PathLike[str]) -> str:
     Args:
       config: of the run.
       workdir: of the run, whether it exists or not.
+      overwrite: would it begin anew?
 
     Raises:
       ConfigError, DataError: what `train` would be ended by before its first update.
@@ -162,22 +163,28 @@ def preview(config: Config, workdir: str | os.PathLike[str]) -> str:
     _refuse_nested(folder, config)
     mesh = _build_mesh(config)
     dataset = open_dataset(config, silent=False, may_prepare=False)
-    begun = Stored(folder, {}).steps()
-    if begun:
-        run_files.refuse_changes(folder, config)
     sizes = {}
     if dataset.sizes:
         splits = config.train_split, config.eval_split or dataset.eval_split()
         sizes = {split: dataset.size(split) for split in splits}
     examples = sizes.get(config.train_split, IMAGENET_TRAIN)
+    done, last = 0, num_train_steps(config, examples)
+    if not overwrite:
+        run_files.refuse_lost_checkpoints(folder)
+        stored = Stored(folder, {})
+        done = (stored.steps() or [0])[-1]
+        if done or stored.record.newest is not None:
+            run_files.refuse_changes(folder, config)
+            run_files.refuse_other_data(folder, dataset, examples)
+            _refuse_past_end(folder, done, last)
     classes = config.num_classes or len(dataset.class_names)
     setup = Setup.of(config, classes, examples, mesh, dataset.statistics)
-    first, last = (begun[-1] if begun else 0) + 1, num_train_steps(config, examples)
+    what = "is finished" if done == last else "would go on" if done else "would be begun"
     lines = [
-        report.header(setup, sizes, first, last, dataset.notes),
+        report.header(setup, sizes, min(done + 1, last), last, dataset.notes),
         previews.layers(setup),
         previews.memory(setup, list(sizes.values())[-1] if sizes else examples),
-        f"{folder} would {'go on' if begun else 'be begun'}; nothing was made or changed",
+        f"{folder} {what}; nothing was made or changed",
     ]
     return "\n\n".join(lines)
 
@@ -200,11 +207,7 @@ def _say_changes(run: Run, before: Config, start: int) -> None:
       ConfigError: it is past its new end.
     """
     now = run.config
-    if run.last_step < start:
-        raise ConfigError(
-            f"num_steps: {run.workdir} is at step {start:,}, past the end at {run.last_step:,}; "
-            f"ask for at least {start:,}"
-        )
+    _refuse_past_end(run.workdir, start, run.last_step)
     if before.kernels != now.kernels:
         processes.say(
             f"kernels change from {before.kernels} to {now.kernels}: the last bits change from "
@@ -213,6 +216,19 @@ def _say_changes(run: Run, before: Config, start: int) -> None:
     length = num_train_steps(before, run.num_train)
     if length != run.last_step:
         run.say_stretched(length)
+
+
+def _refuse_past_end(workdir: pathlib.Path, start: int, last: int) -> None:
+    """Refuses to end a run before the step that it is at.
+
+    Raises:
+      ConfigError: says both.
+    """
+    if last < start:
+        raise ConfigError(
+            f"num_steps: {workdir} is at step {start:,}, past the end at {last:,}; ask for at "
+            f"least {start:,}"
+        )
 
 
 def _refuse_nested(workdir: pathlib.Path, config: Config) -> None:

@@ -87,26 +87,7 @@ all_of_them=(-m "not slow and not exhaustive")
 wanted="${1:-}"
 case "$wanted" in --matrix | --lowest | --release) shift ;; *) wanted="" ;; esac
 extras="${ALEXNET_EXTRAS:-dev}"
-if [ "$wanted" = --release ]; then extras="dev,torch,onnx"; wheel() {  # what pip installs elsewhere: it holds all it needs, and its commands run anywhere
-  local here
-  here="$(mktemp -d)"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check build
-  "$venv/bin/python" -m build --wheel --outdir "$here" . >/dev/null
-  "$venv/bin/python" -m venv "$here/venv"
-  "$here/venv/bin/pip" install --quiet --disable-pip-version-check "$here"/*.whl
-  (
-    cd "$here"
-    venv/bin/alexnet-train --list_recipes
-    venv/bin/alexnet-train --workdir=run --config.data_dir=data --config.num_steps=2
-    venv/bin/alexnet-evaluate --workdir=run --views=1
-    venv/bin/alexnet-visualize kernels --workdir=run
-    venv/bin/alexnet-convert --from=workdir run --to=safetensors run.safetensors
-    venv/bin/alexnet-checkpoints --workdir=run --verify
-  )
-  rm -rf "$here"
-}
-
-all_of_them=(-m ""); fi
+if [ "$wanted" = --release ]; then extras="dev,torch,onnx"; all_of_them=(-m ""); fi
 install -r requirements.txt -e ".[$extras]"
 if [ "$wanted" = --lowest ]; then lowest; exit; fi
 if [ "$wanted" = --matrix ]; then matrix; exit; fi

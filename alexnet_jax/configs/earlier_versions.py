@@ -23,7 +23,25 @@ def config_of(text: str) -> Config:
     if not isinstance(values, dict):
         raise ConfigError(f"it holds {type(values).__name__}, not an object")
     values = {name: value for name, value in values.items() if name not in REMOVED}
+    _say_rates_in_words(values)
     return from_json(json.dumps(values))
+
+
+def _say_rates_in_words(values: dict[str, Any]) -> None:
+    """Replaces `conv1_steps`, ((epoch, rate), ...), by `layer_rates`; 0 was the bias's rate too."""
+    schedule = values.get("optimizer", {})
+    schedule = schedule.get("schedule", {}) if isinstance(schedule, dict) else {}
+    if not isinstance(schedule, dict) or "conv1_steps" not in schedule:
+        return
+    rows = schedule.pop("conv1_steps")
+    try:
+        rules = [
+            f"conv1{' weights' if rate else ''}: {float(rate)!r} from epoch {float(epoch)!r}"
+            for epoch, rate in rows
+        ]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer.schedule.conv1_steps: {rows!r} ({error})") from error
+    schedule["layer_rates"] = rules
 
 
 def stored_state(state: dict[str, Any], stored: Any) -> dict[str, Any]:

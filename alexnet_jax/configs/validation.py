@@ -12,6 +12,7 @@ from alexnet_jax.config import (
     flatten,
     unknown,
 )
+from alexnet_jax.configs import layer_rates
 from alexnet_jax.configs.sizes import conv1_padding, feature_sizes, fully_connected_units
 from alexnet_jax.parallel.schemes import SCHEMES, scheme_of
 
@@ -96,7 +97,13 @@ MOST: dict[str, float] = {
     **dict.fromkeys(
         ("num_epochs", "num_steps", "log_every_steps", "checkpoint_every_steps"), 2**31
     ),
-    **dict.fromkeys(("num_classes", "model.fc_units", "model.fc7_units"), 10**7),
+    "num_classes": 10**7,
+    **dict.fromkeys(("model.fc_units", "model.fc7_units"), 10**6),
+    **dict.fromkeys(("optimizer.schedule.dexp_count", "optimizer.schedule.bias_dexp_count"), 1000),
+    **dict.fromkeys(("optimizer.schedule.patience", "optimizer.schedule.most_drops"), 2**31 - 1),
+    **dict.fromkeys(("augment.lighting_off_epoch", "eval_every_epochs"), 2**31 - 1),
+    **dict.fromkeys(("check_replicas_every", "replay_every"), 2**31 - 1),
+    **dict.fromkeys(("stuck_after_seconds", "join_seconds"), 10**9),
     **dict.fromkeys(("steps_per_dispatch", "read_ahead", "keep_checkpoints"), 10**6),
     **dict.fromkeys(("model.conv1_padding", "model.conv1_padding_before"), 64),
     **dict.fromkeys(("model.conv2_padding", "model.conv5_padding"), 64),
@@ -302,7 +309,9 @@ def _check_optimizer(optimizer: OptimizerConfig, batch_size: int) -> None:
         )
     if schedule.kind == "step" and not schedule.steps:
         raise ConfigError("optimizer.schedule.steps: empty with kind = step; use ((30.0, 0.001),)")
-    for name in ("steps", "bias_steps", "conv1_steps"):
+    for rule in schedule.layer_rates:
+        layer_rates.parse(rule)
+    for name in ("steps", "bias_steps"):
         rows = getattr(schedule, name)
         pairs = [row for row in rows if isinstance(row, tuple) and len(row) == 2]
         if len(pairs) < len(rows) or not all(isinstance(v, int | float) for p in pairs for v in p):

@@ -105,6 +105,9 @@ def _jpeg_frame(encoded: bytes) -> _Frame | None:
         if marker == 0xFF:  # a fill byte
             at += 1
             continue
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # without a length
+            at += 2
+            continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = (int.from_bytes(encoded[at + k : at + k + 2], "big") for k in (5, 7))
             found = _Frame(width, height, encoded[at + 9], marker <= 0xC1, at)

@@ -139,18 +139,26 @@ class _Split:
         with os.scandir(folder) as entries:
             for entry in entries:
                 suffix = os.path.splitext(entry.name)[1].lower()
-                if entry.name.startswith("."):
-                    continue
-                if suffix in IMAGES and not _is_folder(entry):
+                is_hidden = entry.name.startswith(".")
+                if _is_folder(entry):
+                    if not deeper:
+                        continue
+                    if is_hidden or entry.name.lower() in LEFT_BY_SYSTEMS:
+                        self.leave("a folder that a system left", entry.path)
+                        continue
+                    inside = f"{prefix}{entry.name}/"
+                    found += self._images(entry.path, inside, above | {own})
+                elif is_hidden:
+                    if suffix in IMAGES:
+                        self.leave("a hidden file", entry.path)
+                elif suffix in IMAGES:
                     found.append(prefix + entry.name)
-                elif _is_folder(entry):
-                    if deeper and entry.name.lower() not in LEFT_BY_SYSTEMS:
-                        inside = f"{prefix}{entry.name}/"
-                        found += self._images(entry.path, inside, above | {own})
                 elif suffix not in OTHERS and first_bytes_are_an_image(entry.path):
                     found.append(prefix + entry.name)
                 elif suffix in UNREADABLE:
                     self.leave(f"{suffix} cannot be decoded here", entry.path)
+                elif suffix and suffix not in OTHERS:
+                    self.leave(f"{suffix} is not known as an image's", entry.path)
         return found
 
     def labelled(self, class_names: list[str]) -> tuple[list[str], list[int]]:
@@ -270,6 +278,8 @@ def _looks_like_a_set(path: pathlib.Path) -> bool:
 def _left_out(path: pathlib.Path, splits: dict[str, _Split]) -> list[str]:
     """Says what was not taken: how many, why, and the first."""
     whole = _Split(path)
+    for image in sorted(whole._images(path, "", set(), deeper=False)):
+        whole.leave("an image beside the splits", path / image)
     whole.note_left_by_systems(path)
     for name, split in splits.items():
         if not split.classes and not split.loose:
@@ -288,7 +298,7 @@ def _left_out(path: pathlib.Path, splits: dict[str, _Split]) -> list[str]:
 def _odd(splits: dict[str, _Split], class_names: list[str]) -> list[str]:
     """Says what may be a mistake: classes that nothing is learned of, and hardly any images."""
     lines = []
-    train = splits.get("train")
+    train = splits.get("train") or splits.get("training")
     if train and train.classes:
         for name, split in sorted(splits.items()):
             strange = sorted(split.classes.keys() - train.classes.keys())
@@ -303,7 +313,7 @@ def _odd(splits: dict[str, _Split], class_names: list[str]) -> list[str]:
     }
     most = max(sizes.values(), default=0)
     for name, size in sorted(sizes.items()):
-        if size < ALMOST_EMPTY * most:
+        if size < ALMOST_EMPTY * most or size < HANDFUL <= most / 10:
             lines.append(f"{name} is almost empty: {size:,} of {most:,} images")
     return lines
 

@@ -1,6 +1,7 @@
 """Another data set's examples under the labels of a network's classes."""
 
 from alexnet_jax.data.types import DataError, Example, ReadyPixels, Source
+from alexnet_jax.errors import printable
 
 
 class Relabelled(Source):
@@ -61,7 +62,7 @@ def labelled_as(source: Source, class_names: list[str]) -> Source:
     if found.unknown:
         print(
             f"{len(found.unknown)} of {len(source.class_names)} classes are not the network's "
-            f"(such as {found.unknown[0]}); their images count as without a label",
+            f"(such as {printable(found.unknown[0])}); their images count as without a label",
             flush=True,
         )
     return found

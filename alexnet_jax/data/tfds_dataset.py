@@ -1,7 +1,9 @@
 """TFDS data sets in ArrayRecord or TFRecord files, read without TensorFlow."""
 
+import http.client
 import pathlib
 import shutil
+import ssl
 import threading
 import urllib.error
 import urllib.parse
@@ -11,12 +13,13 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
+from google.protobuf.message import DecodeError
 from tensorflow_datasets.core import constants
 
 from alexnet_jax.data import drawn_patterns, tfrecord
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.types import DataError, Example, Source
-from alexnet_jax.errors import nearest
+from alexnet_jax.errors import nearest, printable
 from alexnet_jax.host import files
 
 INFO = "dataset_info.json"
@@ -121,9 +124,10 @@ def prepared_in(path: pathlib.Path) -> pathlib.Path | None:
     Raises:
       DataError: several data sets or configs are there.
     """
-    if (path / INFO).is_file():
+    if _is_described(path):
         return path
     found = [info.parent for info in (*path.glob(f"*/{INFO}"), *path.glob(f"*/*/{INFO}"))]
+    found = [folder for folder in found if _is_described(folder)]
     versions = [folder for folder in found if tfds.core.Version.is_valid(folder.name)]
     kinds = {folder.parent for folder in versions}
     if len(kinds) > 1:
@@ -132,6 +136,11 @@ def prepared_in(path: pathlib.Path) -> pathlib.Path | None:
             f"dataset: {path} holds {len(names)} data sets of TFDS; name one, such as {names[0]}"
         )
     return max(versions, key=lambda folder: tfds.core.Version(folder.name), default=None)
+
+
+def _is_described(folder: pathlib.Path) -> bool:
+    """Has it both of TFDS's files? Others call one of theirs like the first."""
+    return (folder / INFO).is_file() and (folder / "features.json").is_file()
 
 
 def _prepared(name: str, data_dir: str) -> Any:
@@ -145,7 +154,7 @@ def _prepared(name: str, data_dir: str) -> Any:
         for left in folder.glob("incomplete.*"):  # of one that was killed: nobody else is here
             shutil.rmtree(left)
         _refuse_unreachable(name, data_dir, builder)
-        print(f"preparing {name} in {builder.data_dir}", flush=True)
+        print(printable(f"preparing {name} in {builder.data_dir}"), flush=True)
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         builder.download_and_prepare(file_format="array_record", download_config=config)
         return _builder(name, data_dir)
@@ -200,9 +209,12 @@ def _unreachable(url: str) -> str:
         try:
             urllib.request.urlopen(request, timeout=REACHED_WITHIN).close()
             why[0] = ""
-        except urllib.error.HTTPError:  # an answer; TFDS says more of it
-            why[0] = ""
+        except (urllib.error.HTTPError, http.client.HTTPException, ConnectionResetError):
+            why[0] = ""  # an answer; TFDS says more of it
         except (OSError, ValueError) as error:
+            if isinstance(getattr(error, "reason", error), ssl.SSLError):
+                why[0] = ""  # TFDS trusts others
+                return
             why[0] = " ".join(str(getattr(error, "reason", error)).split())[:200]
 
     # A thread, for nothing else bounds how long the name of a host is looked up.
@@ -220,12 +232,18 @@ class _Records(Source):
         return len(self._data)
 
     def __getitem__(self, index: int) -> Example:
-        record = self._data[index]
+        try:
+            record = self._data[index]
+            image, label = record["image"], int(record["label"])
+        except (DecodeError, ValueError, TypeError, KeyError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{self.where(index)}: cannot be read ({error})") from error
         names = (record[key] for key in ("file_name", "id") if record.get(key) is not None)
         name = next(names, index)
         if isinstance(name, bytes):
             name = name.decode(errors="surrogateescape")
-        return Example(record["image"], int(record["label"]), str(name))
+        return Example(image, label, str(name))
 
     def where(self, index: int) -> str:
         """Says data set, split and index."""

@@ -47,7 +47,10 @@ class TfRecords(Sequence[bytes]):
 
         Raises:
           DataError: its file is cut or damaged.
+          IndexError: there is none.
         """
+        if not 0 <= key < len(self):
+            raise IndexError(key)
         number = bisect.bisect_right(self._ends, key)
         file = self._files[number]
         within = key - (self._ends[number] - file.take) + file.skip

@@ -29,9 +29,14 @@ def read_names(path: pathlib.Path, classes: int) -> list[str]:
       DataError: it is no such file, or has more names than there are classes, or one twice.
     """
     try:
-        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text("utf-8-sig").rstrip().split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--class_names: {path} cannot be read ({error})") from error
+    if "" in names:
+        raise DataError(
+            f"--class_names: {path} has nothing in line {names.index('') + 1}; each line names the "
+            "class of a label"
+        )
     if all(_NUMBER.match(name) for name in names):
         names = [name.split()[0] for name in names]
     again = [name for name, count in Counter(names).items() if count > 1]

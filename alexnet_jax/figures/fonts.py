@@ -21,13 +21,14 @@ def with_letters_that_a_font_has(text: str) -> str:
     >>> with_letters_that_a_font_has("crane") == "crane"
     True
     """
+    text = unicodedata.normalize("NFC", text)  # Macs write a letter and its accent apart
     lacking = {letter for letter in text if _is_lacking(letter) and not _font_with(letter)}
     if lacking and not _said:
         _said.append("")
         print(
             "note: no font here has some letters of the names that are drawn, and Latin ones stand "
             "for them; Noto Sans CJK (Debian's fonts-noto-cjk) has those of Chinese, Japanese and "
-            "Korean",
+            "Korean, and matplotlib 3.11 joins those of Arabic and Hebrew",
             file=sys.stderr,
         )
     return "".join(

@@ -60,7 +60,7 @@ def local(path: str | os.PathLike[str], flag: str) -> pathlib.Path:
     if "\0" in text:
         raise PathError(f"{flag}: {text!r} has a zero byte in it")
     path = pathlib.Path(os.path.expanduser(text))
-    if text.startswith("~/") and path.parts[0] == "~":
+    if text.startswith("~") and path.parts[0].startswith("~"):
         raise PathError(f"{flag}: {text} needs a home folder; set HOME, or name the whole path")
     return path
 
@@ -153,7 +153,7 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
       DamagedFileError: it is empty, cut short, no text, or no object.
     """
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path}: is no JSON ({_first_line(error)})") from error
     if not isinstance(found, dict):
@@ -216,7 +216,7 @@ def in_turn(folder: pathlib.Path, waiting: str) -> Iterator[None]:
     """
     with _lock_of(folder) as file:
         if not _taken(file, folder):
-            print(waiting, flush=True)
+            print(printable(waiting), flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -1,5 +1,6 @@
 """The paper's update (section 5) as optax pieces, its learning rates over time, and LARS."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ import numpy as np
 import optax
 
 from alexnet_jax.config import Config, OptimizerConfig, ScheduleConfig, num_train_steps
+from alexnet_jax.configs import layer_rates
+from alexnet_jax.configs.layer_rates import LayerRate
 from alexnet_jax.ops import platform
 
 Scalar = Any  # a 0-d array, NumPy's on the host or JAX's on a device
@@ -172,26 +175,31 @@ class Schedule:
         self._optimizer, self._schedule = config.optimizer, config.optimizer.schedule
         self._total = num_train_steps(config, num_examples)
         self._steps_per_epoch = num_examples / config.batch_size
+        self._rules = [layer_rates.parse(rule) for rule in self._schedule.layer_rates]
 
     def __call__(self, step: jax.Array, drops: Scalar) -> dict[str, jax.Array]:
-        """Returns 0-d float32 rates of `kernel` and `bias`, and of `conv1_kernel` and `conv1_bias`,
-        which differ from them only where `conv1_steps` says so."""
+        """Returns 0-d float32 rates of `kernel` and `bias`, and, of each layer that `layer_rates`
+        names, of `conv1_kernel` and `conv1_bias`, say."""
         optimizer = self._optimizer
         kernel_share, bias_share = self._shares(step, drops)
         warm = self._warm_up(step)
         kernel = optimizer.learning_rate * kernel_share * warm
         bias = optimizer.learning_rate * optimizer.bias_rate_factor * bias_share * warm
-        conv1_kernel, conv1_bias = kernel, bias
-        for epoch, value in self._schedule.conv1_steps:
-            late = step >= self._first_step(epoch)
-            conv1_kernel = jnp.where(late, jnp.float32(value), conv1_kernel)
-            conv1_bias = jnp.where(late & (value == 0), 0.0, conv1_bias)
-        return {
-            "kernel": kernel,
-            "bias": bias,
-            "conv1_kernel": conv1_kernel,
-            "conv1_bias": conv1_bias,
-        }
+        rates = {"kernel": kernel, "bias": bias}
+        for rule in self._rules:
+            for layer, part in itertools.product(rule.layers, ("kernel", "bias")):
+                factor = optimizer.fc_rate_factor if layer.startswith("fc") else 1.0
+                usual = rates[part] * factor
+                before = rates.get(f"{layer}_{part}", usual)
+                rates[f"{layer}_{part}"] = before
+                if part in rule.parts:
+                    value = usual * rule.value if rule.is_factor else jnp.float32(rule.value)
+                    late = step >= self._start(rule)
+                    rates[f"{layer}_{part}"] = jnp.where(late, value, before)
+        return rates
+
+    def _start(self, rule: LayerRate) -> int:
+        return self._first_step(rule.epoch) if rule.update is None else rule.update
 
     def _first_step(self, epoch: float) -> int:
         return math.ceil(epoch * self._steps_per_epoch)
@@ -245,12 +253,13 @@ def rate_tree(rates: dict[str, jax.Array], params: Any, fc_factor: float = 1.0) 
     Args:
       rates: of one step.
       params: some layers of the standard tree.
-      fc_factor: what fc6 .. fc8's rates are multiplied by.
+      fc_factor: what fc6 .. fc8's rates are multiplied by, where they have none of their own.
     """
 
     def leaf(path: tuple[Any, ...], _: Any) -> jax.Array:
         layer, name = path[0].key, path[-1].key
-        rate = rates[f"conv1_{name}" if layer == "conv1" else name]
-        return rate * fc_factor if layer.startswith("fc") else rate
+        if f"{layer}_{name}" in rates:
+            return rates[f"{layer}_{name}"]
+        return rates[name] * fc_factor if layer.startswith("fc") else rates[name]
 
     return jax.tree_util.tree_map_with_path(leaf, params)

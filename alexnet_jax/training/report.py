@@ -109,6 +109,7 @@ def header(
         f"data      {config.dataset}: {data}; {network.num_classes} classes",
         *(f"note      {note}" for note in notes),
         *([f"frozen    {', '.join(config.optimizer.frozen)}"] if config.optimizer.frozen else []),
+        *(f"rate      {rule}" for rule in config.optimizer.schedule.layer_rates),
         f"run       steps {step:,} to {last_step:,} of {config.batch_size} images",
     ]
     return "\n".join(map(printable, lines))

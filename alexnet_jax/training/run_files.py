@@ -192,35 +192,54 @@ def pin_dataset(
       ConfigError: the data are not those that the run began with.
     """
     path = workdir / DATASET_FILE
-    statistics = dataset.statistics
-    now = {
-        "class_names": dataset.class_names,
-        "train_examples": num_train,
-        "colour_means": statistics.channel_mean.tolist() if statistics else [],
-        "fingerprint": dataset.fingerprint(),
-    }
+    statistics, now = dataset.statistics, _about(dataset, num_train)
     before = read_dataset(workdir) if begun else {}
     if begun and not before and sealed_with is not None:
         before = {"fingerprint": sealed_with}
         told = printable(f"warning: {path}: is missing; it is written again")
         print(told, file=sys.stderr, flush=True)
-    if before:
-        for name, value in before.items():
-            if now.get(name) != value:
-                was = {
-                    "class_names": f"{len(before.get('class_names', []))} names",
-                    "fingerprint": "of its files' names and some of their bytes",
-                }
-                raise ConfigError(
-                    f"dataset: {dataset.name} has another {name} than {workdir} began with "
-                    f"({was.get(name, value)}); a resumed run needs the same data, wherever it "
-                    "lies: restore it, or use another workdir"
-                )
+    _refuse_another(workdir, dataset, before, now)
     if statistics:
         statistics.save(workdir)
     else:  # of a run that ended before it saved anything
         (workdir / colour.FILE).unlink(missing_ok=True)
     files.replace_text(path, json.dumps(now, indent=0) + "\n")
+
+
+def refuse_other_data(workdir: pathlib.Path, dataset: Dataset, num_train: int) -> None:
+    """Refuses data that a run did not begin with; changes nothing.
+
+    Raises:
+      ConfigError: they are others, or dataset.json is damaged.
+    """
+    _refuse_another(workdir, dataset, read_dataset(workdir), _about(dataset, num_train))
+
+
+def _about(dataset: Dataset, num_train: int) -> dict[str, Any]:
+    """Returns what dataset.json keeps."""
+    statistics = dataset.statistics
+    return {
+        "class_names": dataset.class_names,
+        "train_examples": num_train,
+        "colour_means": statistics.channel_mean.tolist() if statistics else [],
+        "fingerprint": dataset.fingerprint(),
+    }
+
+
+def _refuse_another(
+    workdir: pathlib.Path, dataset: Dataset, before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    for name, value in before.items():
+        if now.get(name) != value:
+            was = {
+                "class_names": f"{len(before.get('class_names', []))} names",
+                "fingerprint": "of its files' names and some of their bytes",
+            }
+            raise ConfigError(
+                f"dataset: {dataset.name} has another {name} than {workdir} began with "
+                f"({was.get(name, value)}); a resumed run needs the same data, wherever it "
+                "lies: restore it, or use another workdir"
+            )
 
 
 def write_summary(workdir: pathlib.Path, row: dict[str, Any]) -> None:

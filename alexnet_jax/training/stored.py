@@ -142,19 +142,18 @@ class Stored:
         Raises:
           DamageError: Orbax cannot read them.
         """
-        handler = ocp.PyTreeCheckpointHandler()
-        try:
-            with safe_path(self.path) as path:
+        with contextlib.ExitStack() as held:
+            path = held.enter_context(safe_path(self.path))
+            handler = held.enter_context(contextlib.closing(ocp.PyTreeCheckpointHandler()))
+            try:
                 item = epath.Path(path) / folder.name / ITEM
                 known: Any = ocp.StandardCheckpointHandler().metadata(item)
                 arrays = jax.tree.map(
                     lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(known.tree)
                 )
                 tree = handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=arrays))
-        except Exception as error:  # of whatever kind: three libraries parse damaged bytes there
-            raise DamageError(f"cannot be read ({one_line(error)})") from error
-        finally:
-            handler.close()
+            except Exception as error:  # of whatever kind: three libraries parse damaged bytes
+                raise DamageError(f"cannot be read ({one_line(error)})") from error
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         return {digests.name_of(path): np.asarray(leaf) for path, leaf in leaves}
 

@@ -93,7 +93,7 @@ def read_dictionary(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _named(path: pathlib.Path, found: object) -> dict[str, np.ndarray]:
     tensors = {}
-    if isinstance(found, np.ndarray | tuple | list) and len(found) == 1:
+    if isinstance(found, np.ndarray | tuple | list) and np.shape(found)[:1] == (1,):
         [found] = found  # the array around the dictionary
     if not isinstance(found, dict):
         raise WeightsError(f"{path}: holds a {type(found).__name__}, not a dictionary of layers")
@@ -101,10 +101,14 @@ def _named(path: pathlib.Path, found: object) -> dict[str, np.ndarray]:
         if isinstance(parts, list | tuple) and len(parts) == 2:
             parts = dict(zip(("kernel", "bias"), parts, strict=True))
         if not isinstance(parts, dict):
-            raise WeightsError(f"{path}: {layer} holds {type(parts).__name__}, not two arrays")
+            raise WeightsError(
+                f"{path}: {str(layer)[:100]} holds {type(parts).__name__}, not two arrays"
+            )
         for name, values in parts.items():
             if not isinstance(values, np.ndarray):
-                raise WeightsError(f"{path}: {layer} holds a {type(values).__name__}, not arrays")
+                raise WeightsError(
+                    f"{path}: {str(layer)[:100]} holds a {type(values).__name__}, not arrays"
+                )
             tensor = f"{layer}.{ {'weights': 'kernel', 'biases': 'bias'}.get(name, name) }"
             if tensor in tensors:
                 raise WeightsError(f"{path}: {tensor} is there twice, as {name} too")
@@ -130,15 +134,15 @@ def _layer(number: int, content: memoryview | int) -> tuple[str, str, list[np.nd
 def _blob(message: memoryview, name: str) -> np.ndarray:
     old = {number: 1 for number in OLD_SHAPE}
     shape: list[int] | None = None
-    values: list[memoryview] = []
-    doubles: list[memoryview] = []
+    # Joined before they are numbers: a file may have each in a field of its own.
+    values, doubles = bytearray(), bytearray()
     for field, wire, value in _fields(message):
         if field in OLD_SHAPE and isinstance(value, int):
             old[field] = value
         elif field == DATA and wire in (LENGTH, FIXED32):
-            values.append(_message(value))
+            values += _message(value)
         elif field == DOUBLES and wire in (LENGTH, FIXED64):
-            doubles.append(_message(value))
+            doubles += _message(value)
         elif field == SHAPE and wire == LENGTH:
             shape = list(itertools.islice(_dimensions(_message(value)), MOST_DIMENSIONS + 1))
             if len(shape) > MOST_DIMENSIONS:
@@ -147,10 +151,9 @@ def _blob(message: memoryview, name: str) -> np.ndarray:
         shape = [old[number] for number in OLD_SHAPE]
         while len(shape) > 1 and shape[0] == 1:  # a bias was (1, 1, 1, n), a matrix (1, 1, o, i)
             del shape[0]
-    # Joined before they are numbers: a file may have each in a field of its own.
-    flat = np.frombuffer(b"".join(values), "<f4")
+    flat = np.frombuffer(values, "<f4")
     if doubles:
-        flat = np.frombuffer(b"".join(doubles), "<f8").astype(np.float32)
+        flat = np.frombuffer(doubles, "<f8").astype(np.float32)
     if flat.size != math.prod(shape):
         raise ValueError(f"{name}, of shape {shape}, has {flat.size} numbers")
     return flat.reshape(shape)

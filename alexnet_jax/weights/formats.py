@@ -250,6 +250,8 @@ def read(form: str, path: pathlib.Path, recipe: str = "") -> Weights:
     """
     if not path.exists():
         raise WeightsError(f"{path}: not found")
+    if not path.is_file() and not path.is_dir():
+        raise WeightsError(f"{path}: is neither a file nor a folder")
     size = path.stat().st_size
     if path.is_file() and size > MOST_BYTES:
         raise WeightsError(

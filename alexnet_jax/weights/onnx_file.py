@@ -42,7 +42,10 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str]]:
         )
     tensors, used = {}, set()
     for layer, node in zip(LAYERS, nodes, strict=True):
-        flags = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        try:
+            flags = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        except ValueError as error:  # one that refers to another's
+            raise WeightsError(f"{path}: {layer} has no values of its own ({error})") from error
         _refuse_another_kind(flags, layer, path)
         for part, name in zip(("weight", "bias"), list(node.input)[1:], strict=False):
             tensor = stored.get(name)

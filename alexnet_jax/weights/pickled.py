@@ -36,7 +36,7 @@ NUMPY_CALLS: Calls = {
     "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
     "numpy._core.multiarray._reconstruct": lambda *_: _Array(),
     "numpy.dtype": lambda text, *_: _Type(text),
-    "collections.OrderedDict": dict,
+    "collections.OrderedDict": lambda *pairs: of_pairs(*pairs),
     "_codecs.encode": lambda text, encoding: _encoded(text, encoding),
 }
 NUMBERS = ("f2", "f4", "f8", "i4", "i8")
@@ -88,6 +88,13 @@ def _encoded(text: Any, encoding: Any) -> bytes:
     return text.encode("latin-1")
 
 
+def of_pairs(pairs: Any = (), /) -> dict[Any, Any]:
+    """Returns what an OrderedDict is made of, as Python 2 pickles one: [[key, value], ...]."""
+    if not isinstance(pairs, list | tuple):
+        raise PickleError(f"an OrderedDict of a {type(pairs).__name__}")
+    return {_key(key): value for key, value in pairs}
+
+
 class _Type:
     """A type of numbers, or of objects; its byte order comes later (`BUILD`)."""
 
@@ -102,7 +109,8 @@ class _Type:
         return np.dtype(self.order + self.name)
 
 
-_MARK, _UNFINISHED = object(), object()
+_UNFINISHED = object()
+MOST_INSTRUCTIONS = 1_000_000  # of a pickle; weights beside an optimizer have some thousand
 
 
 class _Reader:
@@ -113,11 +121,14 @@ class _Reader:
     ) -> None:
         self._calls, self._persistent, self._opaque = calls, persistent, opaque
         self._stack: list[Any] = []
+        self._marks: list[int] = []  # places in it
         self._memo: dict[int, Any] = {}
 
     def run(self, data: bytes | BinaryIO) -> Any:
         """Returns what the pickle's instructions leave on the stack at STOP."""
-        for opcode, argument, _ in pickletools.genops(data):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if count == MOST_INSTRUCTIONS:
+                raise PickleError(f"more than {MOST_INSTRUCTIONS:,} instructions")
             if opcode.name == "STOP":
                 return _finished(self._stack.pop())
             step = getattr(self, f"_{opcode.name.lower()}", None)
@@ -132,8 +143,8 @@ class _Reader:
         raise PickleError("it is cut short")
 
     def _since_mark(self) -> list[Any]:
-        at = max(n for n, value in enumerate(self._stack) if value is _MARK)
-        values = self._stack[at + 1 :]
+        at = self._marks.pop()
+        values = self._stack[at:]
         del self._stack[at:]
         return values
 
@@ -143,10 +154,13 @@ class _Reader:
     _frame = _proto
 
     def _pop(self, _: Any) -> None:
-        self._stack.pop()
+        if self._marks and self._marks[-1] == len(self._stack):
+            self._marks.pop()
+        else:
+            self._stack.pop()
 
     def _mark(self, _: Any) -> None:
-        self._stack.append(_MARK)
+        self._marks.append(len(self._stack))
 
     def _binstring(self, text: str) -> None:
         self._stack.append(text.encode("latin-1"))  # bytes of Python 2

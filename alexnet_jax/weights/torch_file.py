@@ -5,6 +5,7 @@ The formats are those of torch/serialization.py.
 
 import dataclasses
 import errno
+import functools
 import io
 import math
 import pathlib
@@ -41,7 +42,7 @@ _WIDTHS = {
 # does not know (NotImplementedError), and what contents that do not fit raise.
 DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, KeyError, ValueError, TypeError),
-    OverflowError,
+    *(OverflowError, AttributeError),
 )
 
 
@@ -53,6 +54,7 @@ _PACKAGES = (
 )
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the format before the ZIP archive
 _PROTOCOL = 1001
+BESIDE = ("n_averaged", "num_batches_tracked")  # tensors that count, and are no weights
 
 # Where training scripts keep the state beside an optimizer, epochs and arguments; the first first.
 _STATES = (
@@ -95,30 +97,46 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _states(found: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the dictionaries of tensors in what a file holds, with what they are called."""
+def _states(
+    found: Any, name: str = "", depth: int = 0, seen: set[int] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the dictionaries of tensors in what a file holds, with what they are called.
+
+    Each is looked into once: a few bytes can refer to one a million times.
+    """
+    seen = set() if seen is None else seen
+    if id(found) in seen or depth > 4:
+        return
     if isinstance(found, pickled.Opaque) and isinstance(found.state, dict):
+        seen.add(id(found))
         if "_modules" in found.state:
-            yield name, dict(_of_module(found, ""))
+            yield name, dict(_of_module(found, "", set()))
         return
     if not isinstance(found, dict) or depth > 3:
         return
+    seen.add(id(found))
     if any(isinstance(value, _Tensor) for value in found.values()):
         yield name, found
     order = sorted(found, key=lambda key: _STATES.index(key) if key in _STATES else len(_STATES))
     for key in order:
-        yield from _states(found[key], f"{name}.{key}" if name else str(key), depth + 1)
+        inner = f"{name}.{str(key)[:100]}" if name else str(key)[:100]
+        yield from _states(found[key], inner, depth + 1, seen)
 
 
-def _of_module(module: pickled.Opaque, prefix: str) -> Iterator[tuple[str, _Tensor]]:
+def _of_module(
+    module: pickled.Opaque, prefix: str, seen: set[int]
+) -> Iterator[tuple[str, _Tensor]]:
     """Yields the parameters of a pickled module, under the names of its state dictionary."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
     for kind in ("_parameters", "_buffers"):
         for name, value in (module.state.get(kind) or {}).items():
             if isinstance(value, _Tensor):
                 yield prefix + name, value
     for name, inner in (module.state.get("_modules") or {}).items():
         if isinstance(inner, pickled.Opaque) and isinstance(inner.state, dict):
-            yield from _of_module(inner, f"{prefix}{name}.")
+            yield from _of_module(inner, f"{prefix}{name}.", seen)
 
 
 def without_wrappers(state: dict[str, Any]) -> dict[str, Any]:
@@ -158,10 +176,14 @@ class _File:
         state = next((own for _, own in states if FIRST in own), states[0][1])
         tensors = {}
         for name, value in state.items():
+            known = isinstance(value, str | int | float | None) and not name.endswith(
+                ("weight", "bias")
+            )
+            if known or name == "_metadata" or name.rpartition(".")[2] in BESIDE:
+                continue  # an epoch, say, that a script put beside them
             if not isinstance(value, _Tensor):
-                if name == "_metadata":
-                    continue
-                raise WeightsError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
+                kind = type(value).__name__
+                raise WeightsError(f"{path}: {name[:100]} is a {kind}, not a tensor")
             try:
                 tensors[name] = self._tensor(value)
             except DAMAGE as error:
@@ -171,7 +193,7 @@ class _File:
 
     def _read(self, data: bytes | BinaryIO) -> Any:
         calls: pickled.Calls = {
-            "collections.OrderedDict": dict,
+            "collections.OrderedDict": pickled.of_pairs,
             "torch._utils._rebuild_tensor_v2": lambda *about: _Tensor(*about[:4]),
             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
         }
@@ -279,15 +301,22 @@ class _Legacy(_File):
         return super()._kept(about)
 
     def _storage_of(self, key: str, kind: np.dtype) -> np.ndarray:
-        at = self._first
+        if key not in self._places:
+            raise ValueError(f"storage {key} is missing, or one before it is cut short")
+        at, count = self._places[key]
+        return np.frombuffer(self._data, kind, count, at)
+
+    @functools.cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Where each storage begins, and how many numbers it has, as far as they are whole."""
+        places, at = {}, self._first
         for own in self._keys:
             if own not in self._widths:
                 raise ValueError(f"storage {own} is of a kind that is not known")
             count = int.from_bytes(self._data[at : at + 8], "little", signed=True)
             end = at + 8 + count * self._widths[own]
             if count < 0 or end > len(self._data):
-                raise ValueError(f"storage {own} is cut short")
-            if own == key:
-                return np.frombuffer(self._data, kind, count, at + 8)
+                break
+            places.setdefault(own, (at + 8, count))
             at = end
-        raise ValueError(f"storage {key} is missing")
+        return places

@@ -11,6 +11,7 @@ from absl import app, flags
 
 from alexnet_jax import configs, model
 from alexnet_jax.config import Config
+from alexnet_jax.configs import layer_rates
 from alexnet_jax.ops.lrn_formula import Lrn
 
 RECIPES = (
@@ -73,8 +74,14 @@ def _input(c: Config) -> str:
 
 
 def _conv1(c: Config) -> str:
-    steps = c.optimizer.schedule.conv1_steps
-    return ", ".join(f"{r:g} at {e:g}" if r else f"frozen at {e:g}" for e, r in steps) or "-"
+    rules = [layer_rates.parse(rule) for rule in c.optimizer.schedule.layer_rates]
+    return (
+        ", ".join(
+            f"{rule.value:g} at {rule.epoch:g}" if rule.value else f"frozen at {rule.epoch:g}"
+            for rule in rules
+        )
+        or "-"
+    )
 
 
 def _normed(show: Callable[[Lrn, Config], str]) -> Callable[[Config], str]:

@@ -13,7 +13,7 @@ from alexnet_jax.data.types import DataError
 
 JPEG, TEXT = b"\xff\xd8\xff\xe0" + bytes(20), b"notes"
 GOOD = ["jpg", "JPG", "jpeg", "jfif", "JFIF", "png", "webp", "tif", "bmp", "gif", "avif"]
-BAD = ["heic", "HEIC", "psd", "nef"]
+BAD = ["heic", "HEIC", "psd", "nef", "tga", "crw", "xyz"]
 JUNK = ["__MACOSX", ".git", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", ".Trash-1000"]
 LETTERS = "abcXYZ019 _-$^\\'[]{}(),;=+!~éß中한\u0301\U0001f43e"
 NAMES = st.text(LETTERS, min_size=1, max_size=12).filter(
@@ -47,13 +47,18 @@ def folders(draw):
             elif extra == 3:  # of no interest
                 for odd in (".DS_Store", "._0.jpg", "Thumbs.db", "labels.txt", "note"):
                     files[f"{split}/{name}/{odd}"] = TEXT
+                left_out += 1  # ._0.jpg
             elif extra == 4:
                 files[f"{split}/{name}/{draw(st.sampled_from(JUNK))}/0.jpg"] = JPEG
+                left_out += 1
             elif extra == 5:
                 files[f"{split}/empty of {name}/readme.txt"] = TEXT
                 left_out += 1
     for junk in draw(st.lists(st.sampled_from(JUNK), max_size=2, unique=True)):
         files[f"{junk}/train/{classes[0]}/._0.jpg"] = JPEG
+        left_out += 1
+    if draw(st.booleans()):
+        files["beside.jpg"] = JPEG
         left_out += 1
     return files, wanted, classes, left_out
 

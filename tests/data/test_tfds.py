@@ -184,6 +184,33 @@ def test_a_description_that_is_damaged_is_one_line(little):
         open_dataset(Config(dataset=str(little)))
 
 
+def test_a_record_that_is_none_is_a_bad_image(little):
+    path = little / "little-train.tfrecord-00002-of-00003"
+    whole = path.read_bytes()
+    size = len(as_tfrecord(record.encode(jpeg(3), 1, "n3")[0]))
+    for junk in (b"", b"\xff" * 40, b"\x0a\x02hi"):
+        path.write_bytes(as_tfrecord(junk) + whole[size:])
+        source = open_dataset(Config(dataset=str(little))).open("train")
+        with pytest.raises(DataError, match=r"train\[3\]: cannot be read"):
+            source[3]
+        assert source[4].name == "n4"
+    with pytest.raises(IndexError):
+        source._data.data_source[-1]
+
+
+def test_a_file_of_that_name_beside_photographs_is_nobodys(tmp_path):
+    for name in ("train/a/1.jpg", "val/a/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(jpeg(1))
+    (tmp_path / "dataset_info.json").write_text("{}")  # Hugging Face's
+    assert open_dataset(Config(dataset=str(tmp_path))).sizes == {"train": 1, "val": 1}
+
+
+def test_a_name_in_other_letters_is_recognised(tmp_path):
+    with pytest.raises(DataError, match="did you mean mnist"):
+        open_dataset(Config(dataset="MNIST", data_dir=str(tmp_path)))
+
+
 class Absent(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self):
         self.send_error(404)
@@ -193,6 +220,7 @@ class Absent(http.server.BaseHTTPRequestHandler):
 
 
 def test_who_is_asked_for_a_download(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
     with http.server.HTTPServer(("127.0.0.1", 0), Absent) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/x"

@@ -46,3 +46,10 @@ def test_lists_of_classes_that_go_around(tmp_path):
     assert words.read_names(path, 3) == ["background", "tench", "goldfish"]
     with pytest.raises(DataError, match="has 3 names; the network has 2 classes; leave out its fi"):
         words.read_names(path, 2)
+    path.write_bytes("\ufeffn01440764 tench\r\nn01443537 goldfish\r\n".encode())  # Windows'
+    assert words.read_names(path, 2) == ["n01440764", "n01443537"]
+    path.write_text("a\u2028b\nc\n\n")
+    assert words.read_names(path, 3) == ["a\u2028b", "c"]
+    path.write_text("dog\n\ncat\n")  # else cat would be the second class, or the third
+    with pytest.raises(DataError, match="has nothing in line 2; each line names the class"):
+        words.read_names(path, 3)

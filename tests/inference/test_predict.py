@@ -61,3 +61,12 @@ def test_pictures_never_meet(tmp_path):
         "é_3.png".replace("é", "e\u0301"),
         *("E\u0301_4.png", "é_2_2.png"),
     ]
+
+
+def test_a_link_to_the_photographs_leads_onto_none(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    photographs = [tmp_path / "photos" / "x.png", tmp_path / "photos" / ("鹤" * 100 + ".jpg")]
+    first, second = predict.pictures_of(photographs, tmp_path / "link")
+    assert first.name == "x_2.png"
+    assert second.name == "鹤" * 66 + ".png"  # 198 bytes, and no half a letter

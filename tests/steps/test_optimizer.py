@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from alexnet_jax import configs
-from alexnet_jax.config import Config, ScheduleConfig
+from alexnet_jax.config import LAYERS, Config, ConfigError, ScheduleConfig
+from alexnet_jax.configs.validation import validate
 from alexnet_jax.steps import optimizer
 
 
@@ -84,6 +85,75 @@ def test_original_code_follows_its_notebook():
         want = {"conv1_kernel": conv1, "kernel": kernel, "bias": bias}
         assert {k: got[k] for k in want} == pytest.approx(want, rel=1e-5)
         assert got["conv1_bias"] == pytest.approx(0.0 if conv1 == 0 else bias, rel=1e-5)
+
+
+def test_rates_of_layers_are_said_in_words():
+    """The authors' rates for net #146 on 2012, from 2011 (FACTS 1.11), and Caffe's lr_mult."""
+    rules = (
+        *("conv1 weights: 1e-4", "conv1 weights: 1e-5 from epoch 5", "conv1: 0 from epoch 7"),
+        *("fc8 weights: 0", "fc8 weights: 0.01 from update 300", "fc8 weights: 0.001 from epoch 9"),
+        "conv1-fc8 weights: 1e-4 from epoch 22",
+    )
+    config = with_schedule(kind="constant", layer_rates=rules)
+    config.optimizer.learning_rate, config.optimizer.bias_rate_factor = 0.001, 20.0
+    rows = {  # epoch: conv1, conv2, fc8
+        0: (1e-4, 1e-3, 0.0),
+        2.9: (1e-4, 1e-3, 0.0),
+        3: (1e-4, 1e-3, 0.01),  # 300 updates of 10 of 1,000 images
+        5: (1e-5, 1e-3, 0.01),
+        7: (0.0, 1e-3, 0.01),
+        9: (0.0, 1e-3, 0.001),
+        22: (1e-4, 1e-4, 1e-4),
+    }
+    for epoch, (conv1, conv2, fc8) in rows.items():
+        got = rate_at(config, epoch)
+        found = [got[f"{layer}_kernel"] for layer in ("conv1", "conv2", "fc8")]
+        assert found == pytest.approx([conv1, conv2, fc8], rel=1e-5), epoch
+        assert got["conv1_bias"] == pytest.approx(0.02 if epoch < 7 else 0, rel=1e-5)
+        assert got["fc8_bias"] == pytest.approx(0.02, rel=1e-5)
+    config = with_schedule(kind="cosine", layer_rates=("fc8: x10", "all biases: x2 from epoch 50"))
+    config.optimizer.fc_rate_factor = 0.5
+    for epoch in (0, 30, 60):
+        got = rate_at(config, epoch)
+        assert got["fc8_kernel"] == pytest.approx(5 * got["kernel"], rel=1e-5)
+        assert got["fc8_bias"] == pytest.approx((5 if epoch < 50 else 1) * got["bias"], rel=1e-5)
+        assert got["conv3_bias"] == pytest.approx((1 if epoch < 50 else 2) * got["bias"], rel=1e-5)
+
+
+def test_a_rate_reaches_its_leaf_alone():
+    params = {layer: {"kernel": 0.0, "bias": 0.0} for layer in LAYERS}
+    config = with_schedule(kind="constant", layer_rates=("conv2 fc7 weights: 3", "conv4: x2"))
+    config.optimizer.fc_rate_factor = 10.0
+    schedule = optimizer.Schedule(config, 100)
+    tree = optimizer.rate_tree(schedule(jnp.int32(0), jnp.int32(0)), params, 10.0)
+    found = {(la, part): float(v) for la, leaves in tree.items() for part, v in leaves.items()}
+    for (layer, part), rate in found.items():
+        usual = 0.1 if layer.startswith("fc") else 0.01
+        if (layer, part) in (("conv2", "kernel"), ("fc7", "kernel")):
+            usual = 3.0
+        assert rate == pytest.approx(0.02 if layer == "conv4" else usual, rel=1e-5), (layer, part)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("conv9: 1", "layer_rates: conv9 is not known; did you mean"),
+        ("conv1-conv9: 1", "layer_rates: conv9 is not known"),
+        ("fc8-conv1: 1", "'fc8-conv1: 1' names no layer"),
+        ("conv1 1e-5", "'conv1 1e-5' is no rule, such as conv1 weights: 1e-5 from epoch 67"),
+        ("conv1 kernels: 1", "kernels is not known"),
+        ("conv1: fast", "fast is no number from 0 on"),
+        ("conv1: -1", "-1 is no number"),
+        ("conv1: nan", "nan is no number"),
+        ("conv1: 1 from epoch soon", "soon is no number"),
+        ("conv1: 1 from update 2.5", "half an update is none"),
+    ],
+)
+def test_what_is_no_rate_is_refused(rule, message):
+    config = configs.get("default")
+    config.optimizer.schedule.layer_rates = ("conv2: 0.1", rule)
+    with pytest.raises(ConfigError, match=message):
+        validate(config)
 
 
 def test_dexp_divides_equally_at_each_quarter():

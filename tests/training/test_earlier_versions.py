@@ -15,7 +15,9 @@ import small
 import tensorflow_datasets as tfds
 from on_mesh import apart
 
-from alexnet_jax import inference, train
+from alexnet_jax import configs, inference, train
+from alexnet_jax.config import ConfigError, to_json
+from alexnet_jax.configs import earlier_versions, layer_rates
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.inference import trained
 from alexnet_jax.training import run_files
@@ -94,3 +96,16 @@ def test_its_store_opens(folder):
     }
     source = tfds.builder_from_directory(folder / "store").as_data_source("train")
     assert len(source) == 12
+
+
+def test_rates_of_conv1_are_said_in_words():
+    """`conv1_steps` of be20fbf and later: of a rate of 0 the bias stood still too."""
+    values = json.loads(to_json(configs.get("original_code")))
+    wanted = values["optimizer"]["schedule"].pop("layer_rates")
+    values["optimizer"]["schedule"]["conv1_steps"] = [[67.0, 1e-5], [72.0, 0.0]]
+    read = earlier_versions.config_of(json.dumps(values)).optimizer.schedule.layer_rates
+    assert [layer_rates.parse(rule) for rule in read] == [layer_rates.parse(r) for r in wanted]
+    for wrong in ("x", 3, [[1]], [["a", 1]], None, [None]):
+        values["optimizer"]["schedule"]["conv1_steps"] = wrong
+        with pytest.raises(ConfigError, match="conv1_steps"):
+            earlier_versions.config_of(json.dumps(values))

@@ -58,6 +58,27 @@ def test_a_run_that_is_there_is_left_as_it_is(tmp_path):
     assert listed(tmp_path) == before
 
 
+def test_what_train_refuses_is_refused(tmp_path):
+    small.write_folder(tmp_path / "set")
+    config = small.config(tmp_path / "set")
+    config.num_steps = 2
+    train.train(config, tmp_path / "w")
+    assert "w is finished; nothing" in train.preview(config, tmp_path / "w")
+    config.num_steps = 1
+    with pytest.raises(ConfigError, match="past the end at 1"):
+        train.preview(config, tmp_path / "w")
+    assert "would be begun" in train.preview(config, tmp_path / "w", overwrite=True)
+    small.write_folder(tmp_path / "other", train=12)
+    config.num_steps, config.dataset = 3, str(tmp_path / "other")
+    with pytest.raises(ConfigError, match="has another train_examples than"):
+        train.preview(config, tmp_path / "w")
+    (tmp_path / "w" / "checkpoints").rename(tmp_path / "gone")
+    before = listed(tmp_path)
+    with pytest.raises(ConfigError, match="checkpoints: is missing, while metrics.jsonl has rows"):
+        train.preview(config, tmp_path / "w")
+    assert listed(tmp_path) == before
+
+
 def test_its_mistakes_are_those_of_the_run(tmp_path):
     config = configs.get("default")
     config.dataset = str(tmp_path / "nowhere")

@@ -24,5 +24,5 @@ def get_config() -> Config:
     config.num_epochs = 90
     schedule = config.optimizer.schedule
     schedule.kind = "dexp"  # 0.01 by 250 in four stages, biases 0.02 by 10 in two
-    schedule.steps = schedule.bias_steps = schedule.conv1_steps = ()
+    schedule.steps = schedule.bias_steps = schedule.layer_rates = ()
     return config

@@ -30,5 +30,5 @@ def get_config() -> Config:
     schedule.kind = "step"
     schedule.steps = ((25.0, 1e-3), (51.0, 1e-4), (79.0, 1e-5))
     schedule.bias_steps = ((0.0, 2e-2),)  # its notes change the kernels' rate only
-    schedule.conv1_steps = ((67.0, 1e-5), (72.0, 0.0))
+    schedule.layer_rates = ("conv1 weights: 1e-5 from epoch 67", "conv1: 0 from epoch 72")
     return config

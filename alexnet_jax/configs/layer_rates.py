@@ -1,0 +1,92 @@
+"""Learning rates of single layers, in words: "conv1 weights: 1e-5 from epoch 67"."""
+
+import dataclasses
+import re
+
+from alexnet_jax.config import LAYERS, ConfigError, unknown
+
+EXAMPLE = "such as conv1 weights: 1e-5 from epoch 67, or fc8: x10"
+PARTS = {"weights": ("kernel",), "biases": ("bias",), None: ("kernel", "bias")}
+_RULE = re.compile(
+    r"\s*(?P<layers>[\w -]+?)(?:\s+(?P<part>weights|biases))?\s*:\s*(?P<times>x?)\s*(?P<value>\S+)"
+    r"(?:\s+from\s+(?P<unit>epoch|update)\s+(?P<start>\S+))?\s*",
+    re.ASCII,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRate:
+    """A rate of some layers from a time on.
+
+    Attributes:
+      layers: conv1 .. fc8.
+      parts: kernel, bias or both.
+      value: the rate, or a factor of the rate that the schedule has for it.
+      is_factor: is it one?
+      epoch: from which it holds; may be a fraction.
+      update: from which it holds, from 0, where that is said in place of an epoch.
+    """
+
+    layers: tuple[str, ...]
+    parts: tuple[str, ...]
+    value: float
+    is_factor: bool
+    epoch: float = 0.0
+    update: int | None = None
+
+
+def parse(rule: str) -> LayerRate:
+    """Reads a rule: LAYERS [weights|biases]: RATE or xFACTOR [from epoch E | from update N].
+
+    LAYERS are names, a range or `all`.
+
+    Raises:
+      ConfigError: it is no such rule.
+
+    >>> parse("conv1-conv3 biases: 0.002 from epoch 4.5").layers
+    ('conv1', 'conv2', 'conv3')
+    >>> parse("fc8: x10").is_factor
+    True
+    """
+    found = _RULE.fullmatch(rule)
+    if not found:
+        raise ConfigError(f"optimizer.schedule.layer_rates: {rule!r} is no rule, {EXAMPLE}")
+    layers = tuple(layer for name in found["layers"].split() for layer in _named(name))
+    if not layers:
+        raise ConfigError(f"optimizer.schedule.layer_rates: {rule!r} names no layer, {EXAMPLE}")
+    value, start = (_number(text, rule) for text in (found["value"], found["start"] or "0"))
+    by_update = found["unit"] == "update"
+    if by_update and start != int(start):
+        raise ConfigError(f"optimizer.schedule.layer_rates: {rule!r}: half an update is none")
+    return LayerRate(
+        layers,
+        PARTS[found["part"]],
+        value,
+        bool(found["times"]),
+        0.0 if by_update else start,
+        int(start) if by_update else None,
+    )
+
+
+def _named(name: str) -> tuple[str, ...]:
+    first, dash, last = name.partition("-")
+    if name == "all":
+        return LAYERS
+    for layer in (first, last) if dash else (first,):
+        if layer not in LAYERS:
+            known = unknown(layer, [*LAYERS, "all"])
+            raise ConfigError(f"optimizer.schedule.layer_rates: {known}")
+    end = LAYERS.index(last) if dash else LAYERS.index(first)
+    return LAYERS[LAYERS.index(first) : end + 1]
+
+
+def _number(text: str, rule: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ConfigError(
+            f"optimizer.schedule.layer_rates: {rule!r}: {text} is no number from 0 on, {EXAMPLE}"
+        )
+    return value
