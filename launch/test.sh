@@ -15,7 +15,8 @@ cd "$root"
 PART=(tests/ops tests/layers tests/steps tests/test_model.py tests/feed tests/configs
   tests/training/test_train.py tests/training/test_earlier_versions.py
   tests/training/test_crash.py tests/inference/test_network.py tests/data/store/test_record.py
-  tests/data/store/test_riegeli.py tests/parallel/test_mesh.py)
+  tests/data/store/test_riegeli.py tests/parallel/test_mesh.py
+  tests/data/test_tfds.py tests/data/test_words.py tests/data/test_folder.py tests/figures/test_fonts.py)
 
 part_of_tests() {  # NAME PYTHON REQUIREMENT ...: in an environment of its own
   local name="$1" python="$2"
@@ -41,7 +42,7 @@ lowest() {  # every dependency of pyproject.toml at its least version
 import pathlib, re, tomllib
 project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
 print(*(re.sub(r">=", "==", one) for one in project["dependencies"]), sep="\n")
-print(*(one for one in project["optional-dependencies"]["dev"] if one.startswith(("pytest", "hyp"))), sep="\n")
+print(*(one for one in project["optional-dependencies"]["dev"] if one.startswith(("pytest", "hyp", "google"))), sep="\n")
 PYTHON
   )
   part_of_tests lowest "$python" "${pins[@]}"

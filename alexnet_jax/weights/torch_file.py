@@ -9,6 +9,7 @@ import functools
 import io
 import math
 import pathlib
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
+from alexnet_jax.errors import printable
 from alexnet_jax.weights import pickled
 from alexnet_jax.weights.types import WeightsError
 
@@ -140,19 +142,31 @@ def _of_module(
 
 
 def without_wrappers(state: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out what DataParallel, torch.compile and Lightning put before and into names."""
-    plain = {
-        ".".join(part for part in str(name).split(".") if part not in _WRAPPERS): value
-        for name, value in state.items()
-    }
+    """Leaves out what DataParallel, torch.compile and Lightning put before and into names.
+
+    Raises:
+      ValueError: a tensor is there with a wrapper's name and without.
+    """
+    plain: dict[str, Any] = {}
+    for name, value in state.items():
+        short = ".".join(part for part in str(name).split(".") if part not in _WRAPPERS)
+        if short in plain:
+            raise ValueError(f"{short[:100]} is there twice, as {str(name)[:100]} too")
+        plain[short] = value
     before = [name.removesuffix(FIRST) for name in plain if name.endswith(f".{FIRST}")]
     if FIRST in plain or not before:
         return plain
-    return {
-        name.removeprefix(before[0]): value
-        for name, value in plain.items()
-        if name.startswith(before[0])
-    }
+    # Of several networks the one that is trained, not an average of it or a teacher.
+    own = min(before, key=lambda prefix: (prefix.rstrip(".") not in _STATES, before.index(prefix)))
+    _say_which([prefix.rstrip(".") for prefix in before], own.rstrip("."))
+    return {name.removeprefix(own): value for name, value in plain.items() if name.startswith(own)}
+
+
+def _say_which(names: list[str], taken: str) -> None:
+    """Says which of several networks in a file is read."""
+    if len(names) > 1:
+        told = f"note: there are several networks ({', '.join(names[:8])}); {taken} is read"
+        print(printable(told[:500]), file=sys.stderr)
 
 
 class _File:
@@ -173,6 +187,8 @@ class _File:
             if isinstance(found, dict):
                 what = ", ".join(str(key)[:40] for key in list(found)[:8]) or "nothing"
             raise ValueError(f"it holds {what}")
+        networks = [name for name, own in states if FIRST in own]
+        _say_which([name or "the file's own" for name in networks], (networks or [""])[0])
         state = next((own for _, own in states if FIRST in own), states[0][1])
         tensors = {}
         for name, value in state.items():

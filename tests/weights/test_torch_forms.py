@@ -153,3 +153,29 @@ def test_what_is_there_is_named(tmp_path):
     path.write_bytes(b"\x80\x02")
     with pytest.raises(WeightsError, match="is not a state dictionary"):
         torch_file.read(path)
+
+
+def test_of_several_networks_it_is_said_which_is_read(network, tmp_path, capsys):
+    state = network.state_dict()
+    other = {name: value + 1 for name, value in state.items()}
+    path = tmp_path / "net.pth"
+    several = {
+        "model": renamed(other, "ema_model.{}".format) | renamed(state, "model.{}".format),
+        "state_dict": {"ema": other, "model": state},
+        "net": renamed(state, "student.{}".format) | renamed(other, "teacher.{}".format),
+    }
+    for key, found in several.items():
+        torch.save(found if key == "state_dict" else {key: found}, path)
+        read = torch_file.read(path)
+        np.testing.assert_array_equal(read["features.0.weight"], state["features.0.weight"])
+        assert "note: there are several networks (" in capsys.readouterr().err
+    torch.save(state, path)
+    torch_file.read(path)
+    assert capsys.readouterr().err == ""
+    torch.save(state | renamed(other, "module.{}".format), path)
+    with pytest.raises(WeightsError, match="features.0.weight is there twice, as module.features"):
+        torch_file.read(path)
+    averaged = {"n_averaged": torch.tensor(3), "epoch": 4, **renamed(state, "module.{}".format)}
+    torch.save(averaged, path)
+    read = torch_file.read(path)
+    assert set(read) == set(state)
