@@ -6,7 +6,7 @@ import time
 import pytest
 
 from alexnet_jax import config as configuration
-from alexnet_jax import configs
+from alexnet_jax import configs, main
 from alexnet_jax.config import Config, ConfigError, flatten, from_json, to_json
 from alexnet_jax.configs import flags, validation
 from alexnet_jax.configs.earlier_versions import config_of
@@ -170,3 +170,14 @@ def test_every_field_of_a_recipe_is_described():
     assert all(f"--config.{name}=" in text for name in flatten(Config()))
     assert "2: conv2, conv4 and conv5 read their own column only" in text
     assert "paper" in flags.listed() and len(flags.listed().splitlines()) == len(configs.names())
+
+
+def test_a_recipe_is_described_however_the_flag_is_written(monkeypatch, capsys):
+    for arguments in (["--describe", "paper"], ["--describe=paper"], ["-describe=paper"]):
+        monkeypatch.setattr(sys, "argv", ["main", *arguments])
+        main.main()
+        assert "--config.image_size=227" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["main", "--workdir", "list_recipes"])
+    monkeypatch.setattr(main.cli, "run", lambda *_: print("trains"))
+    main.main()
+    assert capsys.readouterr().out == "trains\n"
