@@ -22,7 +22,7 @@ from absl import logging as absl_logging
 from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.errors import UserError
-from alexnet_jax.host import files, large_pages, machine
+from alexnet_jax.host import files, large_pages, machine, signals
 
 MOST_PIXELS = 4096  # of a side: sums of one take 200 MB in each process, 400 in the parent
 
@@ -133,20 +133,23 @@ def verify(folder: pathlib.Path) -> None:
 def _run(arguments: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
     cli.print_any_name()
-    before = signal.signal(signal.SIGINT, _interrupt_once)
     try:
-        if flags.FLAGS.verify and len(arguments) == 2:
-            verify(files.local(arguments[1], "STORE"))
-        elif flags.FLAGS.verify or len(arguments) > 1:
-            raise ConfigError("--verify STORE: name one store, and nothing without --verify")
-        else:
-            prepare()
+        with signals.handled(signal.SIGINT, _interrupt_once):
+            _prepare_or_verify(arguments)
     except KeyboardInterrupt:
         cli.say("stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
-    signal.signal(signal.SIGINT, before)
+
+
+def _prepare_or_verify(arguments: list[str]) -> None:
+    if flags.FLAGS.verify and len(arguments) == 2:
+        verify(files.local(arguments[1], "STORE"))
+    elif flags.FLAGS.verify or len(arguments) > 1:
+        raise ConfigError("--verify STORE: name one store, and nothing without --verify")
+    else:
+        prepare()
 
 
 def _interrupt_once(*_: object) -> None:

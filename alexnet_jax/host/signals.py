@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 GRACE_SECONDS = 3.0  # for an orderly end, which closes files and removes temporary ones
@@ -18,6 +19,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 # One process has one set of handlers: `remembering` is whoever saves first, if anybody does.
 _remembering: list["Remembered"] = []
+_handled: set[int] = set()  # by `handled`
 _told = threading.Event()
 _name = ""
 
@@ -78,11 +80,29 @@ def _watch(ours: socket.socket, woken: socket.socket) -> None:
     """Ends the process some seconds after a signal, where the main thread cannot."""
     while data := ours.recv(1):
         number = data[0]
-        if number not in NUMBERS or (_remembering and not _remembering[-1].at_once):
+        if number not in NUMBERS or number in _handled:
+            continue
+        if _remembering and not _remembering[-1].at_once:
             continue
         _say(number)
         threading.Event().wait(GRACE_SECONDS)
         os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def handled(number: int, handler: Callable[..., None]) -> Iterator[None]:
+    """Leaves a signal to a handler of the caller's own, however long that takes to end the work.
+
+    Args:
+      number: of the signal.
+      handler: as of `signal.signal`; in the main thread alone.
+    """
+    before = signal.signal(number, handler)
+    _handled.add(number)
+    yield
+    # Where something was raised the process ends, and the thread may not have seen why yet.
+    _handled.discard(number)
+    signal.signal(number, before)
 
 
 class Remembered(contextlib.AbstractContextManager):

@@ -97,3 +97,31 @@ def test_other_threads_have_no_signals():
     thread.start()
     thread.join()
     assert ended == [0]
+
+
+def test_a_handler_of_ones_own_may_take_its_time():
+    """The thread that ends a process that hangs leaves it alone."""
+    program = """
+import os, signal, threading
+from alexnet_jax.host import signals
+signals.GRACE_SECONDS = 0.05
+signals.end_in_one_line("__main__")
+def stop(*_): raise KeyboardInterrupt
+try:
+    with signals.handled(signal.SIGINT, stop):
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(5)
+except KeyboardInterrupt:
+    threading.Event().wait(0.5)
+    print("stopped")
+with signals.handled(signal.SIGTERM, lambda *_: print("told")):
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(0.2)
+os.kill(os.getpid(), signal.SIGTERM)
+threading.Event().wait(5)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.returncode) == ("stopped\ntold\n", 143)
+    assert done.stderr == "ended by SIGTERM\n"

@@ -519,6 +519,7 @@ def test_ctrl_c_twice_stops_once_and_says_one_line(images, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in said, said
     assert "stopped; the same command goes on" in said
+    assert "ended by" not in said
 
 
 def test_jpeg_says_what_it_costs(images, tmp_path):
