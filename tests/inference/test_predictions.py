@@ -260,9 +260,13 @@ def test_labels_that_nobody_maps_are_refused(trained_run, tmp_path):
 
 def test_names_of_classes_from_a_file(tmp_path):
     path = tmp_path / "names.txt"
-    path.write_text("king penguin\n\ncrane\n")
+    path.write_text("king penguin\ncrane\n\n")
     assert read_names(path, 2) == ["king penguin", "crane"]
-    for text, said in (("a\nb\nc", "3 names; the network has 2"), ("a\na", "'a' twice"), ("", "0")):
+    for text, said in (
+        ("a\nb\nc", "3 names; the network has 2"),
+        ("a\na", "'a' twice"),
+        ("", "line 1"),
+    ):
         path.write_text(text)
         with pytest.raises(DataError, match=said):
             read_names(path, 2)
