@@ -124,7 +124,7 @@ def train(
     folder = files.local(workdir, "--workdir")
     processes.agree(config, str(folder))
     validate(config)
-    _refuse_nested(folder, config)
+    run_files.refuse_nested(folder, config)
     mesh = _build_mesh(config)
     with interruptible("training"), contextlib.ExitStack() as held:
         processes.first_does(lambda: held.enter_context(files.only_process(folder)))
@@ -160,7 +160,7 @@ def preview(config: Config, workdir: str | os.PathLike[str], overwrite: bool = F
     """
     folder = files.local(workdir, "--workdir")
     validate(config)
-    _refuse_nested(folder, config)
+    run_files.refuse_nested(folder, config)
     mesh = _build_mesh(config)
     dataset = open_dataset(config, silent=False, may_prepare=False)
     sizes = {}
@@ -176,7 +176,7 @@ def preview(config: Config, workdir: str | os.PathLike[str], overwrite: bool = F
         if done or stored.record.newest is not None:
             run_files.refuse_changes(folder, config)
             run_files.refuse_other_data(folder, dataset, examples)
-            _refuse_past_end(folder, done, last)
+            run_files.refuse_past_end(folder, done, last)
     classes = config.num_classes or len(dataset.class_names)
     setup = Setup.of(config, classes, examples, mesh, dataset.statistics)
     what = "is finished" if done == last else "would go on" if done else "would be begun"
@@ -207,7 +207,7 @@ def _say_changes(run: Run, before: Config, start: int) -> None:
       ConfigError: it is past its new end.
     """
     now = run.config
-    _refuse_past_end(run.workdir, start, run.last_step)
+    run_files.refuse_past_end(run.workdir, start, run.last_step)
     if before.kernels != now.kernels:
         processes.say(
             f"kernels change from {before.kernels} to {now.kernels}: the last bits change from "
@@ -216,40 +216,6 @@ def _say_changes(run: Run, before: Config, start: int) -> None:
     length = num_train_steps(before, run.num_train)
     if length != run.last_step:
         run.say_stretched(length)
-
-
-def _refuse_past_end(workdir: pathlib.Path, start: int, last: int) -> None:
-    """Refuses to end a run before the step that it is at.
-
-    Raises:
-      ConfigError: says both.
-    """
-    if last < start:
-        raise ConfigError(
-            f"num_steps: {workdir} is at step {start:,}, past the end at {last:,}; ask for at "
-            f"least {start:,}"
-        )
-
-
-def _refuse_nested(workdir: pathlib.Path, config: Config) -> None:
-    """Refuses a workdir in its data set, of which it would be a class, or the other way round.
-
-    Raises:
-      PathError: says which lies in which.
-    """
-    data = files.local(config.dataset, "--config.dataset")
-    if not data.is_dir():
-        return  # a name, or what does not exist is said later
-    own, theirs = workdir.resolve(), data.resolve()
-    if own == theirs or theirs in own.parents:
-        raise files.PathError(
-            f"--workdir: {workdir} lies in the data set {data}, and would become a part of it; use "
-            "a folder elsewhere"
-        )
-    if own in theirs.parents:
-        raise files.PathError(
-            f"--config.dataset: {data} lies in the workdir {workdir}; use a workdir elsewhere"
-        )
 
 
 def _resume_point(checkpoints: checkpoint.Checkpoints) -> int:

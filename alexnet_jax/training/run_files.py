@@ -254,6 +254,45 @@ def write_summary(workdir: pathlib.Path, row: dict[str, Any]) -> None:
     files.replace_text(path, json.dumps(row, indent=2) + "\n")
 
 
+def refuse_past_end(workdir: pathlib.Path, start: int, last: int) -> None:
+    """Refuses to end a run before the step that it is at.
+
+    Args:
+      workdir: of the run.
+      start: its finished updates.
+      last: the updates that are asked for.
+
+    Raises:
+      ConfigError: says both.
+    """
+    if last < start:
+        raise ConfigError(
+            f"num_steps: {workdir} is at step {start:,}, past the end at {last:,}; ask for at "
+            f"least {start:,}"
+        )
+
+
+def refuse_nested(workdir: pathlib.Path, config: Config) -> None:
+    """Refuses a workdir in its data set, of which it would be a class, or the other way round.
+
+    Raises:
+      PathError: says which lies in which.
+    """
+    data = files.local(config.dataset, "--config.dataset")
+    if not data.is_dir():
+        return  # a name, or what does not exist is said later
+    own, theirs = workdir.resolve(), data.resolve()
+    if own == theirs or theirs in own.parents:
+        raise files.PathError(
+            f"--workdir: {workdir} lies in the data set {data}, and would become a part of it; use "
+            "a folder elsewhere"
+        )
+    if own in theirs.parents:
+        raise files.PathError(
+            f"--config.dataset: {data} lies in the workdir {workdir}; use a workdir elsewhere"
+        )
+
+
 def refuse_lost_checkpoints(workdir: pathlib.Path) -> None:
     """Refuses to begin anew where a run was, and its folder of checkpoints is not there.
 
