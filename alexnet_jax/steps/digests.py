@@ -5,6 +5,8 @@ Sums do not depend on their order, so that each device adds up its own part; the
 bijection of its bits, so that one flipped bit always shows, and others with 1 - 2^-64.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -24,6 +26,19 @@ _CHUNK = 1 << 18  # words at a time on the host: they stay in a core's cache
 
 class ReplicaError(UserError, RuntimeError):
     """Devices that should hold the same bits do not; the message names the leaf and the devices."""
+
+
+@contextlib.contextmanager
+def at_step(step: int) -> Iterator[None]:
+    """Names the step in a difference between devices.
+
+    Raises:
+      ReplicaError: in the place of the one that came.
+    """
+    try:
+        yield
+    except ReplicaError as error:
+        raise ReplicaError(f"step {step}: {error}") from error
 
 
 def _mixed(words: Any, index: Any) -> tuple[Any, Any]:

@@ -7,10 +7,11 @@ that name is whole, or damage. Nothing older is deleted before.
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -79,7 +80,7 @@ class Checkpoints(Stored):
 
         Raises:
           CheckpointError: what the save before failed with.
-          ReplicaError: devices that should hold the same do not; nothing was saved.
+          ReplicaError: devices that should hold the same did not when that one was begun.
         """
         self.wait()
         arguments = ocp.args.Composite(**{ITEM: ocp.args.StandardSave(state)})
@@ -91,26 +92,30 @@ class Checkpoints(Stored):
             if not fits and digests.StateDigests.suits(state):
                 self.prepare(state)
             if self._digests is None:
-                leaves = digests.of_tree(jax.device_get(state))
-                self._orbax.save(target, args=arguments, force=True)
-            else:
-                sums = self._digests.start(state)
-                self._orbax.save(target, args=arguments, force=True)
-                leaves = self._digests.finished(sums)
-        self._under_way.append(self._thread.submit(self._finish, step, leaves, rows or {}, held))
+                found = functools.partial(digests.of_tree, jax.device_get(state))
+            else:  # computed before the arrays are overwritten, and waited for in the thread
+                found = functools.partial(self._digests.finished, self._digests.start(state))
+            self._orbax.save(target, args=arguments, force=True)
+        self._under_way.append(self._thread.submit(self._finish, step, found, rows or {}, held))
 
     def _finish(
         self,
         step: int,
-        leaves: digests.Digests,
+        found: Callable[[], digests.Digests],
         rows: dict[str, Any],
         held: contextlib.ExitStack,
     ) -> None:
-        """Gives a checkpoint its name once it is found whole, and removes what is kept no more."""
+        """Gives a checkpoint its name once it is found whole, and removes what is kept no more.
+
+        Raises:
+          ReplicaError: devices that should hold the same do not; it is not kept.
+        """
         with held, self._failing(step):
             self._orbax.wait_until_finished()
             if jax.process_index():
                 return
+            with digests.at_step(step):
+                leaves = found()
             folder = self.path / f"{step}{UNSEALED}"
             files.drop_cached(folder)  # what is read now is what the disk has
             read = {name: digests.of_array(value) for name, value in self.read(folder).items()}

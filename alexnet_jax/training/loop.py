@@ -19,7 +19,7 @@ from alexnet_jax.host.watchdog import Watchdog
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.parallel import processes
 from alexnet_jax.steps import evaluation, metrics, optimizer
-from alexnet_jax.steps.digests import ReplicaError
+from alexnet_jax.steps.digests import ReplicaError, at_step
 from alexnet_jax.steps.nonfinite import first_nonfinite_layer
 from alexnet_jax.steps.state import TrainState
 from alexnet_jax.training.checks import Checks
@@ -104,7 +104,8 @@ class Loop:
             start + 1, run.last_step, config.steps_per_dispatch, True, self._is_due
         )
         feed = run.train_feed.training(dispatches, lambda: self.signals.received > 0)
-        with contextlib.closing(feed) as fed_steps:  # with its threads, however the run ends
+        # Its threads end with it, however the run ends.
+        with self._explaining(), contextlib.closing(feed) as fed_steps:
             self.clock.restart()
             for updates in dispatches:
                 waiting = time.perf_counter()
@@ -126,14 +127,14 @@ class Loop:
                 if stops or self._is_due(at):
                     self._write_pending(state)
                     saving = self.watchdog.while_growing(run.checkpoints.bytes_written)
-                    with self._named(at), saving:
+                    with saving:
                         run.checkpoints.save(at, state, self.writers.sync())
                     if stops:
                         self._interrupt(at)
                     if at == run.last_step or self._is_epoch_end(at):
                         state, result = self._evaluate(state, at, {})
                     self.clock.restart()
-        self.wait_for_save()
+            self.wait_for_save()
         return result
 
     def wait_for_save(self) -> None:
@@ -249,7 +250,7 @@ class Loop:
             return
         (updates, figures, fed, compared), self._pending = self._pending, None
         figures = jax.device_get(figures)
-        with self._named(updates[-1]):
+        with at_step(updates[-1]):
             for check in compared:
                 check()
         self._stop = bool(figures["stop"].any())
@@ -320,8 +321,8 @@ class Loop:
         return f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint was due yet"
 
     @contextlib.contextmanager
-    def _named(self, at: int) -> Iterator[None]:
-        """Adds to a difference between devices the step, and what is kept.
+    def _explaining(self) -> Iterator[None]:
+        """Adds to a difference between devices what it means, and what is kept.
 
         Raises:
           ReplicaError: in the place of the one that came.
@@ -331,7 +332,7 @@ class Loop:
         except ReplicaError as error:
             self.writers.sync()
             raise ReplicaError(
-                f"step {at}: {error}: a device, its memory or a link is faulty; nothing after the "
+                f"{error}: a device, its memory or a link is faulty; nothing after the "
                 f"last good save is kept: {self._kept()}; run again, and leave that device out if "
                 "it comes again"
             ) from error
