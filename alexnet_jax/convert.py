@@ -30,9 +30,10 @@ def _run(arguments: list[str]) -> None:
         sys.exit("error: name one input and one output: --from=FORMAT IN --to=FORMAT OUT")
     with cli.errors_as_one_line():
         source, out = files.local(arguments[1], "IN"), files.local(arguments[2], "OUT")
+        from alexnet_jax.training import run_weights
         from alexnet_jax.weights import formats
 
-        weights = formats.read(values["from"].value, source, values.recipe or "")
+        weights = run_weights.read(values["from"].value, source, values.recipe or "")
         if values.dataset:
             weights.config.dataset = values.dataset
         if values.data_dir:
@@ -42,7 +43,7 @@ def _run(arguments: list[str]) -> None:
                 files.local(values.class_names, "--class_names"), len(weights.params["fc8"]["bias"])
             )
             weights = dataclasses.replace(weights, class_names=names)
-        formats.WRITERS[values.to](weights, out)
+        run_weights.write(values.to, weights, out)
     c, names = weights.config, weights.class_names
     cli.say(
         f"{out}: {len(weights.params)} layers, {len(weights.params['fc8']['bias'])} classes, "

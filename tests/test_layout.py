@@ -34,11 +34,11 @@ ROOMS = [
     ("model",),
     ("feed",),
     ("steps",),
+    ("weights",),
     ("figures",),
     ("training",),
     ("train",),
     ("inference",),
-    ("weights",),
     ("benchmarks",),
     ("main", "checkpoints", "evaluate", "predict", "prepare", "convert", "visualize", "benchmark"),
 ]

@@ -1,13 +1,11 @@
 """The card beside exported weights: what they are, how they were trained, what was measured."""
 
 import hashlib
-import json
 import pathlib
 
 from alexnet_jax import __version__, model
 from alexnet_jax.config import Config, flatten, to_json
-from alexnet_jax.training.writers import read_rows
-from alexnet_jax.weights.types import Origin, Weights
+from alexnet_jax.weights.types import Weights
 
 
 def text(weights: Weights, made: pathlib.Path) -> str:
@@ -54,29 +52,6 @@ def _input(weights: Weights) -> str:
     return (
         f"RGB on 0..255, short side {c.resize}, crops of {c.image_size}, less {less}, divided by "
         f"{spread}"
-    )
-
-
-def origin_of_run(workdir: pathlib.Path, config: Config, step: int) -> Origin:
-    """Returns what a run that trained was trained on, and its errors after a step."""
-    return Origin(f"`{config.dataset}`, split `{config.train_split}`", _errors(workdir, step))
-
-
-def _errors(workdir: pathlib.Path, step: int) -> str:
-    path = workdir / "metrics.jsonl"
-    rows = read_rows(path) if path.is_file() else []
-    found = [r for r in rows if r["split"] != "train" and r["step"] == step]
-    summary = workdir / "summary.json"
-    if summary.is_file():
-        found += [r for r in [json.loads(summary.read_text())] if r["step"] == step]
-    if not found:
-        return ""
-    last = found[-1]
-    count = last.get("views", 1)
-    views = f", {count} view{'s' if count != 1 else ''}"
-    return (
-        f"top-1 {100 * last['top1_error']:.2f} %, top-5 {100 * last['top5_error']:.2f} % over "
-        f"{last.get('count', '?')} images of `{last['split']}`{views}"
     )
 
 

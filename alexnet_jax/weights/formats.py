@@ -1,31 +1,23 @@
-"""Formats by name: a file or workdir to `Weights` and back, whole or not at all."""
+"""Formats by name: a file to `Weights` and back, whole or not at all."""
 
 import dataclasses
-import json
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import configs, model
-from alexnet_jax.config import Config, MeshConfig
+from alexnet_jax.config import Config
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.imagenet import class_names
 from alexnet_jax.host import files
-from alexnet_jax.inference import trained
-from alexnet_jax.steps.state import state_without_velocity
-from alexnet_jax.training import checkpoint, run_files
 from alexnet_jax.weights import caffe, card, layout, onnx_file, safetensors_file, torch_file
-from alexnet_jax.weights.types import Origin, Weights, WeightsError
+from alexnet_jax.weights.types import Weights, WeightsError
 
 # Caffe's ilsvrc_2012_mean.npy by channel, RGB.
 CAFFE_MEAN = (122.6789143406786, 116.66876761696767, 104.0069879317889)
 BACKGROUND = "background"  # the class that TensorFlow's networks have before ImageNet's thousand
-ORIGIN_FILE = "origin.json"  # of a workdir that was imported
 # Fields of a network that its weights and what they compute do not depend on.
 NOT_OF_A_TRAINED_NETWORK = (
     *("init", "conv_std", "conv345_std", "fc_std", "fc8_std", "bias_value", "dropout_rate"),
@@ -124,36 +116,6 @@ def _bound(config: Config, tensors: dict[str, np.ndarray], path: pathlib.Path) -
         )
 
 
-def read_workdir(path: pathlib.Path, recipe: str) -> Weights:
-    """Reads the best checkpoint of a run.
-
-    Raises:
-      WeightsError: --recipe is given, or the run's origin.json is damaged.
-    """
-    if recipe:
-        raise WeightsError(f"{path}: a run has its own config; leave --recipe out")
-    run = trained.load(path)
-    params = jax.tree.map(np.asarray, run.params)
-    statistics = run_files.read_statistics(path)
-    imported = path / ORIGIN_FILE
-    if imported.is_file() and not (path / "metrics.jsonl").is_file():
-        origin = _read_origin(imported)
-    else:
-        origin = card.origin_of_run(path, run.config, run.step)
-    return Weights(params, run.config, run.class_names, statistics, run.step, path, origin)
-
-
-def _read_origin(file: pathlib.Path) -> Origin:
-    try:
-        said = json.loads(file.read_text())
-        origin = Origin(**said)
-        if not all(isinstance(text, str) for text in said.values()):
-            raise ValueError("a value is not text")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{file}: is damaged ({error}); convert the weights again") from error
-    return origin
-
-
 def write_safetensors(weights: Weights, out: pathlib.Path) -> None:
     """Writes the standard tree, and a card beside it."""
     tensors = layout.from_standard(weights.params, layout.LAYOUTS["standard"])
@@ -190,38 +152,6 @@ def write_torchvision(weights: Weights, out: pathlib.Path) -> None:
     _with_card(lambda path: torch.save(state, path), weights, out)
 
 
-def write_workdir(weights: Weights, out: pathlib.Path) -> None:
-    """Writes a workdir that evaluates and predicts.
-
-    Raises:
-      WeightsError: something is there already.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise WeightsError(f"{out}: is there already; name a new folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=out.name, dir=out.parent) as folder:
-        made = pathlib.Path(folder) / "workdir"
-        made.mkdir()
-        config = weights.config
-        config.mesh = MeshConfig()
-        tree = jax.tree.map(jnp.asarray, weights.params)
-        params, statistics = model.parameters_and_statistics(tree)
-        state = state_without_velocity(config.optimizer, params, statistics, weights.step)
-        run_files.write_config(made, config)
-        run_files.write_class_names(made, weights.class_names)
-        with checkpoint.Checkpoints(made, 1, run_files.identity(made, config)) as checkpoints:
-            checkpoints.begin_after(None)
-            checkpoints.save(weights.step, state)
-            checkpoints.wait()
-        origin = json.dumps(dataclasses.asdict(weights.origin), ensure_ascii=False) + "\n"
-        files.replace_text(made / ORIGIN_FILE, origin)
-        if weights.statistics:
-            weights.statistics.save(made)
-        if out.exists():
-            out.rmdir()
-        shutil.move(made, out)
-
-
 def _with_card(write: Callable[[pathlib.Path], None], weights: Weights, out: pathlib.Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=out.name, dir=out.parent) as folder:
@@ -237,7 +167,7 @@ MOST_BYTES = 2**31  # AlexNet's float64 parameters are a quarter of it
 
 
 def read(form: str, path: pathlib.Path, recipe: str = "") -> Weights:
-    """Reads a file of weights, or a workdir.
+    """Reads a file of weights.
 
     Args:
       form: one of READERS.
@@ -250,10 +180,10 @@ def read(form: str, path: pathlib.Path, recipe: str = "") -> Weights:
     """
     if not path.exists():
         raise WeightsError(f"{path}: not found")
-    if not path.is_file() and not path.is_dir():
-        raise WeightsError(f"{path}: is neither a file nor a folder")
+    if not path.is_file():
+        raise WeightsError(f"{path}: is not a file of weights of the format {form}")
     size = path.stat().st_size
-    if path.is_file() and size > MOST_BYTES:
+    if size > MOST_BYTES:
         raise WeightsError(
             f"{path}: has {size / 2**30:.1f} GiB; weights of AlexNet have less than "
             f"{MOST_BYTES / 2**30:.0f}: is it the right file?"
@@ -269,10 +199,38 @@ READERS: dict[str, Reader] = {
     "torchvision": read_torchvision,
     "onnx": read_onnx,
     "safetensors": read_safetensors,
-    "workdir": read_workdir,
 }
-WRITERS: dict[str, Writer] = {
-    "torchvision": write_torchvision,
-    "safetensors": write_safetensors,
-    "workdir": write_workdir,
+WRITERS: dict[str, Writer] = {"torchvision": write_torchvision, "safetensors": write_safetensors}
+
+# How files end, and where that says nothing, how they begin.
+_ENDINGS = {
+    **dict.fromkeys((".caffemodel", ".npy"), "caffe"),
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".tar"), "torchvision"),
+    ".onnx": "onnx",
+    ".safetensors": "safetensors",
 }
+_BEGINNINGS = {b"PK\x03\x04": "torchvision", b"\x80": "torchvision", b"\x93NUMPY": "caffe"}
+
+
+def format_of(path: pathlib.Path) -> str:
+    """Returns the format of a file of weights by its name, or else by its first bytes.
+
+    Raises:
+      WeightsError: neither tells.
+    """
+    if path.suffix.lower() in _ENDINGS:
+        return _ENDINGS[path.suffix.lower()]
+    try:
+        with path.open("rb") as file:
+            first = file.read(16)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    for beginning, form in _BEGINNINGS.items():
+        if first.startswith(beginning):
+            return form
+    if first[8:9] == b"{":  # after the length of its header
+        return "safetensors"
+    raise WeightsError(
+        f"{path}: is of a format that its name does not tell; put it before the path, such as "
+        f"{next(iter(READERS))}:{path} (one of {', '.join(READERS)})"
+    )

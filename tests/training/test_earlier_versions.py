@@ -20,7 +20,7 @@ from alexnet_jax.config import ConfigError, to_json
 from alexnet_jax.configs import earlier_versions, layer_rates
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.inference import trained
-from alexnet_jax.training import run_files
+from alexnet_jax.training import run_files, run_weights
 from alexnet_jax.weights import formats
 
 EARLIER = pathlib.Path(__file__).with_name("be20fbf")
@@ -82,7 +82,7 @@ def test_its_weights_are_read_to_the_last_bit(folder, run):
             np.testing.assert_array_equal(now[layer][part], values)
     assert then.config == run_files.read_config(folder / run)
     again = folder / "again.safetensors"
-    formats.write_safetensors(formats.read("workdir", folder / run), again)
+    formats.write_safetensors(run_weights.read("workdir", folder / run), again)
     read = formats.read("safetensors", again).params
     jax.tree.map(np.testing.assert_array_equal, read, then.params)
 

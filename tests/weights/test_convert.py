@@ -16,6 +16,7 @@ from alexnet_jax import configs, convert, model
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.inference import trained
 from alexnet_jax.steps import augment
+from alexnet_jax.training import run_weights
 from alexnet_jax.weights import caffe, formats, layout, onnx_file, pickled, torch_file
 from alexnet_jax.weights.types import Origin, Weights, WeightsError
 
@@ -429,7 +430,7 @@ def test_an_onnx_of_torchvision_reads_red_first(narrow, tmp_path):
 
 
 def test_a_run_to_safetensors_and_back(trained_run, tmp_path):
-    run = formats.READERS["workdir"](trained_run / "w", "")
+    run = run_weights.read("workdir", trained_run / "w")
     formats.WRITERS["safetensors"](run, tmp_path / "run.safetensors")
     read = formats.READERS["safetensors"](tmp_path / "run.safetensors", "")
     assert_same(run.params, read.params)
@@ -437,17 +438,17 @@ def test_a_run_to_safetensors_and_back(trained_run, tmp_path):
     card = (tmp_path / "run.safetensors.md").read_text()
     assert "over 14 images of `val`" in card
     assert "`model.width` = 0.0625" in card
-    formats.WRITERS["workdir"](read, tmp_path / "w2")
+    run_weights.write("workdir", read, tmp_path / "w2")
     again = trained.load(tmp_path / "w2")
     assert_same(run.params, jax.tree.map(np.asarray, again.params))
     assert again.step == run.step
     with pytest.raises(WeightsError, match="w2: is there already"):
-        formats.WRITERS["workdir"](read, tmp_path / "w2")
+        run_weights.write("workdir", read, tmp_path / "w2")
     assert {p.name for p in tmp_path.iterdir()} == {"run.safetensors", "run.safetensors.md", "w2"}
 
 
 def test_what_has_another_form_is_not_torchvisions(trained_run, tmp_path):
-    run = formats.READERS["workdir"](trained_run / "w", "")
+    run = run_weights.read("workdir", trained_run / "w")
     with pytest.raises(WeightsError, match=r"has model.columns = 1, not 2; use safetensors"):
         formats.WRITERS["torchvision"](run, tmp_path / "out.pth")
     assert not list(tmp_path.iterdir())
@@ -466,7 +467,7 @@ def test_what_has_another_form_is_not_torchvisions(trained_run, tmp_path):
 def test_wrong_tensors_are_named_and_nothing_is_written(trained_run, tmp_path, change, message):
     from safetensors.numpy import load_file, save_file
 
-    run = formats.READERS["workdir"](trained_run / "w", "")
+    run = run_weights.read("workdir", trained_run / "w")
     path = tmp_path / "run.safetensors"
     formats.WRITERS["safetensors"](run, path)
     import safetensors
@@ -519,7 +520,7 @@ def test_what_a_safetensors_file_says_of_itself_is_checked(trained_run, tmp_path
     import safetensors
     from safetensors.numpy import load_file, save_file
 
-    run = formats.read("workdir", trained_run / "w")
+    run = run_weights.read("workdir", trained_run / "w")
     side = run.config.resize
     colours = Statistics(
         np.zeros((side, side, 3), np.float32), np.zeros(3), np.eye(3), np.ones(3), np.eye(3)
@@ -538,12 +539,12 @@ def test_what_a_safetensors_file_says_of_itself_is_checked(trained_run, tmp_path
 
 def test_the_card_says_where_weights_come_from_through_every_format(trained_run, tmp_path):
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    run = formats.read("workdir", trained_run / "w")
+    run = run_weights.read("workdir", trained_run / "w")
     formats.WRITERS["safetensors"](run, first)
     again = formats.read("safetensors", first)
     again.config.dataset = "elsewhere"
-    formats.WRITERS["workdir"](again, tmp_path / "v")
-    formats.WRITERS["safetensors"](formats.read("workdir", tmp_path / "v"), second)
+    run_weights.write("workdir", again, tmp_path / "v")
+    formats.WRITERS["safetensors"](run_weights.read("workdir", tmp_path / "v"), second)
     lines = (tmp_path / "b.safetensors.md").read_text().splitlines()
     assert f"- data: `{run.config.dataset}`, split `train`" in lines
     assert any("over 14 images of `val`" in line for line in lines)
@@ -553,9 +554,9 @@ def test_the_card_says_where_weights_come_from_through_every_format(trained_run,
         "- data: not said by the file they come from" in (tmp_path / "a.safetensors.md").read_text()
     )
     for damaged in ("{", "[]", '{"who": "me"}', '{"errors": 3}'):
-        (tmp_path / "v" / formats.ORIGIN_FILE).write_text(damaged)
+        (tmp_path / "v" / run_weights.ORIGIN_FILE).write_text(damaged)
         with pytest.raises(WeightsError, match=r"origin.json: is damaged \(.*convert the weights"):
-            formats.read("workdir", tmp_path / "v")
+            run_weights.read("workdir", tmp_path / "v")
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError):
         formats.WRITERS["safetensors"](run, tmp_path / "folder")
@@ -692,6 +693,6 @@ def test_the_command(trained_run, tmp_path):
         "dark",
         "light",
     ]
-    assert set(convert.FROM) == set(formats.READERS)
-    assert set(convert.TO) == set(formats.WRITERS)
+    assert set(convert.FROM) == set(run_weights.FORMATS)
+    assert set(convert.TO) == {*formats.WRITERS, "workdir"}
     assert dataclasses.is_dataclass(trained.load(tmp_path / "w"))
