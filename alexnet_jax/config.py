@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import typing
+from collections.abc import Collection
 from typing import Any
 
 from alexnet_jax.errors import UserError, unknown
@@ -22,13 +23,24 @@ class ConfigError(UserError, ValueError):
 
 
 class _Fields:
-    """Fields that a misspelt name is not added to."""
+    """Fields that a misspelt name is not added to, and that know which of them were set by hand."""
+
+    def __post_init__(self) -> None:
+        defaults = {
+            field.name: field.default
+            if field.default is not dataclasses.MISSING
+            else typing.cast(Any, field.default_factory)()
+            for field in dataclasses.fields(typing.cast(Any, self))
+        }
+        own = {name for name, value in defaults.items() if getattr(self, name) != value}
+        self.__dict__["_by_hand"] = own
 
     def __setattr__(self, name: str, value: Any) -> None:
         known = [field.name for field in dataclasses.fields(typing.cast(Any, self))]
         if name not in known:
             raise ConfigError(unknown(name, known)[:300])
         super().__setattr__(name, value)
+        self.__dict__.setdefault("_by_hand", set()).add(name)
 
 
 @dataclasses.dataclass
@@ -190,6 +202,21 @@ class MeshConfig(_Fields):
 
 
 @dataclasses.dataclass
+class InitConfig(_Fields):
+    """What a run begins with: weights that were learned before, or random ones."""
+
+    # PATH, or FORMAT:PATH where its name does not tell: a workdir, safetensors, caffe (.caffemodel,
+    # .npy), torchvision (.pth) or onnx. Network and input are then the weights' own. Empty: random.
+    weights: str = ""
+    # Layers that are taken, such as conv1-conv5, conv* or fc6; empty: all that the weights have.
+    layers: tuple[str, ...] = ()
+    checkpoint: str = "best"  # of a workdir: best, latest or a step
+    # same: fc8 is taken where the classes are the same, and else begins anew; match: its rows are
+    # picked by the names of the classes, which all have to be among the weights'.
+    classes: str = "same"
+
+
+@dataclasses.dataclass
 class Config(_Fields):
     """One run. Sizes are pixels, `batch_size` is global, errors are fractions."""
 
@@ -243,6 +270,7 @@ class Config(_Fields):
     join_seconds: float = 300.0  # how long a start waits for the other processes
 
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    init: InitConfig = dataclasses.field(default_factory=InitConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -258,6 +286,44 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             leaves[name] = value
     return leaves
+
+
+def by_hand(config: Any, prefix: str = "") -> set[str]:
+    """Returns the dotted names of the fields that a person set: since a recipe was made of it, or,
+    of a config that is none, to another value than the default.
+
+    >>> config = Config()
+    >>> config.model.width = 1.0
+    >>> by_hand(config)
+    {'model.width'}
+    """
+    names: set[str] = set()
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            names |= by_hand(value, name + ".")
+        elif field.name in vars(config)["_by_hand"]:
+            names.add(name)
+    return names
+
+
+def as_recipe(config: Any, but: Collection[str] = (), prefix: str = "") -> Any:
+    """Makes what a config holds a recipe's, set by no hand but for some fields; returns it."""
+    names = {field.name for field in dataclasses.fields(config)}
+    for name in names:
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            as_recipe(value, but, f"{prefix}{name}.")
+    vars(config)["_by_hand"] = {name for name in names if prefix + name in but}
+    return config
+
+
+def put(config: Any, name: str, value: Any) -> None:
+    """Sets a field by its dotted name, without counting as a hand."""
+    group, _, last = name.rpartition(".")
+    for part in group.split(".") if group else ():
+        config = getattr(config, part)
+    object.__setattr__(config, last, value)
 
 
 def to_json(config: Config) -> str:
@@ -313,12 +379,12 @@ def check_types(config: Any, prefix: str = "") -> None:
         wanted = typing.get_origin(hint) or hint
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if wanted is tuple and number:
-            setattr(config, name, (float(value),))  # one number where several are asked for
+            put(config, name, (float(value),))  # one number where several are asked for
         elif hint == tuple[str, ...] and isinstance(value, tuple):  # a flag's conv1,conv2 is one
             names = [part.strip() for one in value for part in str(one).split(",")]
-            setattr(config, name, tuple(part for part in names if part))
+            put(config, name, tuple(part for part in names if part))
         elif wanted is float and isinstance(value, int) and number:
-            setattr(config, name, float(value))
+            put(config, name, float(value))
         elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
             raise ConfigError(f"{prefix}{name}: {value!r} is not of type {wanted.__name__}")
         elif wanted is float and not math.isfinite(value):

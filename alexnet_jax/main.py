@@ -22,7 +22,7 @@ from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.configs import flags as config_flags
 from alexnet_jax.host import large_pages
 
-_CONFIG = config_flags.define()
+config_flags.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "the folder that the run is kept in", required=True)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "join the processes that Slurm, OpenMPI, Kubernetes or a TPU pod started"
@@ -102,10 +102,11 @@ def _train(arguments: list[str]) -> None:
         int(_PROCESSES.value),
         int(_PROCESS.value),
     )
+    config = config_flags.value()
     if _DRY_RUN.value:
-        return _preview(_CONFIG.value, _WORKDIR.value, join, bool(_OVERWRITE.value))
-    large_pages.start_again_with_them(getattr(_CONFIG.value, "kernels", "auto"))
-    run(_CONFIG.value, _WORKDIR.value, join, bool(_OVERWRITE.value))
+        return _preview(config, _WORKDIR.value, join, bool(_OVERWRITE.value))
+    large_pages.start_again_with_them(getattr(config, "kernels", "auto"))
+    run(config, _WORKDIR.value, join, bool(_OVERWRITE.value))
 
 
 def main() -> None:

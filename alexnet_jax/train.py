@@ -29,9 +29,10 @@ from alexnet_jax.parallel.schemes import scheme_of
 from alexnet_jax.steps import evaluation, training
 from alexnet_jax.steps.replay import Replay
 from alexnet_jax.steps.setup import IMAGENET_TRAIN, Setup
-from alexnet_jax.steps.state import create_state
+from alexnet_jax.steps.state import create_state, with_weights
 from alexnet_jax.training import checkpoint, crash, report, run_files
 from alexnet_jax.training import preview as previews
+from alexnet_jax.training import start as starts
 from alexnet_jax.training.checks import Checks
 from alexnet_jax.training.loop import Loop, NonFiniteError
 from alexnet_jax.training.run import Run
@@ -52,6 +53,8 @@ def compile_train_step(config: Config) -> jax.stages.Compiled:
       DataError: a data set that is to be opened and cannot be.
     """
     validate(config)
+    begun_with = starts.read(config)
+    config = begun_with.config if begun_with else config
     mesh = _build_mesh(config)
     classes, examples = config.num_classes, IMAGENET_TRAIN
     if not classes:
@@ -128,18 +131,29 @@ def train(
     mesh = _build_mesh(config)
     with interruptible("training"), contextlib.ExitStack() as held:
         processes.first_does(lambda: held.enter_context(files.only_process(folder)))
-        dataset = _open_dataset(config) if overwrite else None  # before anything is removed
+        dataset, weights = None, None
+        if overwrite:  # before anything is removed
+            weights = starts.read(config, folder)
+            config = weights.config if weights else config
+            dataset = _open_dataset(config)
         processes.first_does(lambda: _clear_or_keep(folder, overwrite))
         checkpoints = held.enter_context(checkpoint.Checkpoints(folder, config.keep_checkpoints))
         held.enter_context(crash.told_of(folder))
-        begun = checkpoints.steps() or checkpoints.record.newest is not None
-        before = run_files.refuse_changes(folder, config) if begun else config
-        checkpoints.run = run_files.identity(folder, before) if begun else {}
+        before = None
+        if checkpoints.steps() or checkpoints.record.newest is not None:
+            config = starts.as_begun(config, folder)
+            before = run_files.refuse_changes(folder, config)
+            checkpoints.run = run_files.identity(folder, before)
+        elif not overwrite:
+            weights = starts.read(config, folder)
+            config = weights.config if weights else config
         start = _resume_point(checkpoints)
-        run = Run(config, mesh, folder, checkpoints, dataset or _open_dataset(config))
-        if start:
+        dataset = dataset or _open_dataset(config)
+        run = Run(config, mesh, folder, checkpoints, dataset, weights)
+        del weights  # which are large, and the run's until it has begun
+        if before is not None and start:
             _say_changes(run, before, start)
-        processes.first_does(lambda: _describe(config, folder))
+        processes.first_does(lambda: _describe(run))
         if start < run.last_step:
             return _train(run, start)
         return run.finish(start) if _is_evaluated(run, start) else _evaluate_last(run, start)
@@ -162,6 +176,10 @@ def preview(config: Config, workdir: str | os.PathLike[str], overwrite: bool = F
     validate(config)
     run_files.refuse_nested(folder, config)
     mesh = _build_mesh(config)
+    stored = Stored(folder, {})
+    begun = not overwrite and bool(stored.steps() or stored.record.newest is not None)
+    weights = None if begun else starts.read(config, folder)
+    config = starts.as_begun(config, folder) if begun else weights.config if weights else config
     dataset = open_dataset(config, silent=False, may_prepare=False)
     sizes = {}
     if dataset.sizes:
@@ -171,17 +189,22 @@ def preview(config: Config, workdir: str | os.PathLike[str], overwrite: bool = F
     done, last = 0, num_train_steps(config, examples)
     if not overwrite:
         run_files.refuse_lost_checkpoints(folder)
-        stored = Stored(folder, {})
         done = (stored.steps() or [0])[-1]
-        if done or stored.record.newest is not None:
+        if begun:
             run_files.refuse_changes(folder, config)
             run_files.refuse_other_data(folder, dataset, examples)
             run_files.refuse_past_end(folder, done, last)
     classes = config.num_classes or len(dataset.class_names)
-    setup = Setup.of(config, classes, examples, mesh, dataset.statistics)
+    statistics = dataset.statistics
+    if config.init.weights:
+        statistics = weights.weights.statistics if weights else run_files.read_statistics(folder)
+    setup = Setup.of(config, classes, examples, mesh, statistics)
+    of_weights = starts.described(folder) if begun else []
+    if weights:
+        of_weights = starts.lines(weights, starts.fit(weights, setup, dataset.class_names))
     what = "is finished" if done == last else "would go on" if done else "would be begun"
     lines = [
-        report.header(setup, sizes, min(done + 1, last), last, dataset.notes),
+        report.header(setup, sizes, min(done + 1, last), last, dataset.notes, of_weights),
         previews.layers(setup),
         previews.memory(setup, list(sizes.values())[-1] if sizes else examples),
         f"{folder} {what}; nothing was made or changed",
@@ -298,15 +321,21 @@ def _loop(
         yield Loop(run, update, writers, progress, signals, checks, watchdog)
 
 
-def _describe(config: Config, folder: pathlib.Path) -> None:
-    run_files.write_config(folder, config)
-    report.write_environment(folder)
+def _describe(run: Run) -> None:
+    run_files.write_config(run.workdir, run.config)
+    if run.start and run.fitted:
+        starts.write(run.start, run.fitted, run.workdir)
+    report.write_environment(run.workdir)
 
 
 def _train(run: Run, start: int) -> dict[str, Any]:
     """Runs updates start + 1 .. the last, and evaluates."""
     config = run.config
-    processes.say(report.header(run.setup, run.sizes, start + 1, run.last_step, run.notes))
+    processes.say(
+        report.header(
+            run.setup, run.sizes, start + 1, run.last_step, run.notes, run.describe_start()
+        )
+    )
     feed = run.train_feed
     _ = run.eval_feed  # what cannot be used is known before the first step
     processes.say(f"feed      {run.describe_feed()}")
@@ -320,6 +349,9 @@ def _train(run: Run, start: int) -> dict[str, Any]:
         processes.say(f"continuing {run.workdir} after step {start:,}")
     else:
         state = create_state(run.setup)
+        if run.fitted:
+            state = with_weights(state, run.fitted.params)
+            run.start = run.fitted = None
     with _loop(run, start, update, checks) as loop:
         try:
             last = loop.run(state, start)

@@ -3,7 +3,7 @@
 import importlib
 import pathlib
 
-from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.config import Config, ConfigError, as_recipe
 from alexnet_jax.errors import unknown
 
 FOLDER = pathlib.Path(__file__).parent / "recipes"
@@ -22,7 +22,7 @@ def get(name: str) -> Config:
     """
     if name not in names():
         raise ConfigError(f"config: {unknown(name, names())}")
-    return importlib.import_module(f"{__name__}.recipes.{name}").get_config()
+    return as_recipe(importlib.import_module(f"{__name__}.recipes.{name}").get_config())
 
 
 def path(name_or_file: str) -> str:

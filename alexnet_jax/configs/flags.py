@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from alexnet_jax import configs
-from alexnet_jax.config import Config, ConfigError, flatten
+from alexnet_jax.config import Config, ConfigError, as_recipe, flatten
 from alexnet_jax.errors import unknown
 
 BARE = ("-config", "--config")  # whose value is the next argument
@@ -20,10 +20,20 @@ BARE = ("-config", "--config")  # whose value is the next argument
 flags.disclaim_key_flags()  # so that a command's --help lists what `define` declares for it
 
 
-def define() -> Any:
-    """Declares --config; its `value` is the recipe with the fields as the flags have them."""
+def define() -> None:
+    """Declares --config, for `value`."""
     known = ", ".join(configs.names())
-    return config_flags.DEFINE_config_file("config", None, f"a recipe ({known}) or a file")
+    config_flags.DEFINE_config_file("config", None, f"a recipe ({known}) or a file")
+
+
+def value() -> Any:
+    """Returns what the parsed flags say; set by hand are theirs, and a --config file's own."""
+    flag: Any = flags.FLAGS["config"]
+    config = flag.value
+    is_recipe = pathlib.Path(config_flags.get_config_filename(flag)).parent == configs.FOLDER
+    if is_recipe and isinstance(config, Config):
+        as_recipe(config, set(config_flags.get_override_values(flag)))
+    return config
 
 
 def listed() -> str:

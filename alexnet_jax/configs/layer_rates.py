@@ -3,12 +3,13 @@
 import dataclasses
 import re
 
-from alexnet_jax.config import LAYERS, ConfigError, unknown
+from alexnet_jax.config import LAYERS, ConfigError
+from alexnet_jax.configs import layer_names
 
 EXAMPLE = "such as conv1 weights: 1e-5 from epoch 67, or fc8: x10"
 PARTS = {"weights": ("kernel",), "biases": ("bias",), None: ("kernel", "bias")}
 _RULE = re.compile(
-    r"\s*(?P<layers>[\w -]+?)(?:\s+(?P<part>weights|biases))?\s*:\s*(?P<times>x?)\s*(?P<value>\S+)"
+    r"\s*(?P<layers>[\w *-]+?)(?:\s+(?P<part>weights|biases))?\s*:\s*(?P<times>x?)\s*(?P<value>\S+)"
     r"(?:\s+from\s+(?P<unit>epoch|update)\s+(?P<start>\S+))?\s*",
     re.ASCII,
 )
@@ -38,7 +39,7 @@ class LayerRate:
 def parse(rule: str) -> LayerRate:
     """Reads a rule: LAYERS [weights|biases]: RATE or xFACTOR [from epoch E | from update N].
 
-    LAYERS are names, a range or `all`.
+    LAYERS are names, a range, a pattern or `all`; see `layer_names.select`.
 
     Raises:
       ConfigError: it is no such rule.
@@ -51,7 +52,7 @@ def parse(rule: str) -> LayerRate:
     found = _RULE.fullmatch(rule)
     if not found:
         raise ConfigError(f"optimizer.schedule.layer_rates: {rule!r} is no rule, {EXAMPLE}")
-    layers = tuple(layer for name in found["layers"].split() for layer in _named(name))
+    layers = layer_names.select(found["layers"].split(), LAYERS, "optimizer.schedule.layer_rates")
     if not layers:
         raise ConfigError(f"optimizer.schedule.layer_rates: {rule!r} names no layer, {EXAMPLE}")
     value, start = (_number(text, rule) for text in (found["value"], found["start"] or "0"))
@@ -66,18 +67,6 @@ def parse(rule: str) -> LayerRate:
         0.0 if by_update else start,
         int(start) if by_update else None,
     )
-
-
-def _named(name: str) -> tuple[str, ...]:
-    first, dash, last = name.partition("-")
-    if name == "all":
-        return LAYERS
-    for layer in (first, last) if dash else (first,):
-        if layer not in LAYERS:
-            known = unknown(layer, [*LAYERS, "all"])
-            raise ConfigError(f"optimizer.schedule.layer_rates: {known}")
-    end = LAYERS.index(last) if dash else LAYERS.index(first)
-    return LAYERS[LAYERS.index(first) : end + 1]
 
 
 def _number(text: str, rule: str) -> float:

@@ -6,6 +6,7 @@ from alexnet_jax.config import (
     LAYERS,
     Config,
     ConfigError,
+    InitConfig,
     ModelConfig,
     OptimizerConfig,
     check_types,
@@ -22,6 +23,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "augment.statistics": ("auto", "imagenet"),
     "augment.mean_image": ("none", "moving", "centre"),
     "kernels": ("auto", "reference"),
+    "init.classes": ("same", "match"),
     "precision": ("float32", "bfloat16", "float64"),
     "eval_views": (1, 10),
     "model.columns": (1, 2),
@@ -158,11 +160,17 @@ def validate(config: Config) -> None:
         raise ConfigError(
             f"augment.pixel_std: {spread} must be one positive number, or three: red, green, blue"
         )
+    _check_init(config.init)
     _check_sizes(config)
     _check_network(config)
     _check_optimizer(config.optimizer, config.batch_size)
     if not config.dataset:
         raise ConfigError("dataset: name a TFDS data set or a folder split/class/image")
+
+
+def _check_init(init: InitConfig) -> None:
+    if not (init.checkpoint in ("best", "latest") or init.checkpoint.isdecimal()):
+        raise ConfigError(f"init.checkpoint: {init.checkpoint} is not best, latest or a step")
 
 
 def _check_sizes(config: Config) -> None:

@@ -1,10 +1,12 @@
 """The training state, and its initialisation on the mesh."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alexnet_jax.config import OptimizerConfig
 from alexnet_jax.model import initial_variables
@@ -70,3 +72,25 @@ def create_state(setup: Setup) -> TrainState:
     """Initialises the state where it belongs; nothing passes through the host."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(setup))
     return jax.jit(lambda: initial_state(setup), out_shardings=shardings)()
+
+
+def with_weights(state: TrainState, weights: dict[str, dict[str, np.ndarray]]) -> TrainState:
+    """Puts parameters and statistics in the place of a state's, where those live.
+
+    Args:
+      state: on its mesh.
+      weights: of some layers of the standard tree, on the host of every process.
+    """
+
+    def put(tree: Any) -> Any:
+        return tree | {
+            layer: {part: _put(weights[layer][part], leaf) for part, leaf in tree[layer].items()}
+            for layer in tree.keys() & weights.keys()
+        }
+
+    return dataclasses.replace(state, params=put(state.params), batch_stats=put(state.batch_stats))
+
+
+def _put(array: np.ndarray, leaf: jax.Array) -> jax.Array:
+    own = array.astype(leaf.dtype)
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: own[index])

@@ -81,7 +81,12 @@ def expected_rate(update: jax.stages.Compiled, state: Any, fed: Any, batch_size:
 
 
 def header(
-    setup: Setup, sizes: dict[str, int], step: int, last_step: int, notes: Sequence[str] = ()
+    setup: Setup,
+    sizes: dict[str, int],
+    step: int,
+    last_step: int,
+    notes: Sequence[str] = (),
+    weights: Sequence[str] = (),
 ) -> str:
     """Describes a run in a few lines: devices, mesh, parameters, data and length.
 
@@ -91,6 +96,7 @@ def header(
       step: the first update.
       last_step: the last.
       notes: what the data set says of itself.
+      weights: lines of what the run begins with.
     """
     config, network, mesh = setup.config, setup.network, setup.mesh
     devices = mesh.devices.ravel()
@@ -108,6 +114,7 @@ def header(
         f"{config.resize}x{config.resize}",
         f"data      {config.dataset}: {data}; {network.num_classes} classes",
         *(f"note      {note}" for note in notes),
+        *weights,
         *([f"frozen    {', '.join(config.optimizer.frozen)}"] if config.optimizer.frozen else []),
         *(f"rate      {rule}" for rule in config.optimizer.schedule.layer_rates),
         f"run       steps {step:,} to {last_step:,} of {config.batch_size} images",

@@ -21,6 +21,7 @@ from alexnet_jax.steps import evaluation
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import TrainState, abstract_state
 from alexnet_jax.training import checkpoint, run_files
+from alexnet_jax.training.start import Start, described, fit, lines
 
 
 class Run:
@@ -38,7 +39,18 @@ class Run:
         workdir: pathlib.Path,
         checkpoints: checkpoint.Checkpoints,
         dataset: Dataset,
+        start: Start | None = None,
     ) -> None:
+        """Fits a config to its data set.
+
+        Args:
+          config: of the run, with the network and input of the weights that it begins with.
+          mesh: that it is computed on.
+          workdir: of the run.
+          checkpoints: in it.
+          dataset: that it reads.
+          start: weights that it begins with, where it does and has not begun yet.
+        """
         self.config, self.mesh, self.workdir = config, mesh, workdir
         self.checkpoints = checkpoints
         self.eval_split = config.eval_split or dataset.eval_split()
@@ -50,9 +62,15 @@ class Run:
             raise ConfigError(
                 f"num_classes: {config.num_classes} is less than the {classes} of {config.dataset}"
             )
+        statistics = dataset.statistics
+        if config.init.weights:  # they bring the colours of their own data
+            pinned = run_files.read_statistics
+            statistics = start.weights.statistics if start else pinned(workdir)
         self.setup = Setup.of(
-            config, config.num_classes or classes, self.num_train, mesh, dataset.statistics
+            config, config.num_classes or classes, self.num_train, mesh, statistics
         )
+        self.start = start
+        self.fitted = fit(start, self.setup, dataset.class_names) if start else None
         self.abstract = abstract_state(self.setup)
         self._dataset, self.notes = dataset, dataset.notes
         self._eval_steps: dict[int, jax.stages.Compiled] = {}
@@ -61,7 +79,9 @@ class Run:
         begun, sealed = bool(checkpoints.steps()), checkpoints.newest_seal()
         known = sealed.run.get(run_files.FINGERPRINT) if sealed else None
         processes.first_does(
-            lambda: run_files.pin_dataset(workdir, dataset, self.num_train, begun, known)
+            lambda: run_files.pin_dataset(
+                workdir, dataset, self.num_train, begun, known, statistics
+            )
         )
         checkpoints.run = run_files.identity(workdir, config)
 
@@ -112,7 +132,15 @@ class Run:
         mean = "mean" if self.setup.views.mean.ndim == 1 else f"mean image ({kind})"
         own = self._dataset.statistics and self.config.augment.statistics == "auto"
         whose = "the store's" if own else "ImageNet's"
+        if self.config.init.weights:
+            whose = "the weights'"
         return f"from {where}, {self.train_feed.describe()}; {whose} {mean} and colour axes"
+
+    def describe_start(self) -> list[str]:
+        """Says what the run begins with, or began with, other than random weights."""
+        if self.start and self.fitted:
+            return lines(self.start, self.fitted)
+        return described(self.workdir) if self.config.init.weights else []
 
     def say_stretched(self, before: int) -> None:
         """Says what another length than before means to the schedule."""

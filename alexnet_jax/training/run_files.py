@@ -51,7 +51,7 @@ RESUMABLE = (
 LEFT = ("checkpoints", "tensorboard", "plots")
 LEFT_FILES = (
     *(CONFIG_FILE, DATASET_FILE, "environment.json", METRICS, SUMMARY_FILE),
-    "checkpoints.json",
+    *("checkpoints.json", "init.json"),
 )
 
 
@@ -177,7 +177,8 @@ def pin_dataset(
     dataset: Dataset,
     num_train: int,
     begun: bool,
-    sealed_with: str | None = None,
+    sealed_with: str | None,
+    statistics: colour.Statistics | None,
 ) -> None:
     """Keeps what a resume relies on, and refuses to go on with other data.
 
@@ -187,12 +188,13 @@ def pin_dataset(
       num_train: training examples.
       begun: is there anything to resume?
       sealed_with: the fingerprint that its newest checkpoint knows.
+      statistics: colours that its images are normalised by, if they are not the config's.
 
     Raises:
       ConfigError: the data are not those that the run began with.
     """
     path = workdir / DATASET_FILE
-    statistics, now = dataset.statistics, _about(dataset, num_train)
+    now = _about(dataset, num_train)
     before = read_dataset(workdir) if begun else {}
     if begun and not before and sealed_with is not None:
         before = {"fingerprint": sealed_with}

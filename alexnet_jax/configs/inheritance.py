@@ -1,0 +1,68 @@
+"""Fields that a run has from the weights that it begins with: the network's, and its input's."""
+
+import copy
+from typing import Any, NamedTuple
+
+from alexnet_jax.config import CONVOLUTIONS, Config, by_hand, flatten, put
+
+# How an image becomes the network's input.
+_INPUT = (
+    *("resize", "image_size"),
+    *(f"augment.{name}" for name in ("statistics", "mean", "mean_image", "pixel_std")),
+)
+# Of the model all but how it is drawn, which is about layers that begin anew.
+_DRAWN = ("init", "conv_std", "conv345_std", "fc_std", "fc8_std", "bias_value")
+# What follows the convolutions; where those alone are taken it is the run's own.
+_BEHIND = ("fc_units", "fc7_units", "dropout_rate", "dropout_after", "dropout_scaling")
+
+
+class Inherited(NamedTuple):
+    """A config with the fields of weights in it.
+
+    Attributes:
+      config: it, as a copy.
+      gave_way: fields that a recipe or the defaults had otherwise: theirs, and the weights'.
+      by_hand: fields that a person set otherwise: theirs, and the weights'; they are kept.
+    """
+
+    config: Config
+    gave_way: dict[str, tuple[Any, Any]]
+    by_hand: dict[str, tuple[Any, Any]]
+
+
+def fields(layers: tuple[str, ...], scaling: str) -> list[str]:
+    """Returns the dotted names of the fields that come with weights.
+
+    Args:
+      layers: that are taken.
+      scaling: of dropout, in the weights' network: where outputs are scaled by the rate when
+        evaluating, the rate is a part of the network.
+    """
+    own = {f"model.{name}" for name in _DRAWN}
+    if set(layers) <= set(CONVOLUTIONS):
+        own |= {f"model.{name}" for name in _BEHIND}
+    elif scaling == "train":
+        own.add("model.dropout_rate")
+    model = [name for name in flatten(Config()) if name.startswith("model.")]
+    return [*_INPUT, *(name for name in model if name not in own)]
+
+
+def inherited(config: Config, source: Config, layers: tuple[str, ...]) -> Inherited:
+    """Returns a run's config with the network and the input of another's.
+
+    Args:
+      config: of the run.
+      source: of the weights, or of the same run as it began.
+      layers: that are taken.
+    """
+    result, theirs, own = copy.deepcopy(config), flatten(source), flatten(config)
+    hand, gave_way, kept = by_hand(config), {}, {}
+    for name in fields(layers, source.model.dropout_scaling):
+        if own[name] == theirs[name]:
+            continue
+        if name in hand:
+            kept[name] = own[name], theirs[name]
+        else:
+            gave_way[name] = own[name], theirs[name]
+            put(result, name, theirs[name])
+    return Inherited(result, gave_way, kept)

@@ -1,0 +1,22 @@
+"""A network that was trained before, on photographs of one's own: minutes, not days.
+
+    python -m alexnet_jax.main --workdir=runs/mine --config=fine_tune \\
+        --config.init.weights=alexnet.pth --config.dataset=PATH/photographs
+
+The rates of Caffe's finetune_flickr_style: a tenth of those from scratch, and ten times as much for
+classes that begin anew. Network, crops and colours are the weights' own.
+"""
+
+from alexnet_jax.config import Config
+from alexnet_jax.configs.recipes import default
+
+
+def get_config() -> Config:
+    """Returns the recipe."""
+    config = default.get_config()
+    config.init.layers = ("all",)  # of weights, without which this recipe does not begin
+    config.num_epochs = 10
+    config.optimizer.learning_rate = 0.001
+    config.optimizer.schedule.layer_rates = ("fc8: x10",)
+    config.optimizer.schedule.kind = "cosine"
+    return config

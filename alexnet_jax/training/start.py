@@ -1,0 +1,285 @@
+"""The beginning of a run with weights that were learned before: which layers, and whose input."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.config import LAYERS, Config, ConfigError
+from alexnet_jax.configs import layer_names
+from alexnet_jax.configs.inheritance import inherited
+from alexnet_jax.configs.validation import validate
+from alexnet_jax.host import files
+from alexnet_jax.parallel import processes
+from alexnet_jax.steps.setup import Setup
+from alexnet_jax.steps.state import abstract_state
+from alexnet_jax.training import run_files, run_weights, seal
+from alexnet_jax.training.stored import FOLDER
+from alexnet_jax.weights import formats
+from alexnet_jax.weights.types import Params, Weights, WeightsError
+
+FILE = "init.json"  # of a workdir: where its weights came from
+_SYNSET = re.compile(r"(n\d{8})(?:[-_ ].*)?")  # WordNet's number, with words after it or without
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Weights that a run begins with, before its data set is known.
+
+    Attributes:
+      config: of the run, with the network and the input of the weights.
+      gave_way: fields that a recipe or the defaults had otherwise: theirs, and the weights'.
+      weights: that were read.
+      form: their format, one of `run_weights.FORMATS`.
+      path: of them.
+      sha256: of the file; of a workdir, of what seals its checkpoint.
+      layers: that are taken, where they fit.
+    """
+
+    config: Config
+    gave_way: dict[str, tuple[Any, Any]]
+    weights: Weights
+    form: str
+    path: pathlib.Path
+    sha256: str
+    layers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """Weights in the shapes of a run's network.
+
+    Attributes:
+      params: of the layers that are taken, with the statistics of batch normalisation.
+      layers: of every layer of the network, what becomes of it.
+    """
+
+    params: Params
+    layers: dict[str, str]
+
+
+def read(config: Config, workdir: pathlib.Path | None = None) -> Start | None:
+    """Reads the weights that a config names, in every process; None where it names none.
+
+    Args:
+      config: of the run.
+      workdir: of the run, which cannot be where its weights come from; None where none begins.
+
+    Raises:
+      ConfigError: a field was set by hand to something else than the weights have, or names no
+        layer of theirs, or no such checkpoint; or processes read other weights.
+      WeightsError, CheckpointError: the weights cannot be read.
+    """
+    if not config.init.weights:
+        if workdir is not None and config.init.layers:
+            raise ConfigError(
+                f"init.weights: empty, and init.layers names {', '.join(config.init.layers)} of "
+                "them; name a workdir or a file of weights, or leave init.layers out"
+            )
+        return None
+    start = processes.first_then_all(lambda: _read(config, workdir))
+    for process, told in enumerate(seen := processes.told_by_all(start.sha256)):
+        if told != seen[0]:
+            raise ConfigError(
+                f"init.weights: {start.path} is not the same in process {process} as in process 0; "
+                "give every process the same file"
+            )
+    return start
+
+
+def _read(config: Config, workdir: pathlib.Path | None) -> Start:
+    form, path = _named(config.init.weights)
+    which = config.init.checkpoint
+    if form != "workdir" and which != "best":
+        raise ConfigError(f"init.checkpoint: {which} is of a workdir, and {path} is a file")
+    if workdir is not None and path.resolve() == workdir.resolve():
+        raise ConfigError(
+            f"init.weights: {path} is the workdir of this run itself; use another for one of them"
+        )
+    weights = run_weights.read(form, path, which=which)
+    there = [layer for layer in LAYERS if layer in weights.params]
+    layers = layer_names.select(config.init.layers or ("all",), there, "init.layers")
+    source = weights.config
+    if weights.statistics is None:  # theirs are in the config, whatever the data set has
+        source.augment.statistics = "imagenet"
+    found = inherited(config, source, layers)
+    if found.by_hand:
+        told = "; ".join(
+            f"{name}: {own!r} is set by hand, and the weights have {theirs!r}"
+            for name, (own, theirs) in found.by_hand.items()
+        )
+        raise ConfigError(f"{told}; leave out what comes with {path}, or its layers (init.layers)")
+    validate(found.config)
+    sealed = path / FOLDER / str(weights.step) / seal.FILE if path.is_dir() else path
+    sha256 = files.sha256(sealed) if sealed.is_file() else _of_arrays(weights.params)
+    return Start(found.config, found.gave_way, weights, form, path, sha256, layers)
+
+
+def _of_arrays(params: Params) -> str:
+    """Returns the SHA-256 of parameters, for checkpoints from before there were seals."""
+    found = hashlib.sha256()
+    for layer, parts in sorted(params.items()):
+        for part, values in sorted(parts.items()):
+            found.update(f"{layer}.{part}".encode() + np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()
+
+
+def _named(weights: str) -> tuple[str, pathlib.Path]:
+    """Returns the format and the path of PATH or FORMAT:PATH."""
+    form, colon, rest = weights.partition(":")
+    if colon and form in run_weights.FORMATS and rest:
+        return form, files.local(rest, "--config.init.weights")
+    path = files.local(weights, "--config.init.weights")
+    if path.is_dir():
+        return "workdir", path
+    if not path.exists():
+        raise WeightsError(f"{path}: not found; init.weights names a workdir or a file of weights")
+    return formats.format_of(path), path
+
+
+def as_begun(config: Config, workdir: pathlib.Path) -> Config:
+    """Returns a config with the network and the input that its run began with.
+
+    What was set by hand to something else stays, and is refused like every other change.
+    """
+    if not config.init.weights:
+        return config
+    layers = layer_names.select(config.init.layers or ("all",), LAYERS, "init.layers")
+    return inherited(config, run_files.read_config(workdir), layers).config
+
+
+def fit(start: Start, setup: Setup, class_names: list[str]) -> Fitted:
+    """Finds for each layer of a network what it begins with.
+
+    Args:
+      start: what was read.
+      setup: of the run.
+      class_names: of its data set, in label order.
+
+    Raises:
+      WeightsError: a layer has another shape.
+      ConfigError: rows of fc8 are to be picked by names, and one is not among the weights'.
+    """
+    params, layers = {}, {}
+    for layer, leaves in _in_order(abstract_state(setup).weights):
+        # The statistics of batch normalisation belong to their convolution.
+        owner = layer.replace("norm", "conv")
+        if owner not in start.layers:
+            left = "is not in the weights" if owner not in start.weights.params else "is left out"
+            layers[layer] = f"anew: {left}"
+            continue
+        own = start.weights.params.get(layer, {})
+        if layer == "fc8":
+            own, layers[layer] = _classes(start, setup.network.num_classes, class_names)
+            if not own:
+                continue
+        for part, leaf in leaves.items():
+            there = own[part].shape if part in own else "missing"
+            if there != leaf.shape:
+                raise WeightsError(
+                    f"{start.path}: {layer}.{part} is {there}, in this network {leaf.shape}; "
+                    f"leave {layer} out with init.layers, or change the network"
+                )
+        params[layer] = {part: own[part] for part in leaves}
+        layers.setdefault(layer, "taken")
+    return Fitted(params, layers)
+
+
+def _in_order(weights: dict[str, Any]) -> list[tuple[str, Any]]:
+    order = sorted(weights, key=lambda name: (name not in LAYERS, name))
+    return [(layer, weights[layer]) for layer in order]
+
+
+def _classes(
+    start: Start, classes: int, class_names: list[str]
+) -> tuple[dict[str, np.ndarray], str]:
+    """Returns what fc8 begins with, and what is said of it; nothing where it begins anew."""
+    own = start.weights.params["fc8"]
+    there, here = (_numbered(names) for names in (start.weights.class_names, class_names))
+    count = len(own["bias"])
+    if there == here and len(here) == classes == count:
+        return own, "taken"
+    if start.config.init.classes != "match":
+        if not there:
+            return {}, "anew: the weights do not name their classes"
+        known = sum(name in set(there) for name in here)
+        hint = ", init.classes=match picks their rows" if here and known == len(here) else ""
+        return {}, (
+            f"anew: {known:,} of the {len(here):,} classes are among the weights' {count:,}{hint}"
+        )
+    rows = {name: row for row, name in enumerate(there)}
+    for name, said in zip(here, class_names, strict=True):
+        if name not in rows:
+            raise ConfigError(
+                f"init.classes: class {said} is not among the {len(there):,} names of classes of "
+                f"{start.path}; leave init.classes out, and fc8 begins anew"
+            )
+    if len(here) != classes:
+        raise ConfigError(
+            f"init.classes: {classes:,} classes are asked for (num_classes), and {len(here):,} "
+            "have names to pick rows by"
+        )
+    picked = [rows[name] for name in here]
+    return (
+        {"kernel": own["kernel"][:, picked], "bias": own["bias"][picked]},
+        f"{len(picked):,} of {count:,} classes, picked by name",
+    )
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """Returns names of classes to compare: of ImageNet's, the number of the synset alone."""
+    matches = [_SYNSET.fullmatch(name) for name in names]
+    numbers = [match[1] if match else name for match, name in zip(matches, names, strict=True)]
+    return numbers if len(set(numbers)) == len(numbers) else list(names)
+
+
+def write(start: Start, fitted: Fitted, workdir: pathlib.Path) -> None:
+    """Writes where a run's weights came from."""
+    about = {
+        "weights": str(start.path),
+        "format": start.form,
+        "sha256": start.sha256,
+        "step": start.weights.step,
+        "layers": fitted.layers,
+        "gave_way": {name: list(values) for name, values in start.gave_way.items()},
+    }
+    files.replace_text(workdir / FILE, json.dumps(about, indent=1) + "\n")
+
+
+def described(workdir: pathlib.Path) -> list[str]:
+    """Returns what init.json says, in lines for the header; none where there is no such file."""
+    try:
+        about = files.read_object(workdir / FILE)
+        return _lines(about["weights"], about["format"], about["sha256"], about["layers"], {})
+    except FileNotFoundError:
+        return []
+    except (files.DamagedFileError, KeyError, TypeError, AttributeError) as error:
+        return [f"weights   {workdir / FILE} is damaged ({error}); the run does not need it"]
+
+
+def lines(start: Start, fitted: Fitted) -> list[str]:
+    """Returns lines for the header of a run that begins: every layer, each field that gave way."""
+    return _lines(str(start.path), start.form, start.sha256, fitted.layers, start.gave_way)
+
+
+def _lines(
+    path: str,
+    form: str,
+    sha256: str,
+    layers: dict[str, str],
+    gave_way: dict[str, tuple[Any, Any]],
+) -> list[str]:
+    told = [f"weights   {path} ({form}, SHA-256 {sha256[:12]}...)"]
+    said: dict[str, list[str]] = {}
+    for layer, what in layers.items():
+        said.setdefault(what, []).append(layer)
+    told += [f"          {', '.join(names)}: {what}" for what, names in said.items()]
+    told += [
+        f"          {name}: {theirs!r} of the weights in the place of {own!r}"
+        for name, (own, theirs) in gave_way.items()
+    ]
+    return told

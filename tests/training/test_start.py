@@ -1,0 +1,291 @@
+"""Runs that begin with weights: which layers are taken, whose input, and what a resume needs."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from alexnet_jax import configs, train
+from alexnet_jax.config import ConfigError, MeshConfig
+from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.data.store import preparation, shard_writer
+from alexnet_jax.data.store.store import UNFINISHED
+from alexnet_jax.inference import trained
+from alexnet_jax.training import loop, run_files, run_weights, start
+from alexnet_jax.training.stored import CheckpointError
+from alexnet_jax.weights import formats
+from alexnet_jax.weights.types import WeightsError
+
+
+class Begun(Exception):
+    """Carries the state that a run begins with, before its first update."""
+
+
+@pytest.fixture
+def begin(monkeypatch):
+    """Returns a function that gives the state of a run before update 1, and what was printed."""
+
+    def caught(self, state, at):
+        raise Begun(state, at)
+
+    def begin(config, workdir):
+        def run():
+            with monkeypatch.context() as patched:
+                patched.setattr(loop.Loop, "run", caught)
+                with pytest.raises(Begun) as raised:
+                    train.train(config, workdir)
+            return raised.value.args[0]
+
+        state, said, _ = small.quietly(run)
+        return state, said
+
+    return begin
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A trained run on two classes, dark and light, and its data set."""
+    folder = tmp_path_factory.mktemp("source")
+    small.write_folder(folder / "set")
+    train.train(small.config(folder / "set"), folder / "w")
+    return folder
+
+
+def fine_tuning(source, dataset):
+    config = configs.get("fine_tune")
+    config.init.weights, config.dataset = str(source / "w"), str(dataset)
+    config.batch_size, config.num_epochs, config.feed, config.mesh.data = 8, 2, "host", 1
+    config.log_every_steps, config.checkpoint_every_steps = 1, 2
+    return config
+
+
+def with_classes(folder, names):
+    """Returns a data set whose classes have other names, in the order of their names."""
+    small.write_folder(folder)
+    for split in ("train", "val"):
+        for old, new in names.items():
+            (folder / split / old).rename(folder / split / new)
+    return folder
+
+
+def weights_of(workdir):
+    return trained.load(workdir).params
+
+
+def assert_taken(state, params, layers):
+    for layer in layers:
+        for part, values in params[layer].items():
+            own = np.asarray(jax.device_get(state.params[layer][part]))
+            np.testing.assert_array_equal(own, np.asarray(values), f"{layer}.{part}")
+
+
+ALL = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+
+
+def test_all_is_taken_where_the_classes_are_the_same(source, begin, tmp_path):
+    config = fine_tuning(source, source / "set")
+    state, said = begin(config, tmp_path / "w")
+    assert_taken(state, weights_of(source / "w"), ALL)
+    assert int(state.step) == 0
+    assert all(float(abs(v).max()) == 0 for v in jax.tree.leaves(state.opt_state))
+    assert f"weights   {source / 'w'} (workdir, SHA-256 " in said
+    assert f"{', '.join(ALL)}: taken" in said
+    assert "model.width: 0.0625 of the weights in the place of 0.25" in said
+    about = json.loads((tmp_path / "w" / start.FILE).read_text())
+    assert about["layers"] == dict.fromkeys(ALL, "taken") and about["format"] == "workdir"
+    kept = run_files.read_config(tmp_path / "w")
+    assert (kept.resize, kept.image_size, kept.model.width) == (71, 67, 1 / 16)
+    assert kept.augment.statistics == "imagenet"  # the source read no store
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [MeshConfig(1, 2), MeshConfig(2, 2), MeshConfig(2, 2, "hybrid"), MeshConfig(2, 1, zero=True)],
+    ids=str,
+)
+def test_on_any_mesh(source, begin, tmp_path, mesh):
+    config = fine_tuning(source, source / "set")
+    config.mesh = mesh
+    state, _ = begin(config, tmp_path / "w")
+    assert_taken(state, weights_of(source / "w"), ALL)
+
+
+def test_other_classes_begin_anew(source, begin, tmp_path):
+    data = with_classes(tmp_path / "set", {"dark": "night", "light": "day"})
+    state, said = begin(fine_tuning(source, data), tmp_path / "w")
+    assert_taken(state, weights_of(source / "w"), ALL[:-1])
+    assert "fc8: anew: 0 of the 2 classes are among the weights' 2\n" in said
+    assert float(abs(state.params["fc8"]["bias"]).max()) == 0
+
+
+def test_rows_of_fc8_are_picked_by_name(source, begin, tmp_path):
+    data = tmp_path / "set"
+    small.write_folder(data)
+    for split in ("train", "val"):  # a subset
+        shutil.rmtree(data / split / "dark")
+    config = fine_tuning(source, data)
+    state, said = begin(config, tmp_path / "w1")
+    assert (
+        "fc8: anew: 1 of the 1 classes are among the weights' 2, init.classes=match picks" in said
+    )
+    config.init.classes = "match"
+    state, said = begin(config, tmp_path / "w2")
+    params = weights_of(source / "w")
+    np.testing.assert_array_equal(state.params["fc8"]["kernel"], params["fc8"]["kernel"][:, 1:])
+    np.testing.assert_array_equal(state.params["fc8"]["bias"], params["fc8"]["bias"][1:])
+    assert "fc8: 1 of 2 classes, picked by name" in said
+    config.dataset = str(with_classes(tmp_path / "other", {"dark": "night"}))
+    with pytest.raises(ConfigError, match=r"init.classes: class night is not among the 2 names"):
+        train.train(config, tmp_path / "w3")
+
+
+def test_classes_of_imagenet_are_the_same_with_their_words_and_without():
+    assert start._numbered(["n01440764_tench", "n02085620-Chihuahua"]) == ["n01440764", "n02085620"]
+    assert start._numbered(["n01440764_a", "n01440764_b"]) == ["n01440764_a", "n01440764_b"]
+    assert start._numbered(["cat", "n0144"]) == ["cat", "n0144"]
+
+
+def test_what_a_hand_set_otherwise_is_refused(source, tmp_path):
+    config = fine_tuning(source, source / "set")
+    config.image_size = 83
+    config.model.lrn.size = 3
+    wanted = (
+        r"image_size: 83 is set by hand, and the weights have 67; model.lrn.size: 3 is set by "
+        r"hand, and the weights have 5; leave out what comes with .*/w"
+    )
+    with pytest.raises(ConfigError, match=wanted):
+        train.train(config, tmp_path / "w")
+    assert not (tmp_path / "w" / "config.json").exists()
+    config = fine_tuning(source, source / "set")
+    config.image_size = 67  # what they have
+    config.model.dropout_rate = 0.1  # no part of the network, where training scales
+    train.preview(config, tmp_path / "w")
+
+
+def test_layers_are_chosen_and_what_follows_them_is_the_runs_own(source, begin, tmp_path):
+    config = fine_tuning(source, source / "set")
+    config.init.layers = ("conv1-conv3,conv5",)
+    config.model.fc_units = 2048  # by hand: no layer that has it is taken
+    state, said = begin(config, tmp_path / "w")
+    assert_taken(state, weights_of(source / "w"), ("conv1", "conv2", "conv3", "conv5"))
+    assert "conv4, fc6, fc7, fc8: anew: is left out" in said
+    assert state.params["fc6"]["bias"].shape == (128,)
+    config.init.layers = ("conv6",)
+    with pytest.raises(ConfigError, match=r"init.layers: conv6 is unknown|init.layers: .*conv5"):
+        train.train(config, tmp_path / "w2")
+
+
+def test_a_shape_that_does_not_fit_names_both(source, tmp_path):
+    weights = run_weights.read("workdir", source / "w")
+    weights.params["fc7"]["bias"] = np.zeros(3, np.float32)
+    made = start.Start(weights.config, {}, weights, "workdir", source / "w", "", ALL)
+    from alexnet_jax.steps.setup import Setup
+
+    setup = Setup.of(weights.config, 2)
+    with pytest.raises(
+        WeightsError, match=r"fc7.bias is \(3,\), in this network \(256,\); leave f"
+    ):
+        start.fit(made, setup, ["dark", "light"])
+
+
+def test_a_resume_needs_the_source_no_more(source, tmp_path):
+    shutil.copytree(source / "w", tmp_path / "first")
+    config = fine_tuning(source, source / "set")
+    config.init.weights = str(tmp_path / "first")
+    config.optimizer.schedule.kind = "constant"  # which the run's length does not change
+    train.train(config, tmp_path / "whole")
+    config.num_steps = 3
+    train.train(config, tmp_path / "w")
+    shutil.rmtree(tmp_path / "first")
+    config.num_steps = 0
+    _, said, _ = small.quietly(train.train, config, tmp_path / "w")
+    assert "after step 3" in said and f"weights   {tmp_path / 'first'} (workdir" in said
+    own, other = (small.final_state(tmp_path / name, 5) for name in ("w", "whole"))
+    for name, value in own.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+    assert small.rows(tmp_path / "w")[-1] == small.rows(tmp_path / "whole")[-1]
+    config.image_size = 83
+    with pytest.raises(ConfigError, match="image_size: 67 there, 83 here"):
+        train.train(config, tmp_path / "w")
+    (tmp_path / "w" / start.FILE).write_text("[")
+    assert "init.json is damaged" in start.described(tmp_path / "w")[0]
+    with pytest.raises(WeightsError, match="not found; init.weights names a workdir or a file"):
+        train.train(config, tmp_path / "new")
+
+
+def test_the_colours_of_the_weights_stay_theirs(source, begin, tmp_path):
+    """A store's own mean image goes with the weights, onto a folder and onto another store."""
+    made = small.config(source / "set")
+    store = tmp_path / "store"
+    (store / UNFINISHED).mkdir(parents=True)
+    options = shard_writer.Options(resize=made.resize, shards=2)
+    making = preparation.Preparation(open_dataset(made), store, options)
+    making.write(1, lambda images: None)
+    making.finish()
+    made.dataset, made.augment.mean_image = str(store), "moving"
+    train.train(made, tmp_path / "of_store")
+    wanted = run_files.read_statistics(tmp_path / "of_store")
+    config = fine_tuning(source, source / "set")
+    config.init.weights = str(tmp_path / "of_store")
+    begin(config, tmp_path / "w")
+    found = run_files.read_statistics(tmp_path / "w")
+    np.testing.assert_array_equal(found.mean_image, wanted.mean_image)
+    assert run_files.read_config(tmp_path / "w").augment.mean_image == "moving"
+    # Of weights without a store's colours, a store has none to give.
+    config = fine_tuning(source, store)
+    begin(config, tmp_path / "w2")
+    assert run_files.read_statistics(tmp_path / "w2") is None
+    assert run_files.read_config(tmp_path / "w2").augment.statistics == "imagenet"
+
+
+def test_what_cannot_be_begun_with(source, tmp_path):
+    config = fine_tuning(source, source / "set")
+    for weights, wanted in {
+        "": "init.weights: empty, and init.layers names all",
+        str(tmp_path / "none.pth"): "none.pth: not found",
+        f"caffe:{source / 'w'}": "is not a file of weights of the format caffe",
+        str(source / "set"): "config.json: not found",
+    }.items():
+        config.init.weights = weights
+        with pytest.raises((ConfigError, WeightsError), match=wanted):
+            train.train(config, tmp_path / "w")
+    config.init.weights, config.init.checkpoint = str(source / "w"), "7"
+    with pytest.raises(ConfigError, match="checkpoint: 7 is not best, latest or one of"):
+        train.train(config, tmp_path / "w")
+    config.init.checkpoint = "best"
+    with pytest.raises(ConfigError, match="is the workdir of this run itself"):
+        train.train(config, source / "w", overwrite=True)
+    assert weights_of(source / "w")
+    shutil.copytree(source / "w", tmp_path / "damaged")
+    for path in (tmp_path / "damaged").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    config.init.weights = str(tmp_path / "damaged")
+    with pytest.raises(CheckpointError, match="no whole checkpoint is left to use"):
+        train.train(config, tmp_path / "w")
+
+
+def test_a_file_of_ours_and_formats_by_name(source, begin, tmp_path):
+    run = run_weights.read("workdir", source / "w")
+    path = tmp_path / "net"
+    formats.write_safetensors(run, path)
+    assert formats.format_of(path) == "safetensors"
+    config = fine_tuning(source, source / "set")
+    for name in (str(path), f"safetensors:{path}"):
+        config.init.weights = name
+        state, said = begin(config, tmp_path / f"w{len(name)}")
+        assert_taken(state, run.params, ALL)
+        assert "(safetensors, SHA-256 " in said
+    for name, form in {"a.caffemodel": "caffe", "b.ONNX": "onnx", "c.pth": "torchvision"}.items():
+        assert formats.format_of(tmp_path / name) == form
+    (tmp_path / "odd").write_text("what?")
+    with pytest.raises(WeightsError, match="put it before the path, such as caffe:"):
+        formats.format_of(tmp_path / "odd")
+
+
+def test_the_preview_says_it_too(source, tmp_path):
+    said = train.preview(fine_tuning(source, source / "set"), tmp_path / "w")
+    assert f"{', '.join(ALL)}: taken" in said and "67x67 crops of 71x71" in said
+    assert not (tmp_path / "w").exists()
