@@ -13,9 +13,10 @@ from typing import Any
 
 from alexnet_jax.errors import UserError, unknown
 
-CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
-FULLY_CONNECTED = ("fc6", "fc7", "fc8")
-LAYERS = CONVOLUTIONS + FULLY_CONNECTED  # the eight that learn (paper section 3.5)
+CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")  # paper section 3.5
+FULLY_CONNECTED = ("fc6", "fc7", "fc7_linear", "fc8")
+# All that can learn, in their order: the paper's eight, and two that pre-training adds (section 6).
+LAYERS = (*CONVOLUTIONS, "conv6", *FULLY_CONNECTED)
 
 
 class ConfigError(UserError, ValueError):
@@ -69,6 +70,12 @@ class ModelConfig(_Fields):
     channels: tuple[int, ...] = (96, 256, 384, 384, 256)
     fc_units: int = 4096
     fc7_units: int = 0  # of fc7 where they are others than fc6's (run #150); 0: as many
+    # Channels of a sixth convolution behind pool5 (paper table 2, the rows with a star; run #146:
+    # 256 of 3x3, which read both columns, ReLU, no pooling); 0: none.
+    conv6_channels: int = 0
+    # Units of a layer without ReLU between fc7 and many classes (layers-146-2011: 2 x 1,024, each
+    # half reads both columns); 0: none.
+    fc7_linear_units: int = 0
     # Multiplies every layer's channels but the classes; 0.5 is half as wide.
     width: float = 1.0
     # Zeros past the right and bottom edge: 0 with 227 crops (Caffe), 3 with the 224 of the paper
@@ -111,6 +118,13 @@ class ModelConfig(_Fields):
     # test: outputs times (1 - rate) when evaluating (paper 4.2, layer.cu); train: divided by it
     # when training (Caffe). With weight decay and fixed initial scales the two are not the same.
     dropout_scaling: str = "test"
+
+    def layers(self) -> tuple[str, ...]:
+        """Returns the layers with weights that the network has, in their order."""
+        absent = set(self.without)
+        absent |= set() if self.conv6_channels else {"conv6"}
+        absent |= set() if self.fc7_linear_units else {"fc7_linear"}
+        return tuple(layer for layer in LAYERS if layer not in absent)
 
 
 @dataclasses.dataclass
@@ -181,7 +195,7 @@ class OptimizerConfig(_Fields):
     # `fc_rate_factor`.
     fc_updates: int = 1
     fc_rate_factor: float = 1.0
-    # Layers that do not learn: conv1 .. conv5, fc6 .. fc8. Their parameters, velocity and running
+    # Layers that do not learn: conv1 .. fc8. Their parameters, velocity and running
     # statistics stay to the last bit, and nothing below the lowest other layer is differentiated.
     frozen: tuple[str, ...] = ()
     accumulate_steps: int = 1  # parts that a batch is computed in; the update is the same

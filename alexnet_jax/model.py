@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from alexnet_jax.config import CONVOLUTIONS, FULLY_CONNECTED, LAYERS, ModelConfig
+from alexnet_jax.configs import sizes
 from alexnet_jax.configs.sizes import fully_connected_units
 from alexnet_jax.layers.batch_norm import BatchNorm, Mean
 from alexnet_jax.layers.columns import Columns
@@ -44,7 +45,7 @@ class AlexNet(nn.Module):
     frozen: tuple[str, ...] = ()
 
     def setup(self) -> None:
-        """Names the eight layers; `groups` are the columns that are computed here side by side."""
+        """Names the layers; `groups` are the columns that are computed here side by side."""
         c = self.config
         apart = self.columns.here
         together = 1 if c.columns_meet else apart
@@ -62,9 +63,13 @@ class AlexNet(nn.Module):
         self.stage1, self.stage2, self.stage3, self.stage4, self.stage5 = (
             Stage(c, n, self.columns, getattr(self, f"norm{n}", None)) for n in range(1, 6)
         )
+        if c.conv6_channels:
+            self.conv6 = self._conv("conv6", 3, 1, together)
         units = fully_connected_units(c)
         self.fc6 = self._fc("fc6", self._wide(units["fc6"]), together)
         self.fc7 = self._fc("fc7", self._wide(units["fc7"]), together)
+        if c.fc7_linear_units:
+            self.fc7_linear = self._fc("fc7_linear", self._wide(units["fc7_linear"]))
         self.fc8 = self._fc("fc8", self.num_classes)
         self.dropout = Dropout(c, self.columns)
 
@@ -91,6 +96,8 @@ class AlexNet(nn.Module):
         x = self.stage3(self.conv3(x, both))  # (B, 13, 13, 384)
         x = self.stage4(self.conv4(x, own))  # (B, 13, 13, 384)
         x = self.stage5(self.conv5(x, own))  # (B, 6, 6, 256)
+        if self.config.conv6_channels:
+            x = relu(self.conv6(x, both))  # (B, 6, 6, 256)
         with jax.named_scope("fc6"):
             return both(x)
 
@@ -99,6 +106,8 @@ class AlexNet(nn.Module):
         x = self.dropout(x, dropout_keys, "pool5")
         x = self.dropout(relu(self.fc6(x)), dropout_keys, "fc6")  # (B, 4096)
         x = self.dropout(relu(self.fc7(x, self._meet)), dropout_keys, "fc7")  # (B, 4096)
+        if self.config.fc7_linear_units:
+            x = self.fc7_linear(x, self.columns.meet)  # (B, 2048)
         x = self.fc8(x, self.columns.meet)  # (B, 1000)
         with jax.named_scope("logits"):
             x = self.columns.meet(x)
@@ -117,7 +126,7 @@ class AlexNet(nn.Module):
     ) -> Layer:
         if name in self.config.without:
             return left_out
-        channels = self._wide(self.config.channels[CONVOLUTIONS.index(name)])
+        channels = self._wide(sizes.channels(self.config)[name])
         return Conv(
             self.columns.share(channels),
             size,
@@ -160,18 +169,6 @@ def of_classifier(params: Any) -> Any:
     return {layer: params[layer] for layer in params if layer in FULLY_CONNECTED}
 
 
-def own_parameters(model: AlexNet, params: Any) -> Any:
-    """Cuts a device's part out of what every device holds: fc8, where the classes do not divide.
-
-    Args:
-      model: from `on_devices`.
-      params: what `mesh.specs` gives the device of the standard tree, or of some of its layers.
-    """
-    if "fc8" not in params or model.num_classes % model.columns.devices == 0:
-        return params
-    return params | {"fc8": jax.tree.map(model.columns.own_units, params["fc8"])}
-
-
 def parameters_and_statistics(tree: Any) -> tuple[Any, Any]:
     """Splits the standard tree: conv1 .. fc8, and norm1 .. norm5 ({} without batch normalisation).
 
@@ -182,8 +179,12 @@ def parameters_and_statistics(tree: Any) -> tuple[Any, Any]:
 
 
 def variables(model: AlexNet, tree: Any) -> dict[str, Any]:
-    """Returns what `apply` takes, from what this device holds of the standard tree."""
-    params, statistics = parameters_and_statistics(own_parameters(model, tree))
+    """Returns what `apply` takes, from what this device holds of the standard tree.
+
+    Where classes do not divide over the devices that share fc8, it is padded to equal shares
+    (`steps.state`).
+    """
+    params, statistics = parameters_and_statistics(tree)
     return {"params": params} | ({"batch_stats": statistics} if statistics else {})
 
 

@@ -27,6 +27,7 @@ from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.parallel import processes
 from alexnet_jax.parallel.schemes import scheme_of
 from alexnet_jax.steps import evaluation, training
+from alexnet_jax.steps.digests import StateDigests
 from alexnet_jax.steps.replay import Replay
 from alexnet_jax.steps.setup import IMAGENET_TRAIN, Setup
 from alexnet_jax.steps.state import create_state, with_weights
@@ -340,12 +341,15 @@ def _train(run: Run, start: int) -> dict[str, Any]:
     _ = run.eval_feed  # what cannot be used is known before the first step
     processes.say(f"feed      {run.describe_feed()}")
     replay = Replay(run.setup, feed.feeding) if config.replay_every else None
-    checks = Checks(config, run.checkpoints.prepare(run.abstract), replay)
+    digests = run.checkpoints.prepare(run.stored_form.abstract)
+    if not digests.fits(run.abstract):  # the copies that are compared are padded
+        digests = StateDigests(run.abstract)
+    checks = Checks(config, digests, replay)
     update = training.compile_train_step(run.setup, feed.feeding)
     rate = report.expected_rate(update, run.abstract, feed.sample(), config.batch_size)
     processes.say(f"expected  about {rate:,.0f} images/s")
     if start:
-        state = run.checkpoints.restore(start, run.abstract)
+        state = run.restore(start)
         processes.say(f"continuing {run.workdir} after step {start:,}")
     else:
         state = create_state(run.setup)
@@ -364,7 +368,7 @@ def _train(run: Run, start: int) -> dict[str, Any]:
 def _evaluate_last(run: Run, start: int) -> dict[str, Any]:
     """Ends a run that was stopped between its last save and the evaluation of it."""
     processes.say(f"{run.workdir} is trained to step {start:,}; evaluating it")
-    state = run.checkpoints.restore(start, run.abstract)
+    state = run.restore(start)
     with _loop(run, start, None, None) as loop:
         _, last = loop.evaluate_if_due(state, start)
         loop.wait_for_save()

@@ -1,15 +1,18 @@
 """Small networks on meshes: their configs, batches and updates."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from alexnet_jax import configs
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, MeshConfig
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.parallel import mesh
 from alexnet_jax.steps import state, training
 from alexnet_jax.steps.setup import Setup
+from alexnet_jax.steps.stored_form import StoredForm
 
 MESHES = [(1, 1), (1, 2), (2, 2), (4, 2), (2, 4), (1, 8)]
 
@@ -65,11 +68,13 @@ _known: dict = {}
 
 
 def initial(setup: Setup) -> state.TrainState:
-    """Returns the state before the first update, computed once for each network."""
+    """Returns the state before the first update as a checkpoint has it, computed once for each
+    network."""
     config = setup.config
     key = repr((config.model, config.optimizer, config.precision, setup.network.num_classes))
     if key not in _known:
-        made = jax.jit(lambda: state.initial_state(setup))()
+        alone = dataclasses.replace(setup, mesh=mesh.build(MeshConfig(1, 1)))
+        made = jax.jit(lambda: state.initial_state(alone))()
         _known[key] = jax.tree.map(np.asarray, made)
     return _known[key]
 
@@ -78,10 +83,13 @@ def follow(config: Config, steps: int, classes: int = 13) -> tuple[list[float], 
     """Runs a few updates; returns each loss, and the state as NumPy arrays by path."""
     setup = Setup.of(config, classes, 1000)
     devices = setup.mesh
-    now = jax.tree.map(
-        lambda leaf, place: jax.device_put(leaf.copy(), place.sharding),  # it is donated
-        initial(setup),
-        state.abstract_state(setup),
+    form = StoredForm(setup)
+    now = form.state(
+        jax.tree.map(
+            lambda leaf, place: jax.device_put(leaf.copy(), place.sharding),  # it is donated
+            initial(setup),
+            form.abstract,
+        )
     )
     feeding = HostBatches(config.mesh, config.batch_size, config.resize)
     losses = []
@@ -92,6 +100,7 @@ def follow(config: Config, steps: int, classes: int = 13) -> tuple[list[float], 
         )
         sums = jax.device_get(figures["sums"]["loss"])
         losses.append(float(sums.total) / float(sums.count))
+    now = form.of(now)
     leaves = jax.tree_util.tree_leaves_with_path((now.weights, now.opt_state))
     return losses, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

@@ -20,7 +20,7 @@ def test_parameters_of_the_paper(recipe):
     config = configs.get(recipe)
     network = models.build(config.model, 1000, config.precision)
     params = models.abstract_parameters(network, config.image_size)
-    assert tuple(params) == models.LAYERS
+    assert tuple(params) == config.model.layers()
     assert models.count_parameters(params) == 60_965_224
     shapes = {name: params[name]["kernel"].shape for name in params}
     assert shapes == {
@@ -33,6 +33,26 @@ def test_parameters_of_the_paper(recipe):
         "fc7": (4096, 4096),
         "fc8": (4096, 1000),
     }
+
+
+@pytest.mark.parametrize(
+    ("recipe", "classes", "parameters"),
+    [
+        ("paper_conv6", 1000, 61_555_304),
+        ("original_code_conv6", 1000, 61_555_304),
+        # 57,458,304 in front of the classes.
+        ("fall2009", 10_184, 57_458_304 + 4097 * 10_184),
+        ("fall2011", 21_843, 57_458_304 + 4097 * 2048 + 2049 * 21_843),
+    ],
+)
+def test_parameters_of_pre_training(recipe, classes, parameters):
+    """Figures of run #146: conv6 is 3 x 3 x 256 x 256 and 256 biases."""
+    config = configs.get(recipe)
+    network = models.build(config.model, classes, config.precision)
+    params = models.abstract_parameters(network, config.image_size)
+    assert params["conv6"]["kernel"].shape == (3, 3, 256, 256)
+    assert models.count_parameters(params) == parameters
+    assert tuple(params) == config.model.layers()
 
 
 def test_initial_scales_of_the_original_code():
@@ -165,7 +185,9 @@ def test_caffe_layer_vectors(shared_data):
 # outputs of fc6 and fc7 are multiplied by when testing.
 PRESETS = {
     "paper": ((0, 0), 2, "relu norm pool", "relu norm pool", (5e-4, 2.0), False, 0.5),
+    "paper_conv6": ((0, 0), 2, "relu norm pool", "relu norm pool", (5e-4, 2.0), False, 0.5),
     "original_code": ((0, 3), 2, "norm pool relu", "relu norm map pool", (1e-4, 2.0), False, 0.5),
+    "fall2011": ((0, 3), 2, "norm pool relu", "relu norm map pool", (1e-4, 2.0), False, 0.5),
     "caffenet": ((0, 0), 2, "relu pool norm", "relu pool norm", (1e-4, 1.0), True, 1.0),
     "bvlc_alexnet": ((0, 0), 2, "relu norm pool", "relu norm pool", (1e-4, 1.0), True, 1.0),
     "one_weird_trick": ((0, 3), 1, "norm pool relu", "relu norm pool", (1e-4, 2.0), True, 0.5),
@@ -211,9 +233,14 @@ def torch_forward(torch, params, x, preset):
     v = after(f.relu(f.conv2d(v, w("conv3"), b["conv3"], padding=1)), 3)
     v = after(f.relu(f.conv2d(v, w("conv4"), b["conv4"], padding=1, groups=columns)), 4)
     v = f.relu(f.conv2d(v, w("conv5"), b["conv5"], padding=1, groups=columns))
-    v = f.max_pool2d(v, 3, 2).permute(0, 2, 3, 1).flatten(1)
+    v = f.max_pool2d(v, 3, 2)
+    if "conv6" in params:  # reads both columns; nothing is pooled after it
+        v = f.relu(f.conv2d(v, w("conv6"), b["conv6"], padding=1))
+    v = v.permute(0, 2, 3, 1).flatten(1)
     v = scale * f.relu(f.linear(v, w("fc6"), b["fc6"]))
     v = scale * f.relu(f.linear(v, w("fc7"), b["fc7"]))
+    if "fc7_linear" in params:
+        v = f.linear(v, w("fc7_linear"), b["fc7_linear"])
     return f.linear(v, w("fc8"), b["fc8"])
 
 

@@ -72,7 +72,8 @@ def _network(torch: Any, config: Config) -> Any:
     """Returns the variant as a torch.nn.Sequential; grouped convolutions are its own."""
     nn, model = torch.nn, config.model
     wide = [round(c * model.width) for c in model.channels]
-    fc6, fc7 = (round(n * model.width) for n in fully_connected_units(model).values())
+    units = {name: round(n * model.width) for name, n in fully_connected_units(model).items()}
+    fc6, fc7 = units["fc6"], units["fc7"]
     side = feature_sizes(config).pool5
     corner = (model.conv1_padding_before, model.conv1_padding)
     layers: list[Any] = [nn.ZeroPad2d(2 * corner)] if any(corner) else []
@@ -90,12 +91,19 @@ def _network(torch: Any, config: Config) -> Any:
                 "norm": lambda c=wide[i], i=i: _norm(torch, config, c, i == 1),
                 "pool": lambda: [nn.MaxPool2d(3, 2)],
             }[part]()
+    last = wide[4]
+    if model.conv6_channels:
+        last = round(model.conv6_channels * model.width)
+        layers += [nn.Conv2d(wide[4], last, 3, 1, 1), nn.ReLU()]
     layers.append(nn.Flatten())
     drop = nn.Dropout(model.dropout_rate)
     before = {"pool5": [drop], "fc6": [drop], "fc7": [drop]}
     after = {place: before[place] if place in model.dropout_after else [] for place in before}
-    layers += [*after["pool5"], nn.Linear(wide[4] * side**2, fc6), nn.ReLU(), *after["fc6"]]
+    layers += [*after["pool5"], nn.Linear(last * side**2, fc6), nn.ReLU(), *after["fc6"]]
     layers += [nn.Linear(fc6, fc7), nn.ReLU(), *after["fc7"]]
+    if "fc7_linear" in units:
+        layers.append(nn.Linear(fc7, units["fc7_linear"]))
+        fc7 = units["fc7_linear"]
     layers.append(nn.Linear(fc7, config.num_classes))
     return nn.Sequential(*layers)
 

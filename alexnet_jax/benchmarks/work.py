@@ -23,7 +23,7 @@ def forward_flops(config: Config, num_classes: int) -> dict[str, float]:
     params = abstract_parameters(network, config.image_size)
     sides = feature_sizes(config)
     side = {"conv1": sides.conv1, "conv2": sides.conv2, "conv5": sides.conv5}
-    side |= {"conv3": sides.pool2, "conv4": sides.pool2}
+    side |= {"conv3": sides.pool2, "conv4": sides.pool2, "conv6": sides.pool5}
     return {
         layer: 2.0 * leaves["kernel"].size * side.get(layer, 1) ** 2
         for layer, leaves in params.items()

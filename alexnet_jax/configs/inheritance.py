@@ -13,7 +13,10 @@ _INPUT = (
 # Of the model all but how it is drawn, which is about layers that begin anew.
 _DRAWN = ("init", "conv_std", "conv345_std", "fc_std", "fc8_std", "bias_value")
 # What follows the convolutions; where those alone are taken it is the run's own.
-_BEHIND = ("fc_units", "fc7_units", "dropout_rate", "dropout_after", "dropout_scaling")
+_BEHIND = (
+    *("conv6_channels", "fc_units", "fc7_units", "fc7_linear_units"),
+    *("dropout_rate", "dropout_after", "dropout_scaling"),
+)
 
 
 class Inherited(NamedTuple):

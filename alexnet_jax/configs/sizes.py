@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from alexnet_jax.config import Config, ModelConfig
+from alexnet_jax.config import CONVOLUTIONS, Config, ModelConfig
 
 
 class Sizes(NamedTuple):
@@ -32,8 +32,23 @@ def feature_sizes(config: Config) -> Sizes:
 
 
 def fully_connected_units(model: ModelConfig) -> dict[str, int]:
-    """Returns the units of fc6 and fc7, both columns together, before `width` scales them."""
-    return {"fc6": model.fc_units, "fc7": model.fc7_units or model.fc_units}
+    """Returns the units of the matrices but the classes', before `width` scales them."""
+    units = {"fc6": model.fc_units, "fc7": model.fc7_units or model.fc_units}
+    return units | ({"fc7_linear": model.fc7_linear_units} if model.fc7_linear_units else {})
+
+
+def channels(model: ModelConfig) -> dict[str, int]:
+    """Returns the channels of the convolutions, both columns together, before `width` scales them.
+
+    Layers that are left out count as if they were there.
+    """
+    names = zip(CONVOLUTIONS, model.channels, strict=True)
+    return dict(names) | ({"conv6": model.conv6_channels} if model.conv6_channels else {})
+
+
+def last_channels(model: ModelConfig) -> int:
+    """Returns the channels that fc6 reads, before `width` scales them."""
+    return [c for layer, c in channels(model).items() if layer not in model.without][-1]
 
 
 def conv1_padding(model: ModelConfig) -> int:

@@ -3,7 +3,6 @@
 import math
 
 from alexnet_jax.config import (
-    LAYERS,
     Config,
     ConfigError,
     InitConfig,
@@ -14,7 +13,12 @@ from alexnet_jax.config import (
     unknown,
 )
 from alexnet_jax.configs import layer_rates
-from alexnet_jax.configs.sizes import conv1_padding, feature_sizes, fully_connected_units
+from alexnet_jax.configs.sizes import (
+    channels,
+    conv1_padding,
+    feature_sizes,
+    fully_connected_units,
+)
 from alexnet_jax.parallel.schemes import SCHEMES, scheme_of
 
 CHOICES: dict[str, tuple[object, ...]] = {
@@ -68,6 +72,8 @@ LEAST: dict[str, tuple[float, bool]] = {
     "model.lrn.size": (1, False),
     "model.fc_units": (1, False),
     "model.fc7_units": (0, False),
+    "model.conv6_channels": (0, False),
+    "model.fc7_linear_units": (0, False),
     "model.lrn.alpha": (0, False),
     "model.lrn.beta": (0, False),
     "augment.chunk": (1, False),
@@ -100,7 +106,8 @@ MOST: dict[str, float] = {
         ("num_epochs", "num_steps", "log_every_steps", "checkpoint_every_steps"), 2**31
     ),
     "num_classes": 10**7,
-    **dict.fromkeys(("model.fc_units", "model.fc7_units"), 10**6),
+    **dict.fromkeys(("model.fc_units", "model.fc7_units", "model.fc7_linear_units"), 10**6),
+    "model.conv6_channels": 10**6,
     **dict.fromkeys(("optimizer.schedule.dexp_count", "optimizer.schedule.bias_dexp_count"), 1000),
     **dict.fromkeys(("optimizer.schedule.patience", "optimizer.schedule.most_drops"), 2**31 - 1),
     **dict.fromkeys(("augment.lighting_off_epoch", "eval_every_epochs"), 2**31 - 1),
@@ -196,12 +203,8 @@ def _check_sizes(config: Config) -> None:
 
 def _channels(model: ModelConfig) -> dict[str, float]:
     """Returns the channels of each layer but the classes, as `width` scales them."""
-    names = ("conv1", "conv2", "conv3", "conv4", "conv5")
-    units = fully_connected_units(model)
-    return {
-        name: channels * model.width
-        for name, channels in (dict(zip(names, model.channels, strict=True)) | units).items()
-    }
+    wide = channels(model) | fully_connected_units(model)
+    return {name: size * model.width for name, size in wide.items()}
 
 
 def _check_network(config: Config) -> None:
@@ -224,7 +227,7 @@ def _check_network(config: Config) -> None:
     for layer in model.without:
         if layer not in removable:
             raise ConfigError(f"model.without: {unknown(layer, removable)}")
-    layers = [layer for layer in LAYERS if layer not in model.without]
+    layers = model.layers()
     for layer in config.optimizer.frozen:
         if layer not in layers:
             raise ConfigError(f"optimizer.frozen: {unknown(layer, layers)}")

@@ -22,15 +22,17 @@ from alexnet_jax.inference.trained import TrainedNetwork
 from alexnet_jax.model import LAYERS, layer_outputs, variables
 from alexnet_jax.ops import compilation
 
+LINEAR = ("fc7_linear", "fc8")  # without ReLU
+
 
 def activations(network: TrainedNetwork, layer: str) -> Callable[[np.ndarray], jax.Array]:
     """Returns a function from images (B, R, R, 3) uint8 to a layer's activations, (B, D) float32.
 
-    They are of the centre view, after the layer's ReLU (fc8: the logits).
+    They are of the centre view, after the layer's ReLU, where it has one (fc8: the logits).
 
     Args:
       network: from `trained.load`, on one device.
-      layer: conv1 .. conv5, fc6 .. fc8.
+      layer: of the network, conv1 .. fc8.
 
     Raises:
       ConfigError: no such layer.
@@ -50,7 +52,7 @@ def activations(network: TrainedNetwork, layer: str) -> Callable[[np.ndarray], j
             mutable=["intermediates"],
         )
         (output,) = dict(kept)["intermediates"][layer]["__call__"]
-        output = output if layer == "fc8" else jax.nn.relu(output)
+        output = output if layer in LINEAR else jax.nn.relu(output)
         return output.reshape(output.shape[0], -1).astype(jnp.float32)
 
     jitted = compilation.jit(compute, network.config.kernels)

@@ -13,7 +13,7 @@ from alexnet_jax.data.types import Source
 from alexnet_jax.data.words import name_of
 from alexnet_jax.steps.forward import Forward
 from alexnet_jax.steps.setup import Setup
-from alexnet_jax.steps.state import abstract_state
+from alexnet_jax.steps.stored_form import StoredForm
 from alexnet_jax.training import run_files
 from alexnet_jax.training.stored import Stored
 
@@ -94,5 +94,6 @@ def load(
     setup = Setup.of(config, config.num_classes or len(names), statistics=statistics)
     stored = Stored(workdir, run_files.identity(workdir, config))
     step = stored.choose(which)
-    state = stored.restore(step, abstract_state(setup))
+    form = StoredForm(setup)
+    state = form.state(stored.restore(step, form.abstract))
     return TrainedNetwork(setup, names, step, state.weights)

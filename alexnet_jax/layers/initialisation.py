@@ -26,7 +26,8 @@ def bias_init(model: ModelConfig, layer: str) -> BiasInit:
     """Returns what makes a layer's biases: `bias_value` where the paper says so, else 0."""
     if model.init == "torch":
         return lambda fan_in: _uniform(fan_in**-0.5)
-    positive = layer in ("conv2", "conv4", "conv5", "fc6", "fc7")  # paper section 5
+    # Paper section 5; conv6 is run #146's.
+    positive = layer in ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")
     return lambda _: initializers.constant(model.bias_value if positive else 0.0)
 
 

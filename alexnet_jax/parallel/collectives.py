@@ -76,6 +76,23 @@ def broadcast_from(x: jax.Array, device: int) -> jax.Array:
     return lax.psum(jnp.where(lax.axis_index(MODEL) == device, x, jnp.zeros_like(x)), MODEL)
 
 
+def units_to_inputs(x: jax.Array, units: int) -> jax.Array:
+    """Turns a kernel's or bias's share of units into its share of inputs of all units, unpadded."""
+    if x.ndim == 1:
+        return gather_channels(x, lax.axis_size(MODEL))[:units]
+    return lax.all_to_all(x, MODEL, split_axis=0, concat_axis=1, tiled=True)[:, :units]
+
+
+def inputs_to_units(x: jax.Array) -> jax.Array:
+    """Undoes `units_to_inputs`; zeros pad the units to equal shares."""
+    devices = lax.axis_size(MODEL)
+    share = -(-x.shape[-1] // devices)
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, share * devices - x.shape[-1])])
+    if x.ndim == 1:
+        return lax.dynamic_slice_in_dim(x, model_index() * share, share)
+    return lax.all_to_all(x, MODEL, split_axis=1, concat_axis=0, tiled=True)
+
+
 def _groups(together: int) -> list[list[int]] | None:
     devices = lax.axis_size(MODEL)
     if together == devices:

@@ -94,8 +94,8 @@ def specs(state: Any, mesh: Mesh | AbstractMesh, config: MeshConfig) -> Specs:
     """Returns where each leaf of a tree with the standard parameter tree in it lives.
 
     Kernels, biases and running statistics are cut along their last axis, the outputs, over what the
-    scheme shares channels or units out over; what does not divide (fc8 of an odd number of classes)
-    and what is no parameter is on every device. With `zero` kernels are also cut over `data`, along
+    scheme shares channels or units out over; what does not divide and what is no parameter is on
+    every device. With `zero` kernels are also cut over `data`, along
     their longest other axis that divides.
     """
     scheme = scheme_of(config)
@@ -193,6 +193,26 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, config: MeshConfig) -> d
             name: jax.make_array_from_process_local_data(sharding, rows)
             for name, rows in batch.items()
         }
+
+
+def axes_of(spec: P) -> set[str]:
+    """Returns the axes of the mesh that an array is cut over."""
+    groups = (axes if isinstance(axes, tuple) else (axes,) for axes in spec)
+    return {axis for group in groups for axis in group if axis is not None}
+
+
+def cut_by_inputs(spec: P) -> P:
+    """Returns the spec of a kernel, or bias, of units that were cut over `model`: a kernel's inputs
+    are then, and a bias is on every device."""
+    first, *rest = spec
+    if not rest:
+        return P()
+    return P(tuple(axis for axis in (first, MODEL) if axis is not None), None)
+
+
+def placed_as(leaf: Any, mesh: Mesh, spec: P) -> jax.ShapeDtypeStruct:
+    """Returns an array as its shape, where it lives by a spec."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
 
 def put_everywhere(value: Any, mesh: Mesh) -> Any:

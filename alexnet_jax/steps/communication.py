@@ -9,7 +9,8 @@ import jax
 from jax.sharding import AbstractMesh
 
 from alexnet_jax.config import Config
-from alexnet_jax.configs.sizes import feature_sizes, fully_connected_units
+from alexnet_jax.configs import sizes
+from alexnet_jax.configs.sizes import feature_sizes, fully_connected_units, last_channels
 from alexnet_jax.layers.columns import Columns
 from alexnet_jax.model import (
     LAYERS,
@@ -159,11 +160,11 @@ def _over(group: int, kind: str, layer: str, payload: float) -> list[Collective]
 
 
 def _convolutions(config: Config, images: int) -> Iterator[Collective]:
-    """The forward pass to pool5, of columns."""
+    """The forward pass to what fc6 reads, of columns."""
     model, devices = config.model, config.mesh.model
     columns = Columns(model.columns, devices)
     sides = feature_sizes(config)
-    channels = {f"conv{n}": round(c * model.width) for n, c in enumerate(model.channels, 1)}
+    channels = {layer: round(c * model.width) for layer, c in sizes.channels(model).items()}
     one = images * _WIDTH[config.precision]  # bytes of one channel of one pixel
 
     def edges(layer: int, before: int, after: int, steps: str) -> Iterator[Collective]:
@@ -194,6 +195,9 @@ def _convolutions(config: Config, images: int) -> Iterator[Collective]:
         else:
             yield from own(layer, before, sides.pool2)
         before = channels[layer]
+    if "conv6" in channels:
+        meets, met = (devices, 1.0) if model.columns_meet else (columns.per_column, columns.count)
+        yield from _over(meets, "all-gather", "conv6", one * before / met * sides.pool5**2)
 
 
 def _batch_norms(config: Config, data: int) -> Iterator[Collective]:
@@ -216,9 +220,8 @@ def _fully_connected(
     model, devices = config.model, config.mesh.model
     columns = Columns(model.columns, devices)
     meeting, met = (devices, 1.0) if model.columns_meet else (columns.per_column, 1 / columns.count)
-    last = [c for n, c in enumerate(model.channels, 1) if f"conv{n}" not in model.without][-1]
     units = {layer: round(n * model.width) for layer, n in fully_connected_units(model).items()}
-    channels = round(last * model.width)
+    channels = round(last_channels(model) * model.width)
     one = images * _WIDTH[config.precision]
     pooled = one * channels * feature_sizes(config)[-1] ** 2
     if scheme_of(config.mesh).in_turns and passes > 1:
@@ -229,6 +232,9 @@ def _fully_connected(
     if "fc7" not in model.without:
         yield from _over(meeting, "all-gather", "fc7", one * units["fc6"] * met)
     read = units["fc6" if "fc7" in model.without else "fc7"]
+    if "fc7_linear" in units:
+        yield from _over(devices, "all-gather", "fc7_linear", one * read)
+        read = units["fc7_linear"]
     yield from _over(devices, "all-gather", "fc8", one * read)
     padded = columns.share(num_classes) * devices
     yield from _over(devices, "all-gather", "logits", one * padded)
@@ -238,7 +244,9 @@ def _update(config: Config, num_classes: int, data: int) -> Iterator[Collective]
     """Sums of gradients, metrics and norms, one collective for each set of devices; with ZeRO also
     the parameters' gathers and their gradients' scatters."""
     devices, passes = config.mesh.model, config.optimizer.fc_updates
-    network = build(config.model, num_classes, config.precision)
+    # Classes are padded to equal shares.
+    padded = num_classes + -num_classes % devices
+    network = build(config.model, padded, config.precision)
     shapes = abstract_parameters(network, config.image_size)
     mesh = AbstractMesh((data, devices), (DATA, MODEL))
     specs = meshes.specs(shapes, mesh, config.mesh)

@@ -22,7 +22,8 @@ class TrainState:
 
     Attributes:
       step: finished updates, 0-d int32.
-      params: conv1 .. fc8 with `kernel` and `bias`; float32, or float64 with that precision.
+      params: conv1 .. fc8 with `kernel` and `bias`; float32, or float64 with that precision. Where
+        classes do not divide over the devices that share fc8, zeros follow them.
       batch_stats: with batch normalisation norm1 .. norm5 with `mean` and `variance`, else {}.
       opt_state: the velocity, inside optax's state.
       plateau: where the plateau rule stands.
@@ -49,7 +50,18 @@ def initial_state(setup: Setup) -> TrainState:
         params, batch_stats = initial_variables(
             setup.network, jax.random.key(config.seed), config.image_size
         )
+    fc8 = {name: to_equal_shares(leaf, setup) for name, leaf in params["fc8"].items()}
+    params = params | {"fc8": fc8}
     return state_without_velocity(config.optimizer, params, batch_stats, 0)
+
+
+def to_equal_shares(leaf: jax.Array, setup: Setup) -> jax.Array:
+    """Pads classes, the last axis, with zeros to a multiple of the devices that share them.
+
+    Logits are cut to the classes, so that the zeros get no gradient, and stay zeros.
+    """
+    missing = -leaf.shape[-1] % meshes.model_devices(setup.mesh)
+    return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, missing)]) if missing else leaf
 
 
 def state_without_velocity(
@@ -93,4 +105,5 @@ def with_weights(state: TrainState, weights: dict[str, dict[str, np.ndarray]]) -
 
 def _put(array: np.ndarray, leaf: jax.Array) -> jax.Array:
     own = array.astype(leaf.dtype)
+    own = np.pad(own, [(0, n - m) for n, m in zip(leaf.shape, own.shape, strict=True)])
     return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: own[index])

@@ -128,7 +128,7 @@ class Loop:
                     self._write_pending(state)
                     saving = self.watchdog.while_growing(run.checkpoints.bytes_written)
                     with saving:
-                        run.checkpoints.save(at, state, self.writers.sync())
+                        run.checkpoints.save(at, run.stored_form.of(state), self.writers.sync())
                     if stops:
                         self._interrupt(at)
                     if at == run.last_step or self._is_epoch_end(at):

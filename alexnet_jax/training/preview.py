@@ -9,7 +9,7 @@ from alexnet_jax.feed import choice, resident
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.feed.protocol import Feeding
 from alexnet_jax.host.device_memory import device_memory, peak_bytes
-from alexnet_jax.model import LAYERS, layer_outputs
+from alexnet_jax.model import LAYERS, abstract_parameters, count_parameters, layer_outputs
 from alexnet_jax.steps import evaluation, training
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import abstract_state
@@ -25,13 +25,14 @@ def layers(setup: Setup) -> str:
       setup: of the run; its mesh decides what a device holds.
     """
     weights, outputs = abstract_state(setup).weights, _outputs(setup)
+    whole = abstract_parameters(setup.network, setup.config.image_size)  # without padding
     rows = [("layer", "output", "kernel", "parameters", "a device holds")]
     for layer in sorted(weights, key=lambda name: (name not in LAYERS, name)):
         leaves = weights[layer]
         output = outputs[layer]["__call__"][0].shape[1:] if layer in outputs else ()
-        kernel = leaves["kernel"].shape if "kernel" in leaves else ()
-        rows.append((layer, _by(output), _by(kernel), *_counts(leaves)))
-    rows.append(("in all", "", "", *_counts(weights)))
+        kernel = whole[layer]["kernel"].shape if "kernel" in leaves else ()
+        rows.append((layer, _by(output), _by(kernel), *_counts(whole[layer], leaves)))
+    rows.append(("in all", "", "", *_counts(whole, weights)))
     a, b, c, d = (max(len(row[i]) for row in rows) for i in range(4))
     return "\n".join(
         f"{name:{a}}  {output:{b}}  {kernel:{c}}  {count:>{d}}  {held}".rstrip()
@@ -54,14 +55,14 @@ def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(f"{size:,}" for size in shape)
 
 
-def _counts(tree: Any) -> tuple[str, str]:
-    """Returns how many numbers a tree holds, and how many of them one device does."""
-    leaves = jax.tree.leaves(tree)
+def _counts(whole: Any, placed: Any) -> tuple[str, str]:
+    """Returns how many numbers a tree holds, and how many one device does where it is placed."""
+    leaves = jax.tree.leaves(placed)
     held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
     shape = leaves[0].sharding.mesh.shape
     axes = {axis for leaf in leaves for axis in leaf.sharding.spec if axis and shape[axis] > 1}
     over = f", cut over {' and '.join(sorted(axes))}" if axes else ""
-    return f"{sum(leaf.size for leaf in leaves):,}", f"{held:,}{over}"
+    return f"{count_parameters(whole):,}", f"{held:,}{over}"
 
 
 def memory(setup: Setup, evaluated: int) -> str:

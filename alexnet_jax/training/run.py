@@ -20,6 +20,7 @@ from alexnet_jax.parallel import processes
 from alexnet_jax.steps import evaluation
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import TrainState, abstract_state
+from alexnet_jax.steps.stored_form import StoredForm
 from alexnet_jax.training import checkpoint, run_files
 from alexnet_jax.training.start import Start, described, fit, lines
 
@@ -72,6 +73,7 @@ class Run:
         self.start = start
         self.fitted = fit(start, self.setup, dataset.class_names) if start else None
         self.abstract = abstract_state(self.setup)
+        self.stored_form = StoredForm(self.setup)
         self._dataset, self.notes = dataset, dataset.notes
         self._eval_steps: dict[int, jax.stages.Compiled] = {}
         self._told_bad: set[str] = set()
@@ -84,6 +86,15 @@ class Run:
             )
         )
         checkpoints.run = run_files.identity(workdir, config)
+
+    def restore(self, step: int) -> TrainState:
+        """Reads the state of a checkpoint.
+
+        Raises:
+          CheckpointError: it is damaged, or of another network.
+        """
+        form = self.stored_form
+        return form.state(self.checkpoints.restore(step, form.abstract))
 
     @functools.cached_property
     def train_feed(self) -> HostFeed | ResidentFeed:
@@ -194,7 +205,7 @@ class Run:
         processes.say(
             f"{self.workdir} is finished at step {step_done:,}; evaluating it, not training"
         )
-        state = self.checkpoints.restore(step_done, self.abstract)
+        state = self.restore(step_done)
         with Progress("evaluate", 0, 0, "image", not processes.is_first()) as progress:
             return self.summarise(self.evaluate(state, self.config.eval_views, progress))
 

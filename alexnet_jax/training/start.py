@@ -14,9 +14,9 @@ from alexnet_jax.configs import layer_names
 from alexnet_jax.configs.inheritance import inherited
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.host import files
+from alexnet_jax.model import abstract_parameters
 from alexnet_jax.parallel import processes
 from alexnet_jax.steps.setup import Setup
-from alexnet_jax.steps.state import abstract_state
 from alexnet_jax.training import run_files, run_weights, seal
 from alexnet_jax.training.stored import FOLDER
 from alexnet_jax.weights import formats
@@ -165,7 +165,9 @@ def fit(start: Start, setup: Setup, class_names: list[str]) -> Fitted:
       ConfigError: rows of fc8 are to be picked by names, and one is not among the weights'.
     """
     params, layers = {}, {}
-    for layer, leaves in _in_order(abstract_state(setup).weights):
+    shapes = abstract_parameters(setup.network, setup.config.image_size)
+    for layer in sorted(shapes, key=lambda name: (name not in LAYERS, name)):
+        leaves = shapes[layer]
         # The statistics of batch normalisation belong to their convolution.
         owner = layer.replace("norm", "conv")
         if owner not in start.layers:
@@ -187,11 +189,6 @@ def fit(start: Start, setup: Setup, class_names: list[str]) -> Fitted:
         params[layer] = {part: own[part] for part in leaves}
         layers.setdefault(layer, "taken")
     return Fitted(params, layers)
-
-
-def _in_order(weights: dict[str, Any]) -> list[tuple[str, Any]]:
-    order = sorted(weights, key=lambda name: (name not in LAYERS, name))
-    return [(layer, weights[layer]) for layer in order]
 
 
 def _classes(

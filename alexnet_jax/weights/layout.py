@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from alexnet_jax.weights.types import Params, WeightsError, array_of
 
 TORCHVISION: dict[str, str] = dict(
     zip(
-        model.LAYERS,
+        (*model.CONVOLUTIONS, "fc6", "fc7", "fc8"),
         ("features.0", "features.3", "features.6", "features.8", "features.10")
         + ("classifier.1", "classifier.4", "classifier.6"),
         strict=True,
@@ -87,7 +87,7 @@ def to_standard(
         if tensors[name].shape != there:
             raise WeightsError(f"{path}: {name} is {tensors[name].shape}, not {there}")
     params: Params = {}
-    channels = len(tensors[layout.name("conv5", "bias")])
+    channels = len(tensors[layout.name(_last_convolution(config.model.layers()), "bias")])
     for name, (layer, part, shape) in wanted.items():
         values = array_of(tensors[name], name, path)
         if layout.channels_first:
@@ -120,7 +120,7 @@ def _with_last_layer(tensors: Mapping[str, np.ndarray], layout: Layout) -> Mappi
 def from_standard(params: Params, layout: Layout) -> dict[str, np.ndarray]:
     """Returns the tensors of a file: what `to_standard` takes."""
     tensors = {}
-    channels = len(params["conv5"]["bias"])
+    channels = len(params[_last_convolution(params)]["bias"])
     for layer, parts in params.items():
         for part, values in parts.items():
             if layout.bgr and (layer, part) == ("conv1", "kernel"):
@@ -129,6 +129,11 @@ def from_standard(params: Params, layout: Layout) -> dict[str, np.ndarray]:
                 values = _channels_first(values, layer, channels)
             tensors[layout.name(layer, part)] = np.ascontiguousarray(values)
     return tensors
+
+
+def _last_convolution(layers: Iterable[str]) -> str:
+    """Returns whose channels fc6 reads."""
+    return max(layer for layer in layers if layer.startswith("conv"))
 
 
 def _shapes(config: Config, classes: int) -> dict:

@@ -104,6 +104,8 @@ def test_compiled_steps_exchange_what_figure_2_says(shape):
         ((1, 8), {"model__lrn__across_columns": True, "model__layer1": "norm pool relu"}),
         ((2, 4), {"model__columns_meet": False, "model__layer2": "relu pool norm"}),
         ((2, 2), {"mesh__zero": True}),
+        ((2, 2), {"model__conv6_channels": 128, "model__fc7_linear_units": 1024}),
+        ((1, 4), {"model__conv6_channels": 128, "model__columns_meet": False}),
         ((2, 4), {"mesh__scheme": "hybrid"}),
         ((2, 2), {"mesh__scheme": "hybrid", "optimizer__fc_updates": 2}),
         ((2, 4), {"model__normalisation": "batch", "model__layer3": "relu norm"}),

@@ -13,6 +13,7 @@ from on_mesh import corrupted
 from alexnet_jax.config import MeshConfig
 from alexnet_jax.steps import digests, state
 from alexnet_jax.steps.setup import Setup
+from alexnet_jax.steps.stored_form import StoredForm
 
 MESHES = [
     MeshConfig(1, 1),
@@ -27,7 +28,8 @@ MESHES = [
 def made(mesh: MeshConfig, tmp_path) -> state.TrainState:
     config = small.config(tmp_path)
     config.mesh = mesh
-    return state.create_state(Setup.of(config, 10))
+    setup = Setup.of(config, 10)
+    return StoredForm(setup).of(state.create_state(setup))
 
 
 def test_any_mesh_and_the_host_have_the_same(tmp_path):

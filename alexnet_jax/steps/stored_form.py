@@ -1,0 +1,93 @@
+"""The form of a state in a checkpoint, which every mesh reads: classes without their padding."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from alexnet_jax.config import ConfigError
+from alexnet_jax.parallel import collectives
+from alexnet_jax.parallel import mesh as meshes
+from alexnet_jax.steps import optimizer
+from alexnet_jax.steps.setup import Setup
+from alexnet_jax.steps.state import TrainState, abstract_state
+
+FC8 = ("fc8",)
+
+
+class StoredForm:
+    """Maps a state to what a checkpoint holds of it, and back, on the devices.
+
+    Where the classes divide over the devices that share fc8 both are the same. Else fc8 has its
+    true width in a checkpoint, cut by its inputs, which divide: no device ever holds all of it.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        """Prepares the maps of a run.
+
+        Raises:
+          ConfigError: with ZeRO the inputs of fc8 are too few to be cut.
+        """
+        self._placed = abstract_state(setup)
+        self.abstract = self._placed
+        classes, mesh, fc8 = setup.network.num_classes, setup.mesh, _fc8(self._placed)
+        self._pads = jax.tree.leaves(fc8)[0].shape[-1] != classes
+        if not self._pads:
+            return
+        specs = jax.tree.map(lambda leaf: leaf.sharding.spec, fc8)
+        cut = jax.tree.map(meshes.cut_by_inputs, specs)
+        self.abstract = _with_fc8(
+            self._placed,
+            jax.tree.map(
+                lambda leaf, spec: meshes.placed_as(
+                    jax.ShapeDtypeStruct((*leaf.shape[:-1], classes), leaf.dtype), mesh, spec
+                ),
+                fc8,
+                cut,
+            ),
+        )
+        try:
+            jax.tree.map(lambda leaf: leaf.sharding.shard_shape(leaf.shape), _fc8(self.abstract))
+        except ValueError as error:
+            raise ConfigError(
+                f"mesh.zero: the inputs of fc8 cannot be shared by {mesh.devices.size} devices "
+                f"when {classes:,} classes are saved; use mesh.zero=False"
+            ) from error
+
+        def unpadded(tree: Any, _: Any) -> Any:
+            return jax.tree.map(lambda x: collectives.units_to_inputs(x, classes), tree)
+
+        def padded(tree: Any, _: Any) -> Any:
+            return jax.tree.map(collectives.inputs_to_units, tree)
+
+        everywhere = meshes.EVERYWHERE
+        to, back = (
+            meshes.per_device(function, mesh, before, everywhere, after)
+            for function, before, after in ((unpadded, specs, cut), (padded, cut, specs))
+        )
+        self._unpadded = jax.jit(lambda tree: to(tree, ()))
+        self._padded = jax.jit(lambda tree: back(tree, ()))
+
+    def of(self, state: TrainState) -> TrainState:
+        """Returns what a checkpoint holds of a state."""
+        return _with_fc8(state, self._unpadded(_fc8(state))) if self._pads else state
+
+    def state(self, stored: TrainState) -> TrainState:
+        """Returns the state of what a checkpoint holds."""
+        return _with_fc8(stored, self._padded(_fc8(stored))) if self._pads else stored
+
+
+def _fc8(state: TrainState) -> tuple[Any, Any]:
+    """Returns fc8's parameters and velocity."""
+    return state.params["fc8"], optimizer.velocity(state.opt_state)["fc8"]
+
+
+def _with_fc8(state: TrainState, fc8: tuple[Any, Any]) -> TrainState:
+    params, velocity = fc8
+    part = optimizer.of_layers(state.opt_state, FC8)
+    part = (*part[:-1], part[-1]._replace(trace={"fc8": velocity}))
+    return dataclasses.replace(
+        state,
+        params=state.params | {"fc8": params},
+        opt_state=optimizer.replaced(state.opt_state, part),
+    )
