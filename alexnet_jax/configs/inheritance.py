@@ -3,7 +3,7 @@
 import copy
 from typing import Any, NamedTuple
 
-from alexnet_jax.config import CONVOLUTIONS, Config, by_hand, flatten, put
+from alexnet_jax.config import FULLY_CONNECTED, Config, by_hand, flatten, put
 
 # How an image becomes the network's input.
 _INPUT = (
@@ -12,11 +12,15 @@ _INPUT = (
 )
 # Of the model all but how it is drawn, which is about layers that begin anew.
 _DRAWN = ("init", "conv_std", "conv345_std", "fc_std", "fc8_std", "bias_value")
-# What follows the convolutions; where those alone are taken it is the run's own.
-_BEHIND = (
-    *("conv6_channels", "fc_units", "fc7_units", "fc7_linear_units"),
-    *("dropout_rate", "dropout_after", "dropout_scaling"),
-)
+# Fields of what follows the five convolutions, with the layers whose shape or output they decide:
+# where none of those is taken they are the run's own.
+_OF_LAYERS = {
+    "conv6_channels": ("conv6", "fc6"),
+    "fc_units": ("fc6", "fc7"),
+    "fc7_units": ("fc7", "fc7_linear", "fc8"),
+    "fc7_linear_units": ("fc7_linear", "fc8"),
+    **dict.fromkeys(("dropout_after", "dropout_scaling", "dropout_rate"), FULLY_CONNECTED),
+}
 
 
 class Inherited(NamedTuple):
@@ -42,9 +46,8 @@ def fields(layers: tuple[str, ...], scaling: str) -> list[str]:
         evaluating, the rate is a part of the network.
     """
     own = {f"model.{name}" for name in _DRAWN}
-    if set(layers) <= set(CONVOLUTIONS):
-        own |= {f"model.{name}" for name in _BEHIND}
-    elif scaling == "train":
+    own |= {f"model.{name}" for name, of in _OF_LAYERS.items() if not set(of) & set(layers)}
+    if scaling == "train":
         own.add("model.dropout_rate")
     model = [name for name in flatten(Config()) if name.startswith("model.")]
     return [*_INPUT, *(name for name in model if name not in own)]
