@@ -18,7 +18,16 @@ FILES = {
         "convert.py",
         "errors.py",
     ),
-    *("evaluate.py", "main.py", "model.py", "predict.py", "prepare.py", "train.py", "visualize.py"),
+    *(
+        "evaluate.py",
+        "main.py",
+        "model.py",
+        "predict.py",
+        "probe.py",
+        "prepare.py",
+        "train.py",
+        "visualize.py",
+    ),
 }
 # The lowest first: a room imports from those before it in this list, never from those after.
 ROOMS = [
@@ -40,7 +49,17 @@ ROOMS = [
     ("train",),
     ("inference",),
     ("benchmarks",),
-    ("main", "checkpoints", "evaluate", "predict", "prepare", "convert", "visualize", "benchmark"),
+    (
+        "main",
+        "checkpoints",
+        "evaluate",
+        "predict",
+        "probe",
+        "prepare",
+        "convert",
+        "visualize",
+        "benchmark",
+    ),
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 

@@ -2,12 +2,13 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.loader import (
@@ -19,10 +20,16 @@ from alexnet_jax.data.loader import (
 from alexnet_jax.errors import unknown
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.inference.trained import TrainedNetwork
-from alexnet_jax.model import LAYERS, layer_outputs, variables
+from alexnet_jax.model import LAYERS, variables
 from alexnet_jax.ops import compilation
 
 LINEAR = ("fc7_linear", "fc8")  # without ReLU
+POOLS = {"pool1": "stage1", "pool2": "stage2", "pool5": "stage5"}  # with norms, as the next reads
+
+
+def there(network: TrainedNetwork) -> list[str]:
+    """Returns the layers whose activations a network has."""
+    return [*(own for own in LAYERS if own in network.params), *POOLS]
 
 
 def activations(network: TrainedNetwork, layer: str) -> Callable[[np.ndarray], jax.Array]:
@@ -32,48 +39,65 @@ def activations(network: TrainedNetwork, layer: str) -> Callable[[np.ndarray], j
 
     Args:
       network: from `trained.load`, on one device.
-      layer: of the network, conv1 .. fc8.
+      layer: of `there`: conv1 .. fc8, pool1, pool2 or pool5.
 
     Raises:
       ConfigError: no such layer.
     """
-    there = [own for own in LAYERS if own in network.params]
-    if layer not in there:
-        raise ConfigError(f"layer: {unknown(layer, there)}")
+    compute = of_layers(network, [layer])
+    return lambda images: compute(images)[layer]
 
+
+def of_layers(
+    network: TrainedNetwork, layers: Sequence[str]
+) -> Callable[[np.ndarray], dict[str, jax.Array]]:
+    """Returns a function like `activations`' for several layers in one pass.
+
+    Raises:
+      ConfigError: one of them is not there.
+    """
+    for layer in layers:
+        if layer not in there(network):
+            raise ConfigError(f"layer: {unknown(layer, there(network))}")
     module = network.setup.network
 
-    def compute(params: Any, image: jax.Array) -> jax.Array:
+    def is_wanted(part: nn.Module, method: str) -> bool:
+        return method == "__call__" and part.name in {POOLS.get(layer, layer) for layer in layers}
+
+    def compute(params: Any, image: jax.Array) -> dict[str, jax.Array]:
         (view,) = network.setup.views.evaluation(image, 1)
         _, kept = module.apply(
             variables(module, params),
             view,
-            capture_intermediates=layer_outputs,
+            capture_intermediates=is_wanted,
             mutable=["intermediates"],
         )
-        (output,) = dict(kept)["intermediates"][layer]["__call__"]
-        output = output if layer in LINEAR else jax.nn.relu(output)
-        return output.reshape(output.shape[0], -1).astype(jnp.float32)
+        found = {}
+        for layer in layers:
+            (output,) = dict(kept)["intermediates"][POOLS.get(layer, layer)]["__call__"]
+            output = output if layer in LINEAR or layer in POOLS else jax.nn.relu(output)
+            found[layer] = output.reshape(output.shape[0], -1).astype(jnp.float32)
+        return found
 
     jitted = compilation.jit(compute, network.config.kernels)
     return functools.partial(jitted, network.params)
 
 
 def of_split(
-    network: TrainedNetwork, reader: ImageReader, layer: str
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Computes a layer's activations of every image of a split, once.
+    network: TrainedNetwork, reader: ImageReader, layers: Sequence[str]
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
+    """Computes the activations of some layers for every image of a split, once.
 
     Args:
       network: from `trained.load`, on one device.
       reader: of the split.
-      layer: as for `activations`.
+      layers: as for `activations`.
 
     Yields:
-      Activations (b, D) float32, labels (b,) int32 and (b,) bool: can the image be read? In the
-      order of the split.
+      By layer activations (b, D) float32, labels (b,) int32 and (b,) bool: can the image be read?
+      In the order of the split.
     """
-    compute, c = activations(network, layer), network.config
+    compute, c = of_layers(network, layers), network.config
     size = c.eval_batch_size or c.batch_size
     positions = evaluation_positions(size, len(reader))
     loader = Loader(reader, c.read_threads, c.read_ahead)
@@ -82,8 +106,9 @@ def of_split(
     for batch in loader.batches(positions, numbers, slice(0, size)):
         shown = min(size, left)
         left -= shown
-        found = np.asarray(compute(jax.device_put(batch["image"])))[:shown]
-        yield found, batch["label"][:shown].copy(), batch["mask"][:shown] > 0
+        found = compute(jax.device_put(batch["image"]))
+        own = {layer: np.asarray(values)[:shown] for layer, values in found.items()}
+        yield own, batch["label"][:shown].copy(), batch["mask"][:shown] > 0
 
 
 def write(network: TrainedNetwork, path: pathlib.Path, layer: str, split: str = "") -> None:
@@ -103,7 +128,8 @@ def write(network: TrainedNetwork, path: pathlib.Path, layer: str, split: str = 
     values, labels = np.zeros((0, 0), np.float32), np.zeros(len(reader), np.int32)
     readable, seen = np.zeros(len(reader), bool), 0
     with Progress(f"{layer} of {split}", 0, len(reader), "image") as bar:
-        for own, label, mask in of_split(network, reader, layer):
+        for found, label, mask in of_split(network, reader, [layer]):
+            own = found[layer]
             if not seen:
                 values = np.zeros((len(reader), own.shape[1]), np.float32)
             here = slice(seen, seen + len(own))
@@ -140,7 +166,8 @@ def nearest_of_split(
     numbers = np.zeros((len(queries), 0), np.int64)
     distances = np.zeros((len(queries), 0), np.float32)
     seen = compared = 0
-    for values, _, readable in of_split(network, reader, layer):
+    for found, _, readable in of_split(network, reader, [layer]):
+        values = found[layer]
         here = seen + np.flatnonzero(readable)
         seen += len(readable)
         compared += len(here)

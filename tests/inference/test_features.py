@@ -19,8 +19,8 @@ def test_fc8_of_a_split_is_the_logits_and_fc7_what_they_are_made_of(run):
     reader = ImageReader(open_dataset(network.config).open("val"), 71)
 
     def whole(layer: str) -> tuple[np.ndarray, np.ndarray]:
-        parts = list(features.of_split(network, reader, layer))
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+        parts = list(features.of_split(network, reader, [layer]))
+        return np.concatenate([p[0][layer] for p in parts]), np.concatenate([p[1] for p in parts])
 
     logits, labels = whole("fc8")
     assert (logits.shape, labels.shape) == ((14, 2), (14,))
@@ -60,7 +60,7 @@ def test_nearest_of_a_split_is_nearest_of_all_its_batches(rng, monkeypatch):
     values = rng.integers(0, 3, (23, 4)).astype(np.float32)
     readable = rng.random(23) > 0.3
     readable[10:15] = False  # a whole batch
-    parts = [(values[i : i + 5], None, readable[i : i + 5]) for i in range(0, 23, 5)]
+    parts = [({"fc7": values[i : i + 5]}, None, readable[i : i + 5]) for i in range(0, 23, 5)]
     monkeypatch.setattr(features, "of_split", lambda *_: iter(parts))
     queries, told = rng.integers(0, 3, (3, 4)).astype(np.float32), []
     found, compared = features.nearest_of_split(None, None, "fc7", queries, 6, told.append)

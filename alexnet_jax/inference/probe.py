@@ -1,0 +1,193 @@
+"""Linear probes: how well a linear classifier tells the classes by a layer's activations.
+
+Multinomial logistic regression with a squared penalty, by L-BFGS (optax) on all images at once. The
+activations are centred and scaled to unit variance, each by the training images; the penalty is the
+best of PENALTIES on every fifth training image, and the classifier then learns from all of them.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.types import DataError
+from alexnet_jax.host.machine import memory
+from alexnet_jax.inference import features
+from alexnet_jax.inference.trained import TrainedNetwork
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+HELD_OUT = 5  # every fifth training image chooses the penalty
+MOST_STEPS = 200
+TOLERANCE = 1e-4  # of the gradient's norm, relative to the first
+
+
+class Activations(NamedTuple):
+    """Of a split's images that can be read: by layer (N, D) float32, and labels (N,)."""
+
+    layers: dict[str, np.ndarray]
+    labels: np.ndarray
+
+
+class Probe(NamedTuple):
+    """What a probe found.
+
+    Attributes:
+      layer: whose activations it read.
+      size: numbers that it read of an image.
+      penalty: that was chosen.
+      top1_error, top5_error: fractions of the test images; top-5 of five classes or fewer is 0.
+      seconds: that it took, the activations left out.
+    """
+
+    layer: str
+    size: int
+    penalty: float
+    top1_error: float
+    top5_error: float
+    seconds: float
+
+
+def collect(
+    network: TrainedNetwork,
+    reader: ImageReader,
+    layers: Sequence[str],
+    advance: Callable[[int], None] = lambda images: None,
+) -> Activations:
+    """Computes activations of every image of a split, in one pass.
+
+    Args:
+      network: from `trained.load`, on one device.
+      reader: of the split.
+      layers: as for `features.activations`.
+      advance: told of the images as they are done.
+
+    Raises:
+      DataError: they would not fit into memory, or have no labels.
+      ConfigError: no such layer.
+    """
+    found: dict[str, np.ndarray] = {}
+    labels, readable, seen = np.zeros(len(reader), np.int32), np.zeros(len(reader), bool), 0
+    for own, label, mask in features.of_split(network, reader, layers):
+        if not seen:
+            _refuse_too_many(own, len(reader))
+            found = {k: np.zeros((len(reader), v.shape[1]), np.float32) for k, v in own.items()}
+        here = slice(seen, seen + len(label))
+        for layer, values in own.items():
+            found[layer][here] = values
+        labels[here], readable[here] = label, mask
+        seen += len(label)
+        advance(len(label))
+    kept = readable & (labels >= 0)
+    if not kept.any():
+        raise DataError(f"{reader.where(0)}: none of its images has a label to learn or compare")
+    if kept.all():
+        return Activations(found, labels)
+    return Activations({layer: values[kept] for layer, values in found.items()}, labels[kept])
+
+
+def _refuse_too_many(own: dict[str, np.ndarray], images: int) -> None:
+    """Refuses what does not fit: the activations, and a copy of one layer's while it learns.
+
+    Raises:
+      DataError: says how many images would.
+    """
+    sizes = [values.shape[1] * 4 for values in own.values()]
+    needed, there = images * (sum(sizes) + 3 * max(sizes)), memory()
+    if needed > there:
+        fits = there // (sum(sizes) + 3 * max(sizes))
+        raise DataError(
+            f"{images:,} images' activations of {', '.join(own)} need {needed / 2**30:.1f} GiB, "
+            f"{there / 2**30:.1f} are there; name fewer layers, or a slice of about {fits:,} "
+            f"images such as train[:{max(1, 100 * fits // images)}%]"
+        )
+
+
+def probe(layer: str, train: Activations, test: Activations, classes: int) -> Probe:
+    """Fits a linear classifier to a layer's activations, and counts its errors.
+
+    Args:
+      layer: of both.
+      train: to learn from.
+      test: to count errors on.
+      classes: of the labels.
+
+    >>> rng = np.random.default_rng(0)
+    >>> labels = rng.integers(0, 3, 300)
+    >>> values = rng.normal(size=(300, 8)).astype(np.float32)
+    >>> values[np.arange(300), labels] += 6
+    >>> some = Activations({"fc7": values}, labels)
+    >>> probe("fc7", some, some, 3).top1_error < 0.01
+    True
+    """
+    started = time.perf_counter()
+    x, y = train.layers[layer], train.labels
+    mean, spread = x.mean(axis=0), x.std(axis=0)
+    scale = np.where(spread > 1e-6 * max(spread.max(), 1e-30), 1 / np.maximum(spread, 1e-30), 0)
+    x = ((x - mean) * scale).astype(np.float32)
+    own = np.arange(len(x)) % HELD_OUT == 0
+    if len(x) < 2 * HELD_OUT:
+        own[:] = False
+    weights, penalty = None, PENALTIES[2]
+    if own.any():
+        errors = []
+        learned = jnp.asarray(x[~own]), jnp.asarray(y[~own])
+        for candidate in reversed(PENALTIES):  # each from the stricter one's weights
+            weights = _fitted(*learned, candidate, classes, weights)
+            errors.append(_errors(weights, x[own], y[own])[0])
+        penalty = PENALTIES[::-1][int(np.argmin(errors))]  # the strictest of equals
+    weights = _fitted(jnp.asarray(x), jnp.asarray(y), penalty, classes, weights)
+    shown = ((test.layers[layer] - mean) * scale).astype(np.float32)
+    top1, top5 = _errors(weights, shown, test.labels)
+    return Probe(layer, x.shape[1], penalty, top1, top5, time.perf_counter() - started)
+
+
+Weights = tuple[jax.Array, jax.Array]
+
+
+def _errors(weights: Weights, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Returns the top-1 and top-5 errors; a class that ties with the right one counts as before."""
+    logits = x @ np.asarray(weights[0]) + np.asarray(weights[1])
+    right = logits[np.arange(len(x)), labels]
+    before = (logits >= right[:, None]).sum(axis=1) - 1
+    return float((before >= 1).mean()), float((before >= 5).mean())
+
+
+def _fitted(
+    x: jax.Array, labels: jax.Array, penalty: float, classes: int, start: Weights | None
+) -> Weights:
+    if start is None:
+        start = jnp.zeros((x.shape[1], classes)), jnp.zeros(classes)
+    return _by_lbfgs(x, labels, jnp.float32(penalty), start)
+
+
+@functools.partial(jax.jit)
+def _by_lbfgs(x: jax.Array, labels: jax.Array, penalty: jax.Array, start: Weights) -> Weights:
+    """Minimises the mean cross-entropy plus half the penalty times the squared weights."""
+
+    def loss(weights: Weights) -> jax.Array:
+        kernel, bias = weights
+        chosen = optax.losses.softmax_cross_entropy_with_integer_labels(x @ kernel + bias, labels)
+        return chosen.mean() + 0.5 * penalty * (kernel**2).sum()
+
+    solver = optax.lbfgs()
+    both = optax.value_and_grad_from_state(loss)
+
+    def step(carry: tuple) -> tuple:
+        weights, state, count, _ = carry
+        value, grad = both(weights, state=state)
+        updates, state = solver.update(grad, state, weights, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(weights, updates), state, count + 1, optax.tree.norm(grad)
+
+    first = optax.tree.norm(jax.grad(loss)(jax.tree.map(jnp.zeros_like, start)))
+
+    def goes_on(carry: tuple) -> jax.Array:
+        return (carry[2] < MOST_STEPS) & (carry[3] > TOLERANCE * first)
+
+    begin = (start, solver.init(start), jnp.int32(0), jnp.float32(jnp.inf))
+    return jax.lax.while_loop(goes_on, step, begin)[0]

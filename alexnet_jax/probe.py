@@ -1,0 +1,102 @@
+"""python -m alexnet_jax.probe --workdir=W [--dataset=D] [--layers=pool5,fc6,fc7]: linear probes.
+
+How well a linear classifier tells the classes of a data set by the activations of a network that
+may have learned something else: logistic regression on those of every training image, top-1 and
+top-5 error on the test images, one view each.
+"""
+
+from alexnet_jax.host import command
+
+command.begin(__name__)  # before what is imported for seconds
+
+
+import json
+import pathlib
+import sys
+
+from absl import flags
+
+from alexnet_jax import cli
+from alexnet_jax.host import files
+
+
+def _run(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
+    with cli.errors_as_one_line():
+        from alexnet_jax.ops import compilation
+
+        compilation.keep_programs()
+        _probe()
+
+
+def _probe() -> None:
+    from alexnet_jax.data.types import DataError
+    from alexnet_jax.errors import interruptible
+    from alexnet_jax.host.progress import Progress
+    from alexnet_jax.inference import probe, trained
+
+    f = flags.FLAGS
+    network = trained.load(files.local(f.workdir, "--workdir"), which=f.checkpoint)
+    config = network.config
+    if f.dataset:  # which has no splits of the run's
+        config.dataset, config.train_split, config.eval_split = f.dataset, "train", ""
+    config.data_dir = f.data_dir or config.data_dir
+    config.train_split = f.train_split or config.train_split
+    sources = {}
+    for split in (config.train_split, f.split):
+        source, name = network.source(split)
+        sources[name] = source
+    if len(sources) < 2:
+        raise DataError(f"--split: {name} is what the probe learns from; name another to test it")
+    (trained_on, first), (tested_on, second) = sources.items()
+    if first.class_names != second.class_names:
+        raise DataError(f"split {tested_on} has other classes than {trained_on}")
+    found = []
+    with interruptible("probing"):
+        for name, source in sources.items():
+            with Progress(f"activations of {name}", 0, len(source), "image") as bar:
+                found.append(probe.collect(network, network.reader(source), f.layers, bar.advance))
+        train, test = found
+        cli.say(
+            f"{f.workdir}, step {network.step:,}: {len(train.labels):,} images of {trained_on} to "
+            f"learn from, {len(test.labels):,} of {tested_on} to test, "
+            f"{len(first.class_names)} classes"
+        )
+        cli.say("layer       numbers  penalty   top-1      top-5      seconds")
+        rows = []
+        for layer in f.layers:
+            row = probe.probe(layer, train, test, len(first.class_names))
+            rows.append(row._asdict())
+            cli.say(
+                f"{layer:10}  {row.size:7,}  {row.penalty:7g}  {100 * row.top1_error:6.2f} %   "
+                f"{100 * row.top5_error:6.2f} %  {row.seconds:8.1f}"
+            )
+    if f.out:
+        about = {"workdir": f.workdir, "step": network.step, "train": trained_on, "test": tested_on}
+        out = pathlib.Path(files.local(f.out, "--out"))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with files.named(out):
+            files.replace_text(out, json.dumps(about | {"probes": rows}, indent=1) + "\n")
+
+
+def define_flags() -> None:
+    """Declares the command's flags."""
+    flags.DEFINE_string("workdir", None, "of the run, or of imported weights", required=True)
+    flags.DEFINE_string("dataset", "", "what to tell apart; empty: the run's own data set")
+    flags.DEFINE_string("data_dir", "", "TFDS's folder of it")
+    flags.DEFINE_list("layers", ["pool5", "fc6", "fc7"], "whose activations to read")
+    flags.DEFINE_string("train_split", "", "to learn from; empty: train, or the run's own")
+    flags.DEFINE_string("split", "", "to test on; empty: the data set's validation split")
+    flags.DEFINE_string("checkpoint", "best", "best, latest or a step")
+    flags.DEFINE_string("out", "", "a file for the figures, JSON")
+
+
+def main() -> None:
+    """Parses the flags and probes."""
+    define_flags()
+    cli.run(_run)
+
+
+if __name__ == "__main__":
+    main()
