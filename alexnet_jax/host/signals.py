@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -60,13 +61,26 @@ def _say(number: int) -> None:
         os.write(2, line.encode())
 
 
-def _end(number: int, _: Any) -> None:
+def _end(number: int, frame: types.FrameType | None) -> None:
     _say(number)
     _ignore_more()
+    if _is_importing(frame):
+        # An exception may come out in the middle of what a native module does when it is loaded,
+        # and some of those then crash: one SIGINT of a few hundred ended in a SIGSEGV of jaxlib's.
+        os._exit(128 + number)
     # A destructor or a callback may swallow the exception, and says so with a traceback; then the
     # thread ends the process.
     sys.unraisablehook = lambda _: None
     raise SystemExit(128 + number)
+
+
+def _is_importing(frame: types.FrameType | None) -> bool:
+    """Is a module being loaded, in a frame or one that called it?"""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _ignore_more() -> None:

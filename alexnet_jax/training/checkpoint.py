@@ -11,6 +11,7 @@ import functools
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,6 +51,7 @@ class Checkpoints(Stored):
         if jax.process_index() == 0:
             remove_unfinished(workdir / FOLDER)
         super().__init__(workdir, run or {})
+        _without_late_callbacks()
         self.keep = keep
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "commit")
         self._under_way: list[concurrent.futures.Future[None]] = []
@@ -247,6 +249,26 @@ class Checkpoints(Stored):
         self.record.newest = step
         if jax.process_index() == 0:
             self.prune()  # a kill may have come before that
+
+
+def _without_late_callbacks() -> None:
+    """Lets writes that end after their save has failed do so in silence, from here on.
+
+    Orbax closes its event loop at the first write that fails. TensorStore tells it of the others
+    too, and each time prints the loop's refusal as a traceback, by Python's hook for errors that
+    cannot be raised. What went wrong is raised by the save.
+    """
+    before = sys.unraisablehook
+    if getattr(before, "leaves_out_late_callbacks", False):
+        return
+
+    def hook(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(unraisable)
+
+    hook.leaves_out_late_callbacks = True  # pyright: ignore[reportFunctionMemberAccess]
+    sys.unraisablehook = hook
 
 
 def remove_unfinished(folder: pathlib.Path) -> None:

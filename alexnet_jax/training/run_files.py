@@ -8,6 +8,7 @@ from typing import Any
 
 from alexnet_jax.config import Config, ConfigError, flatten, to_json
 from alexnet_jax.configs.earlier_versions import config_of
+from alexnet_jax.configs.validation import validate
 from alexnet_jax.data import statistics as colour
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.errors import printable
@@ -78,11 +79,13 @@ def read_config(workdir: pathlib.Path) -> Config:
     """Returns the config that a workdir was run with.
 
     Raises:
-      ConfigError: there is none, or it is of another version.
+      ConfigError: there is none, it is of another version, or it holds what no run had.
     """
     path = workdir / CONFIG_FILE
     try:
-        return config_of(path.read_text())
+        config = config_of(path.read_text())
+        validate(config)
+        return config
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: is not a run's config ({error}); restore it") from error
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -93,7 +93,8 @@ def read_dictionary(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _named(path: pathlib.Path, found: object) -> dict[str, np.ndarray]:
     tensors = {}
-    if isinstance(found, np.ndarray | tuple | list) and np.shape(found)[:1] == (1,):
+    sized = isinstance(found, tuple | list) or (isinstance(found, np.ndarray) and found.ndim > 0)
+    if sized and len(found) == 1:
         [found] = found  # the array around the dictionary
     if not isinstance(found, dict):
         raise WeightsError(f"{path}: holds a {type(found).__name__}, not a dictionary of layers")

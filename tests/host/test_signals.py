@@ -32,6 +32,23 @@ if kind == "native":  # as XLA's compiler does, for many seconds
 if kind == "python":
     print("ready", flush=True)
     time.sleep(60)
+if kind == "importing":  # a module that stands for what a native one does when it is loaded
+    import importlib.abc, importlib.util
+    class Loader(importlib.abc.Loader):
+        def create_module(self, spec):
+            return None
+        def exec_module(self, module):
+            print("ready", flush=True)
+            try:
+                time.sleep(60)
+            finally:
+                print("an exception went through native code", flush=True)
+    spec = importlib.util.spec_from_loader("native", Loader())
+    class Finder(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            return spec if name == "native" else None
+    sys.meta_path.insert(0, Finder())
+    import native
 if kind == "saving":
     with signals.Remembered() as held:
         print("ready", flush=True)
@@ -44,7 +61,7 @@ if kind == "saving":
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("kind", ["python", "native", "swallowed"])
+@pytest.mark.parametrize("kind", ["python", "native", "swallowed", "importing"])
 def test_a_command_ends_with_one_line_and_the_signal_s_code(kind, number):
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, kind],

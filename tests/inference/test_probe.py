@@ -62,8 +62,11 @@ def test_it_is_the_minimum_that_newtons_method_finds():
     x = rng.normal(size=(200, 6))
     x[np.arange(200), labels] += 1
     kernel, bias = by_newton(x, labels, 0.01, 3)
-    found = probe._fitted(x.astype(np.float32), labels, 0.01, 3, None)
-    np.testing.assert_allclose(found[0], kernel, atol=2e-3)
+    start = np.zeros((6, 3), np.float32), np.zeros(3, np.float32)
+    as_it_is = np.zeros(6, np.float32), np.ones(6, np.float32)
+    more, first = np.concatenate([x, 9 * x]).astype(np.float32), np.repeat([1.0, 0.0], 200)
+    found = probe.fitted(more, np.tile(labels, 2), first, as_it_is, 0.01, start)
+    np.testing.assert_allclose(found[0], kernel, atol=5e-3)
     own = np.asarray(found[1])
     np.testing.assert_allclose(own - own.mean(), bias - bias.mean(), atol=2e-3)
 
@@ -86,7 +89,7 @@ def test_errors_are_counted_and_dead_units_are_left_out():
 
 def test_too_many_activations_are_refused(monkeypatch):
     monkeypatch.setattr(probe, "memory", lambda: 10**6)
-    with pytest.raises(DataError, match=r"need 0.2 GiB, 0.0 are there; .* such as train\[:1%\]"):
+    with pytest.raises(DataError, match=r"need 0.1 GiB, half .* is 0.0; .* such as train\[:1%\]"):
         probe._refuse_too_many({"fc7": np.zeros((1, 4096), np.float32)}, 3000)
 
 

@@ -5,6 +5,7 @@ import pathlib
 import random
 import shutil
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from on_mesh import some
 from alexnet_jax import checkpoints, inference, train
 from alexnet_jax.config import ConfigError
 from alexnet_jax.inference import trained
-from alexnet_jax.training import record, run_files, seal
+from alexnet_jax.training import checkpoint, record, run_files, seal
 from alexnet_jax.training.loop import NonFiniteError
 from alexnet_jax.training.stored import CheckpointError, Stored
 from alexnet_jax.training.writers import MetricsError, read_rows
@@ -302,3 +303,14 @@ def test_identity_is_what_may_not_change(trials, base):
     assert run_files.identity(base, own) == before
     own.optimizer.momentum = 0.5
     assert run_files.identity(base, own) != before
+
+
+def test_writes_that_end_after_their_save_has_failed_say_nothing(tmp_path, monkeypatch):
+    """TensorStore's callbacks into Orbax's closed event loop, which Python prints by this hook."""
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable))
+    for _ in range(2):
+        checkpoint.Checkpoints(tmp_path, 1).__exit__()
+    for text in ("Event loop is closed", "another"):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(text)))
+    assert [str(one.exc_value) for one in told] == ["another"]

@@ -1,0 +1,1 @@
+"""Transfer: published convolutions, and what is learned on top of them."""
