@@ -166,7 +166,8 @@ class ScheduleConfig(_Fields):
     steps: tuple[tuple[float, float], ...] = ()
     bias_steps: tuple[tuple[float, float], ...] = ()
     # Rates of single layers, whatever the kind, in words: "conv1 weights: 1e-5 from epoch 67" (run
-    # #145), "fc8: x10" (a factor, Caffe's lr_mult), "all biases: 0.02", "fc8: 1 from update 300".
+    # #145), "fc8: x10" (a factor, Caffe's lr_mult), "all biases: 0.02", "fc8: 1 from update 300",
+    # "new: x10" (layers that do not begin with weights).
     # Of two rules for a layer the later one wins, from its time on; see configs/layer_rates.py.
     layer_rates: tuple[str, ...] = ()
     # dexp: in `count` equal stages the rate falls by `factor` in all, biases by their own.

@@ -2,11 +2,13 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 from alexnet_jax.config import LAYERS, ConfigError
 from alexnet_jax.configs import layer_names
 
 EXAMPLE = "such as conv1 weights: 1e-5 from epoch 67, or fc8: x10"
+NEW = "new"
 PARTS = {"weights": ("kernel",), "biases": ("bias",), None: ("kernel", "bias")}
 _RULE = re.compile(
     r"\s*(?P<layers>[\w *-]+?)(?:\s+(?P<part>weights|biases))?\s*:\s*(?P<times>x?)\s*(?P<value>\S+)"
@@ -39,7 +41,8 @@ class LayerRate:
 def parse(rule: str) -> LayerRate:
     """Reads a rule: LAYERS [weights|biases]: RATE or xFACTOR [from epoch E | from update N].
 
-    LAYERS are names, a range, a pattern or `all`; see `layer_names.select`.
+    LAYERS are names, a range, a pattern or `all`, see `layer_names.select`; or `new`, those that do
+    not begin with weights (`resolved`), none before that is known.
 
     Raises:
       ConfigError: it is no such rule.
@@ -52,9 +55,11 @@ def parse(rule: str) -> LayerRate:
     found = _RULE.fullmatch(rule)
     if not found:
         raise ConfigError(f"optimizer.schedule.layer_rates: {rule!r} is no rule, {EXAMPLE}")
-    layers = layer_names.select(found["layers"].split(), LAYERS, "optimizer.schedule.layer_rates")
+    known = (*LAYERS, NEW)
+    layers = layer_names.select(found["layers"].split(), known, "optimizer.schedule.layer_rates")
     if not layers:
         raise ConfigError(f"optimizer.schedule.layer_rates: {rule!r} names no layer, {EXAMPLE}")
+    layers = tuple(layer for layer in layers if layer != NEW)
     value, start = (_number(text, rule) for text in (found["value"], found["start"] or "0"))
     by_update = found["unit"] == "update"
     if by_update and start != int(start):
@@ -67,6 +72,23 @@ def parse(rule: str) -> LayerRate:
         0.0 if by_update else start,
         int(start) if by_update else None,
     )
+
+
+def resolved(rules: tuple[str, ...], new: Sequence[str]) -> tuple[str, ...]:
+    """Returns rules with the names of the layers that `new` stands for.
+
+    >>> resolved(("new: x10", "conv1: 0"), ["fc7", "fc8"])
+    ('fc7 fc8: x10', 'conv1: 0')
+    >>> resolved(("new: x10",), [])
+    ()
+    """
+    found = []
+    for rule in rules:
+        layers, colon, rest = rule.partition(":")
+        said = " ".join(re.sub(rf"\b{NEW}\b", " ".join(new), layers).split())
+        if said not in ("", "weights", "biases"):
+            found.append(rule if NEW not in layers.split() else said + colon + rest)
+    return tuple(found)
 
 
 def _number(text: str, rule: str) -> float:

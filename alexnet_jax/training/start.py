@@ -5,12 +5,13 @@ import hashlib
 import json
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from alexnet_jax.config import LAYERS, Config, ConfigError
-from alexnet_jax.configs import layer_names
+from alexnet_jax.config import LAYERS, Config, ConfigError, put
+from alexnet_jax.configs import layer_names, layer_rates
 from alexnet_jax.configs.inheritance import inherited
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.host import files
@@ -23,6 +24,7 @@ from alexnet_jax.weights import formats
 from alexnet_jax.weights.types import Params, Weights, WeightsError
 
 FILE = "init.json"  # of a workdir: where its weights came from
+ANEW = "anew"  # before the reason
 _SYNSET = re.compile(r"(n\d{8})(?:[-_ ].*)?")  # WordNet's number, with words after it or without
 
 
@@ -149,11 +151,37 @@ def as_begun(config: Config, workdir: pathlib.Path) -> Config:
     if not config.init.weights:
         return config
     layers = layer_names.select(config.init.layers or ("all",), LAYERS, "init.layers")
-    return inherited(config, run_files.read_config(workdir), layers).config
+    begun = run_files.read_config(workdir)
+    config = inherited(config, begun, layers).config
+    if any(layer_rates.NEW in rule.split(":")[0].split() for rule in _rules(config)):
+        _name_new_layers(config, [layer for layer in LAYERS if layer in _anew(workdir)])
+    return config
+
+
+def _anew(workdir: pathlib.Path) -> set[str]:
+    """Returns the layers that began anew in a run."""
+    try:
+        said = files.read_object(workdir / FILE)["layers"]
+        return {layer for layer, what in said.items() if what.startswith(ANEW)}
+    except (files.DamagedFileError, OSError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"{workdir / FILE}: does not say what the run began with; restore it"
+        ) from error
+
+
+def _name_new_layers(config: Config, new: Sequence[str]) -> None:
+    """Puts the names of the layers that begin anew into the rules that say `new`."""
+    name = "optimizer.schedule.layer_rates"
+    put(config, name, layer_rates.resolved(_rules(config), new))
+
+
+def _rules(config: Config) -> tuple[str, ...]:
+    return config.optimizer.schedule.layer_rates
 
 
 def fit(start: Start, setup: Setup, class_names: list[str]) -> Fitted:
-    """Finds for each layer of a network what it begins with.
+    """Finds for each layer of a network what it begins with, and puts the names of the new ones
+    where the rates of the config say `new`.
 
     Args:
       start: what was read.
@@ -172,7 +200,7 @@ def fit(start: Start, setup: Setup, class_names: list[str]) -> Fitted:
         owner = layer.replace("norm", "conv")
         if owner not in start.layers:
             left = "is not in the weights" if owner not in start.weights.params else "is left out"
-            layers[layer] = f"anew: {left}"
+            layers[layer] = f"{ANEW}: {left}"
             continue
         own = start.weights.params.get(layer, {})
         if layer == "fc8":
@@ -188,6 +216,7 @@ def fit(start: Start, setup: Setup, class_names: list[str]) -> Fitted:
                 )
         params[layer] = {part: own[part] for part in leaves}
         layers.setdefault(layer, "taken")
+    _name_new_layers(setup.config, [name for name, what in layers.items() if ANEW in what])
     return Fitted(params, layers)
 
 
@@ -202,11 +231,11 @@ def _classes(
         return own, "taken"
     if start.config.init.classes != "match":
         if not there:
-            return {}, "anew: the weights do not name their classes"
+            return {}, f"{ANEW}: the weights do not name their classes"
         known = sum(name in set(there) for name in here)
         hint = ", init.classes=match picks their rows" if here and known == len(here) else ""
         return {}, (
-            f"anew: {known:,} of the {len(here):,} classes are among the weights' {count:,}{hint}"
+            f"{ANEW}: {known:,} of the {len(here):,} classes are among the weights' {count:,}{hint}"
         )
     rows = {name: row for row, name in enumerate(there)}
     for name, said in zip(here, class_names, strict=True):

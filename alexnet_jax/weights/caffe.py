@@ -11,6 +11,7 @@ import pathlib
 import struct
 import tokenize
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def read_dictionary(path: pathlib.Path) -> dict[str, np.ndarray]:
     return _named(path, outer)
 
 
-def _named(path: pathlib.Path, found: object) -> dict[str, np.ndarray]:
+def _named(path: pathlib.Path, found: Any) -> dict[str, np.ndarray]:
     tensors = {}
     sized = isinstance(found, tuple | list) or (isinstance(found, np.ndarray) and found.ndim > 0)
     if sized and len(found) == 1:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from alexnet_jax import configs, model
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.imagenet import class_names
 from alexnet_jax.host import files
@@ -85,7 +85,12 @@ def read_safetensors(path: pathlib.Path, recipe: str) -> Weights:
         return _imported(tensors, layout.LAYOUTS["standard"], _recipe(recipe), path)
     said = safetensors_file.described(metadata, path)
     config, names = said.config, said.class_names
-    validate(config)
+    try:
+        validate(config)
+    except ConfigError as error:
+        raise WeightsError(
+            f"{path}: its config is not a network's ({error}); export it again"
+        ) from (error)
     _bound(config, tensors, path)
     params = layout.to_standard(tensors, layout.LAYOUTS["standard"], config, path)
     classes = len(params["fc8"]["bias"])

@@ -296,6 +296,15 @@ def test_files_that_were_changed_are_read_or_refused(tmp_path):
     assert not wrong
 
 
+def test_a_config_that_no_run_had_is_refused_by_readers(base):
+    path = base / "config.json"
+    text = path.read_text()
+    path.write_text(text.replace('"precision": "float32"', '"precision": "../../x"'))
+    with pytest.raises(ConfigError, match=r"config.json: is not a run's config \(precision: .*x"):
+        trained.load(base)
+    path.write_text(text)
+
+
 def test_identity_is_what_may_not_change(trials, base):
     own = run_files.read_config(base)
     before = run_files.identity(base, own)

@@ -92,7 +92,7 @@ def test_all_is_taken_where_the_classes_are_the_same(source, begin, tmp_path):
     assert int(state.step) == 0
     assert all(float(abs(v).max()) == 0 for v in jax.tree.leaves(state.opt_state))
     assert f"weights   {source / 'w'} (workdir, SHA-256 " in said
-    assert f"{', '.join(ALL)}: taken" in said
+    assert f"{', '.join(ALL)}: taken" in said and "x10" not in said
     assert "model.width: 0.0625 of the weights in the place of 0.25" in said
     about = json.loads((tmp_path / "w" / start.FILE).read_text())
     assert about["layers"] == dict.fromkeys(ALL, "taken") and about["format"] == "workdir"
@@ -118,6 +118,7 @@ def test_other_classes_begin_anew(source, begin, tmp_path):
     state, said = begin(fine_tuning(source, data), tmp_path / "w")
     assert_taken(state, weights_of(source / "w"), ALL[:-1])
     assert "fc8: anew: 0 of the 2 classes are among the weights' 2\n" in said
+    assert "rate      fc8: x10\n" in said  # of the recipe's `new: x10`
     assert float(abs(state.params["fc8"]["bias"]).max()) == 0
 
 
@@ -189,6 +190,24 @@ def test_a_shape_that_does_not_fit_names_both(source, tmp_path):
         WeightsError, match=r"fc7.bias is \(3,\), in this network \(256,\); leave f"
     ):
         start.fit(made, setup, ["dark", "light"])
+
+
+def test_rates_of_new_layers_are_the_same_after_a_resume(source, tmp_path):
+    data = with_classes(tmp_path / "set", {"dark": "night", "light": "day"})
+    config = fine_tuning(source, data)
+    config.optimizer.schedule.kind = "constant"
+    train.train(config, tmp_path / "whole")
+    config.num_steps = 2
+    train.train(config, tmp_path / "w")
+    assert run_files.read_config(tmp_path / "w").optimizer.schedule.layer_rates == ("fc8: x10",)
+    config.num_steps = 0
+    train.train(config, tmp_path / "w")
+    own, other = (small.final_state(tmp_path / name, 5) for name in ("w", "whole"))
+    for name, value in own.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+    (tmp_path / "w" / start.FILE).unlink()
+    with pytest.raises(ConfigError, match=r"init.json: does not say what the run began with"):
+        train.train(config, tmp_path / "w")
 
 
 def test_a_resume_needs_the_source_no_more(source, tmp_path):

@@ -286,6 +286,12 @@ def test_caffe_reads_blue_first_and_channels_before_rows(narrow, tmp_path, rng):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * abs(want).max())
 
 
+def test_something_else_in_a_dictionarys_place_is_refused(tmp_path):
+    for found in ([1, [2, [np.zeros(3)]], {}], (np.zeros(2),), np.array(3.0)):
+        with pytest.raises(WeightsError, match=r"net.npy: holds a \w+, not a dictionary"):
+            caffe._named(tmp_path / "net.npy", found)
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("form", ["lists", "dictionaries"])
 def test_npy_dictionaries(narrow, tmp_path, protocol, form):

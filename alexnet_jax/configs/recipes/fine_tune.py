@@ -4,7 +4,7 @@
         --config.init.weights=alexnet.pth --config.dataset=PATH/photographs
 
 The rates of Caffe's finetune_flickr_style: a tenth of those from scratch, and ten times as much for
-classes that begin anew. Network, crops and colours are the weights' own.
+layers that begin anew. Network, crops and colours are the weights' own.
 """
 
 from alexnet_jax.config import Config
@@ -17,6 +17,6 @@ def get_config() -> Config:
     config.init.layers = ("all",)  # of weights, without which this recipe does not begin
     config.num_epochs = 10
     config.optimizer.learning_rate = 0.001
-    config.optimizer.schedule.layer_rates = ("fc8: x10",)
+    config.optimizer.schedule.layer_rates = ("new: x10",)
     config.optimizer.schedule.kind = "cosine"
     return config
