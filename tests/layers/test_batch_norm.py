@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import small
 
-from alexnet_jax import model, train
+from alexnet_jax import train
 from alexnet_jax.inference import trained
 from alexnet_jax.layers.batch_norm import BatchNorm, alone
 
@@ -54,7 +54,7 @@ def test_a_run_learns_its_statistics_and_evaluates_with_them(tmp_path):
     summary = train.train(config, tmp_path / "w")
     assert np.isfinite(summary["loss"])
     run = trained.load(tmp_path / "w")
-    assert set(model.LAYERS) | {"norm1", "norm2", "norm3"} == set(run.params)
+    assert set(run.config.model.layers()) | {"norm1", "norm2", "norm3"} == set(run.params)
     assert float(jnp.abs(run.params["norm1"]["mean"]).max()) > 0
     velocity = [name for name in small.final_state(tmp_path / "w", 6) if "opt_state" in name]
     assert velocity and not any("norm" in name for name in velocity)

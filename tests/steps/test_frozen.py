@@ -9,7 +9,7 @@ from on_mesh import apart, follow, initial, small, some
 from x64 import enable_x64
 
 from alexnet_jax import configs, train
-from alexnet_jax.config import CONVOLUTIONS, LAYERS, ConfigError, MeshConfig
+from alexnet_jax.config import CONVOLUTIONS, ConfigError, MeshConfig, ModelConfig
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.layers.batch_norm import EPSILON
 from alexnet_jax.model import variables
@@ -17,6 +17,7 @@ from alexnet_jax.steps import communication
 from alexnet_jax.steps.forward import Forward
 from alexnet_jax.steps.setup import Setup
 
+LAYERS = ModelConfig().layers()
 WAYS = {
     "one device": ((1, 1), {}),
     "columns": ((1, 2), {}),

@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from alexnet_jax import configs, convert, model
+from alexnet_jax.config import ModelConfig
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.inference import trained
 from alexnet_jax.steps import augment
@@ -20,7 +21,7 @@ from alexnet_jax.training import run_weights
 from alexnet_jax.weights import caffe, formats, layout, onnx_file, pickled, torch_file
 from alexnet_jax.weights.types import Origin, Weights, WeightsError
 
-LAYERS = model.LAYERS
+LAYERS = ModelConfig().layers()
 
 
 @pytest.fixture
