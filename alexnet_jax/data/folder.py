@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 
@@ -42,14 +43,19 @@ class Folder(Dataset):
       notes: what a person may want to know of it, a line each: what was left out, and what is odd.
     """
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(self, path: pathlib.Path, only: Collection[str] = ()) -> None:
         """Looks the folder through.
+
+        Args:
+          path: of it.
+          only: splits, of which there is no other; by default every folder is one.
 
         Raises:
           DataError: it is not of that form; the message says what is there, and what is meant.
         """
         self.name = str(path)
-        found = {split.name: _Split.of(pathlib.Path(split.path)) for split in _folders(path)}
+        folders = [split for split in _folders(path) if not only or split.name in only]
+        found = {split.name: _Split.of(pathlib.Path(split.path)) for split in folders}
         splits = {name: split for name, split in found.items() if split.classes or split.loose}
         self.class_names = sorted({name for split in splits.values() for name in split.classes})
         _refuse_other_forms(path, splits, self.class_names)

@@ -3,7 +3,7 @@
 from tensorflow_datasets.core import constants
 
 from alexnet_jax.config import Config
-from alexnet_jax.data import imagenet, tfds_dataset
+from alexnet_jax.data import imagenet, kaggle_imagenet, tfds_dataset
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.folder import Folder
 from alexnet_jax.data.store.store import Store, is_store
@@ -12,8 +12,8 @@ from alexnet_jax.host import files
 
 
 def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) -> Dataset:
-    """Opens what `config.dataset` names: a store, a folder split/class/image, what TFDS
-    prepared in a folder, or a TFDS data set by name.
+    """Opens what `config.dataset` names: a store, a folder split/class/image, ILSVRC as Kaggle
+    gives it, what TFDS prepared in a folder, or a TFDS data set by name.
 
     Args:
       config: its `dataset`, `data_dir`, `resize` and `exif_orientation`.
@@ -40,6 +40,8 @@ def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) 
             )
         return store
     if path.is_dir():
+        if root := kaggle_imagenet.root_of(path):
+            return kaggle_imagenet.KaggleImagenet(root)
         prepared = tfds_dataset.prepared_in(path)
         return tfds_dataset.in_folder(prepared) if prepared else Folder(path)
     if "/" in config.dataset and config.dataset[0] in "./~":
