@@ -1,7 +1,7 @@
 """A data set: its splits, opened by name or by slice."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import tensorflow_datasets as tfds
 
@@ -35,7 +35,7 @@ class Dataset:
     def _whole(self, split: str) -> Source:
         raise NotImplementedError
 
-    def contents(self) -> list[str]:
+    def contents(self) -> Iterable[str]:
         """Names what its examples are, as far as it is known without reading them.
 
         Where it differs it is another data set, whatever it is called.
@@ -44,8 +44,11 @@ class Dataset:
 
     def digest(self) -> str:
         """Returns a SHA-256 of its contents as they are named."""
-        text = "\n".join(self.contents())
-        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+        found, between = hashlib.sha256(), ""
+        for line in self.contents():
+            found.update((between + line).encode(errors="surrogateescape"))
+            between = "\n"
+        return found.hexdigest()
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 of its contents and of some images of each split.

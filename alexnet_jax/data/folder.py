@@ -5,7 +5,7 @@ import hashlib
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -66,13 +66,14 @@ class Folder(Dataset):
         self.sizes = {split: len(files) for split, files in self._splits.items()}
         self.notes = [*_left_out(path, found), *_odd(splits, self.class_names)]
 
-    def contents(self) -> list[str]:
+    def contents(self) -> Iterator[str]:
         """Names every file, in order: a shard of a store is a range of them."""
-        return super().contents() + [
+        yield from super().contents()
+        yield from (
             f"{split} {name if '/' in name else f'{split}/{name}'}"
             for split, files in sorted(self._splits.items())
             for name in files.names
-        ]
+        )
 
     def _whole(self, split: str) -> Source:
         return self._splits[split]

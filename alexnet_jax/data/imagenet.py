@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.folder import UNLABELLED, spread
 from alexnet_jax.data.names import Names
+from alexnet_jax.data.tars import entries
 from alexnet_jax.data.types import DataError, Example, Source
 from alexnet_jax.host.progress import Progress
 
@@ -86,13 +87,14 @@ class ImagenetArchives(Dataset):
             raise DataError(f"{archive}: {name} is not an ImageNet validation image")
         return self._validation_labels[int(number[1]) - 1]
 
-    def contents(self) -> list[str]:
+    def contents(self) -> Iterator[str]:
         """Names every file of the archives, in order."""
-        return super().contents() + [
+        yield from super().contents()
+        yield from (
             f"{split} {name}"
             for split, members in sorted(self._splits.items())
             for name in members.names
-        ]
+        )
 
     def _whole(self, split: str) -> Source:
         return self._splits[split]
@@ -114,22 +116,10 @@ def _lines(file: str) -> list[str]:
     return (tfds.core.tfds_path(f"datasets/{NAME}") / file).read_text().split()
 
 
-def _entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yields an archive's entries, and refuses one that does not end as archives do.
-
-    `tarfile` takes a damaged header for the end; the end is a block of zeros.
-    """
-    yield from archive
-    assert archive.fileobj is not None
-    archive.fileobj.seek(archive.offset)
-    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"a damaged header or its end at byte {archive.offset:,}")
-
-
-def _shown(entries: Iterator[tarfile.TarInfo], bar: Progress) -> Iterator[tarfile.TarInfo]:
+def _shown(found: Iterator[tarfile.TarInfo], bar: Progress) -> Iterator[tarfile.TarInfo]:
     """Yields entries, and shows how far into the archive they lie."""
     passed = 0
-    for entry in entries:
+    for entry in found:
         yield entry
         end = (entry.offset_data + entry.size) // MEGABYTE
         bar.advance(end - passed)
@@ -140,7 +130,7 @@ def _train(file: IO[bytes], class_names: list[str], bar: Progress) -> list[Membe
     """Archives of classes inside an archive; mixed, so that a slice holds every class."""
     labels, found = {name: i for i, name in enumerate(class_names)}, []
     with tarfile.open(fileobj=file, mode="r:") as outer:
-        for of_class in _shown(_entries(outer), bar):
+        for of_class in _shown(entries(outer), bar):
             wnid = of_class.name.removesuffix(".tar")
             if wnid not in labels:
                 raise _NotImagenet(f"{of_class.name} is not the archive of an ImageNet class")
@@ -149,7 +139,7 @@ def _train(file: IO[bytes], class_names: list[str], bar: Progress) -> list[Membe
                 with tarfile.open(fileobj=inner_file, mode="r:") as inner:
                     found += [
                         (m.name, of_class.offset_data + m.offset_data, m.size, labels[wnid])
-                        for m in _entries(inner)
+                        for m in entries(inner)
                         if m.isfile()
                     ]
             except tarfile.TarError as error:
@@ -162,7 +152,7 @@ def _flat(file: IO[bytes], bar: Progress) -> list[Member]:
     with tarfile.open(fileobj=file, mode="r:") as archive:
         found = [
             (pathlib.PurePosixPath(m.name).name, m.offset_data, m.size, UNLABELLED)
-            for m in _shown(_entries(archive), bar)
+            for m in _shown(entries(archive), bar)
             if m.isfile()
         ]
     return sorted(found)

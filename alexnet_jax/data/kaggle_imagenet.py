@@ -5,6 +5,7 @@ import csv
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -61,13 +62,14 @@ class KaggleImagenet(Dataset):
                 self._splits[split] = _Flat(images / split, found, self.class_names)
         self.sizes = {split: len(source) for split, source in self._splits.items()}
 
-    def contents(self) -> list[str]:
+    def contents(self) -> Iterator[str]:
         """Names every file, in order, as a folder's are named."""
-        return super().contents() + [
+        yield from super().contents()
+        yield from (
             f"{split} {name if '/' in name else f'{split}/{name}'}"
             for split, source in sorted(self._splits.items())
             for name in source.names  # pyright: ignore[reportAttributeAccessIssue]
-        ]
+        )
 
     def _whole(self, split: str) -> Source:
         return self._splits[split]

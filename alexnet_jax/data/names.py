@@ -16,11 +16,27 @@ class Names:
         encoded = [name.encode(errors="surrogateescape") for name in names]
         self._text = b"".join(encoded)
         self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self._order: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, text: bytes, ends: np.ndarray, order: np.ndarray) -> "Names":
+        """Returns names that lie one after the other in a text already.
+
+        Args:
+          text: of them all.
+          ends: where each ends, (N,) int64.
+          order: the place in the text of each by index, (N,).
+        """
+        names = cls(())
+        names._text, names._ends, names._order = text, ends, order
+        return names
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> str:
+        if self._order is not None:
+            index = int(self._order[index])
         start = self._ends[index - 1] if index else 0
         return self._text[start : self._ends[index]].decode(errors="surrogateescape")
 

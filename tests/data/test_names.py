@@ -53,7 +53,7 @@ def test_a_folder_s_files_are_in_the_order_of_their_names_hashes(folder):
     test = data.open("test")
     assert test[0] == (b"test/x.jpg", UNLABELLED, "x.jpg")
     said = ["a", "b", "test 1", "train 3", "val 1", "test test/x.jpg"]
-    assert data.contents() == [*said, *(f"train {name}" for name in wanted), "val b/9.webp"]
+    assert list(data.contents()) == [*said, *(f"train {name}" for name in wanted), "val b/9.webp"]
 
 
 def test_a_file_that_went_is_named(folder):

@@ -170,7 +170,7 @@ class Store(Dataset):
     def contents(self) -> list[str]:
         """Names every file with its SHA-256."""
         about = sorted(self.manifest["files"].items())
-        return super().contents() + [f"{name} {one['sha256']}" for name, one in about]
+        return [*super().contents(), *(f"{name} {one['sha256']}" for name, one in about)]
 
     def fingerprint(self) -> str:
         """Returns the digest: it is of every byte."""

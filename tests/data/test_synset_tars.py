@@ -1,0 +1,100 @@
+"""Archives of classes, read as they are, against the same photographs in folders."""
+
+import io
+import resource
+import tarfile
+
+import cv2
+import numpy as np
+import pytest
+
+from alexnet_jax.config import Config
+from alexnet_jax.data import synset_tars
+from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.data.types import DataError
+
+CLASSES = {"n00004475": 3, "n00005787": 5, "n00006024": 0, "n00015388": 7}
+
+
+def add(archive, name, data=b"", kind=tarfile.REGTYPE):
+    info = tarfile.TarInfo(name)
+    info.size, info.type = len(data), kind
+    archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def both(tmp_path):
+    """The archives with what else lies in them and beside, and plain folders."""
+    tars, plain, rng = tmp_path / "fall", tmp_path / "plain", np.random.default_rng(0)
+    tars.mkdir()
+    for name, count in CLASSES.items():
+        with tarfile.open(tars / f"{name}.tar", "w") as archive:
+            for i in range(count):
+                image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                data = cv2.imencode(".jpg", image)[1].tobytes()
+                add(archive, f"{name}_{i}.JPEG", data)
+                where = plain / "train" / name / f"{name}_{i}.JPEG"
+                where.parent.mkdir(parents=True, exist_ok=True)
+                where.write_bytes(data)
+            if name == "n00005787":  # as other programs pack them
+                add(archive, "deeper", kind=tarfile.DIRTYPE)
+                add(archive, "deeper/._n00005787_9.JPEG", b"of a Mac")
+                add(archive, "words.txt", b"benthos")
+    (tars / "fall11_urls.txt").write_text("beside them")
+    (tars / ".DS_Store").write_text("")
+    return tars, plain
+
+
+def test_it_is_the_folder_s_data_set_record_by_record(both):
+    tars, plain = both
+    found, wanted = (open_dataset(Config(dataset=str(path))) for path in both)
+    assert isinstance(found, synset_tars.SynsetTars)
+    assert found.sizes == wanted.sizes == {"train": 15}
+    assert found.class_names == wanted.class_names == [n for n, count in CLASSES.items() if count]
+    assert list(found.open("train")) == list(wanted.open("train"))
+    assert found.digest() == wanted.digest() and found.fingerprint() == wanted.fingerprint()
+    source = found.open("train[20%:]")
+    assert source.where(0).startswith(f"{tars}/n000") and ".tar/n000" in source.where(0)
+    assert found.notes == [
+        f"2 left out: not known as an image's ({tars}/n00005787.tar/deeper/._n00005787_9.JPEG, ...)"
+    ]
+
+
+def test_damage_is_named(both):
+    tars, _ = both
+    path = tars / "n00015388.tar"
+    whole = path.read_bytes()
+    for data in (whole[:700], whole[:2000] + b"\xff" * 500 + whole[2500:], b"nothing"):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=r"n00015388.tar: is not a whole tar archive"):
+            open_dataset(Config(dataset=str(tars)))
+    path.write_bytes(whole)
+    source = open_dataset(Config(dataset=str(tars))).open("train")
+    path.write_bytes(whole[:600])
+    index = next(i for i in range(15) if "n00015388" in source.where(i))
+    with pytest.raises(DataError, match=r"n00015388.tar/n00015388_\d.JPEG: the archive is cut sho"):
+        for i in range(index, 15):
+            source[i]
+
+
+def test_archives_without_images_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        add(archive, "words.txt", b"x")
+    with pytest.raises(DataError, match="none of its 1 archives holds an image"):
+        open_dataset(Config(dataset=str(tmp_path)))
+
+
+def test_memory_is_a_few_bytes_an_image(tmp_path):
+    """Two hundred thousand empty images: of each no object is kept."""
+    count = 200_000
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        add(archive, "n00004475_0000000.JPEG")
+    header, end = buffer.getvalue()[:512], buffer.getvalue()[512:]
+    with (tmp_path / "n00004475.tar").open("wb") as file:
+        file.write(header * count + end)  # one name many times
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    data = synset_tars.SynsetTars(tmp_path)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert data.sizes == {"train": count}
+    assert grown < 200 * count  # while it is made; an object for each took 900
