@@ -5,7 +5,9 @@ started again, killed at a later one, and so on to the end, so that each point i
 that has been interrupted before and, first in its chain, in one that has not.
 """
 
+import copy
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +74,27 @@ def test_resume_after_sigkill_is_exact_to_the_last_bit(config, tmp_path, uninter
     status, said = run(config, tmp_path / "w")
     assert status == 0, said
     assert_same_run(tmp_path / "w", uninterrupted)
+
+
+def test_a_run_that_began_with_weights_is_exact_too(config, tmp_path, uninterrupted):
+    """After six kills; the source is gone once there is a checkpoint."""
+    source = shutil.copytree(uninterrupted, tmp_path / "source")
+    tuned = copy.deepcopy(config)
+    tuned.init.weights, tuned.init.layers = str(source), ("conv*", "fc6")
+    tuned.optimizer.frozen = ("conv1",)
+    tuned.optimizer.schedule.layer_rates = ("new: x10",)
+    status, said = run(tuned, tmp_path / "whole")
+    assert status == 0 and "fc7, fc8: anew: is left out" in said, said
+    for point in CHAINS[0]:
+        status, said = run(tuned, tmp_path / "w", point)
+        assert status == -signal.SIGKILL, f"{point}: {said}"
+        if point == "sealing 2":
+            assert not list((tmp_path / "w" / "checkpoints").glob("[0-9]"))
+        if point == "step 4":
+            shutil.rmtree(source)
+    status, said = run(tuned, tmp_path / "w")
+    assert status == 0, said
+    assert_same_run(tmp_path / "w", tmp_path / "whole")
 
 
 @pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
