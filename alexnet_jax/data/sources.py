@@ -3,7 +3,7 @@
 from tensorflow_datasets.core import constants
 
 from alexnet_jax.config import Config
-from alexnet_jax.data import imagenet, kaggle_imagenet, synset_tars, tfds_dataset
+from alexnet_jax.data import imagenet, kaggle_imagenet, parquet_images, synset_tars, tfds_dataset
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.folder import Folder
 from alexnet_jax.data.store.store import Store, is_store
@@ -42,6 +42,8 @@ def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) 
     if path.is_dir():
         if root := kaggle_imagenet.root_of(path):
             return kaggle_imagenet.KaggleImagenet(root)
+        if found := parquet_images.shards_in(path):
+            return parquet_images.ParquetImages(path, found)
         if synset_tars.is_one(path):
             return synset_tars.SynsetTars(path, silent)
         prepared = tfds_dataset.prepared_in(path)

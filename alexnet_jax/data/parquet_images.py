@@ -1,0 +1,208 @@
+"""A folder of parquet shards of photographs, as Hugging Face's image data sets come (imagenet-1k).
+
+Files are SPLIT-00000-of-00294.parquet with a column `image` of {bytes, path} and a column `label`.
+Examples stay in the order of the shards, which are shuffled there. A shard is read by groups of
+rows, so that images one after the other are cheap and those of a random order are not: prepare a
+store.
+"""
+
+import bisect
+import functools
+import json
+import pathlib
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.folder import UNLABELLED
+from alexnet_jax.data.names import Names
+from alexnet_jax.data.types import DataError, Example, Source
+
+_SHARD = re.compile(r"(.+?)-(\d+)-of-(\d+)\.parquet")
+_SYNSET = re.compile(r"_(n\d{8})\.\w+$")  # before the suffix of imagenet-1k's files
+KEPT = 4  # groups of rows of a split: about 40 MB of photographs
+
+
+def shards_in(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the parquet shards in a folder, or in its folder `data`; there may be none."""
+    for folder in (path, path / "data"):
+        if folder.is_dir():
+            found = sorted(p for p in folder.iterdir() if _SHARD.fullmatch(p.name))
+            if found:
+                return found
+    return []
+
+
+class ParquetImages(Dataset):
+    """Splits of parquet shards. Images are called CLASS/FILE, as in a folder of their class."""
+
+    def __init__(self, folder: pathlib.Path, shards: list[pathlib.Path]) -> None:
+        """Reads labels and names of all, and no image.
+
+        Args:
+          folder: that is named in the config.
+          shards: from `shards_in`.
+
+        Raises:
+          DataError: a shard is missing, damaged, or not of images with labels.
+        """
+        self.name = str(folder)
+        splits: dict[str, list[pathlib.Path]] = {}
+        for shard in shards:
+            found = _SHARD.fullmatch(shard.name)
+            assert found
+            splits.setdefault(found[1], []).append(shard)
+        for split, own in splits.items():
+            _refuse_missing(split, own)
+        tables = {split: [_Shard(path) for path in own] for split, own in splits.items()}
+        known = next(iter(tables.values()))[0].class_names
+        numbers = _synsets(tables)
+        labels = [shard.labels for own in tables.values() for shard in own]
+        most = int(np.concatenate(labels).max(initial=UNLABELLED))
+        names = [numbers.get(label, str(label)) for label in range(most + 1)]
+        # The numbers of synsets are the same wherever ImageNet comes from; words are not.
+        self.class_names = names if len(numbers) == most + 1 else known or names
+        if len(self.class_names) <= most:
+            raise DataError(f"{folder}: label {most} has no name among {len(self.class_names):,}")
+        self._splits = {split: _Rows(own, self.class_names) for split, own in tables.items()}
+        self.sizes = {split: len(source) for split, source in self._splits.items()}
+        rows = max(shard.largest_group for own in tables.values() for shard in own)
+        self.notes = [
+            f"parquet is read by groups of up to {rows:,} images, slow in a random order: "
+            "python -m alexnet_jax.prepare makes a store of it"
+        ]
+
+    def contents(self) -> Iterator[str]:
+        """Names every image, in order."""
+        yield from super().contents()
+        for split, source in sorted(self._splits.items()):
+            for name in source.names:
+                yield f"{split} {name}"
+
+    def _whole(self, split: str) -> Source:
+        return self._splits[split]
+
+
+def _refuse_missing(split: str, shards: list[pathlib.Path]) -> None:
+    count = int(_SHARD.fullmatch(shards[0].name)[3])  # pyright: ignore[reportOptionalSubscript]
+    if len(shards) != count:
+        raise DataError(
+            f"{shards[0].parent}: has {len(shards):,} of the {count:,} shards of {split}; fetch "
+            "the others"
+        )
+
+
+def _synsets(tables: dict[str, list["_Shard"]]) -> dict[int, str]:
+    """Returns the number of the synset of each label, as the names of the files say it."""
+    numbers: dict[int, str] = {}
+    for shard in (shard for own in tables.values() for shard in own):
+        for label, name in zip(shard.labels.tolist(), shard.files, strict=True):
+            found = _SYNSET.search(name) if label >= 0 and label not in numbers else None
+            if found:
+                numbers[label] = found[1]
+    return numbers if len(set(numbers.values())) == len(numbers) else {}
+
+
+class _Shard:
+    """One file: its labels and names; its images by groups of rows."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        try:
+            file = pq.ParquetFile(path)
+            self.class_names = _class_names(file.schema_arrow)
+            about = file.read(columns=["label", "image.path"])
+            self.labels = np.asarray(about["label"].fill_null(UNLABELLED), np.int32)
+            paths = about["image"].combine_chunks().field("path").to_pylist()
+            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+            told = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise DataError(
+                f"{path}: is not a shard of `image` (bytes, path) and `label` ({told}); fetch it "
+                "again"
+            ) from error
+        self.files = [name or f"{path.stem}-{row}" for row, name in enumerate(paths)]
+        self.ends = np.cumsum(groups).tolist()
+        self.largest_group = max(groups, default=0)
+
+    def group(self, number: int) -> list[bytes | None]:
+        """Reads the images of a group of rows.
+
+        Raises:
+          DataError: it is damaged.
+        """
+        try:
+            column = pq.ParquetFile(self.path).read_row_group(number, columns=["image.bytes"])
+            return column["image"].combine_chunks().field("bytes").to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.path}: group {number} is damaged ({error})") from error
+
+
+def _class_names(schema: Any) -> list[str]:
+    """Returns what the `datasets` package writes of the names of classes; none where it did not."""
+    try:
+        about = json.loads((schema.metadata or {})[b"huggingface"])
+        label = about["info"]["features"]["label"]
+        names = label["names"] if isinstance(label.get("names"), list) else []
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return []
+    return [str(name) for name in names]
+
+
+class _Rows(Source):
+    """The rows of a split's shards, by index."""
+
+    def __init__(self, shards: list[_Shard], class_names: list[str]) -> None:
+        self.class_names, self._shards = class_names, shards
+        self._labels = np.concatenate([shard.labels for shard in shards])
+        names = (name for shard in shards for name in shard.files)
+        self.names = Names(
+            f"{class_names[label]}/{name}" if label >= 0 else name
+            for label, name in zip(self._labels.tolist(), names, strict=True)
+        )
+        self._ends = np.cumsum([len(shard.labels) for shard in shards]).tolist()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = dict(vars(self))
+        own.pop("_lock")
+        own.pop("_group", None)
+        return own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @functools.cached_property
+    def _group(self) -> Any:
+        return functools.lru_cache(KEPT)(lambda shard, group: self._shards[shard].group(group))
+
+    def _place(self, index: int) -> tuple[int, int, int]:
+        """Returns shard, group of rows, and row in it."""
+        shard = bisect.bisect_right(self._ends, index)
+        row = index - (self._ends[shard - 1] if shard else 0)
+        ends = self._shards[shard].ends
+        group = bisect.bisect_right(ends, row)
+        return shard, group, row - (ends[group - 1] if group else 0)
+
+    def __getitem__(self, index: int) -> Example:
+        shard, group, row = self._place(index)
+        with self._lock:  # threads that want the same group read it once
+            image = self._group(shard, group)[row]
+        if image is None:
+            raise DataError(f"{self.where(index)}: has no bytes; the shard refers to other files")
+        return Example(image, int(self._labels[index]), self.names[index])
+
+    def where(self, index: int) -> str:
+        """Names the shard and the file in it."""
+        shard, _, _ = self._place(index)
+        return f"{self._shards[shard].path}/{self.names[index].rpartition('/')[2]}"
