@@ -53,3 +53,30 @@ def test_lists_of_classes_that_go_around(tmp_path):
     path.write_text("dog\n\ncat\n")  # else cat would be the second class, or the third
     with pytest.raises(DataError, match="has nothing in line 2; each line names the class"):
         words.read_names(path, 3)
+
+
+def test_names_in_lists_and_dictionaries_by_label(tmp_path):
+    path = tmp_path / "names.txt"
+    for text in (
+        "{0: 'tench, Tinca tinca',\n 1: \"goldfish\",\n 2: 'it\\'s one'}\n",
+        '{"0": ["tench, Tinca tinca", "x"], "2": ["it\'s one", "z"], "1": ["goldfish", "y"]}',
+        '["tench, Tinca tinca", "goldfish", "it\'s one"]',
+        "['tench, Tinca tinca', 'goldfish', \"it's one\"]",
+    ):
+        path.write_text(text)
+        assert words.read_names(path, 3) == ["tench, Tinca tinca", "goldfish", "it's one"]
+    path.write_text('{"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}')
+    assert words.read_names(path, 2) == ["n01440764", "n01443537"]
+    for text in (
+        "{1: 'a', 2: 'b'}",
+        "{0: 'a', 0.5: 'b'}",
+        "[1, 2]",
+        "{0: __import__('os').system('true')}",
+        "[" * 5000 + "]" * 5000,
+        "[[]]",
+    ):
+        path.write_text(text)
+        with pytest.raises(
+            DataError, match=r"names.txt is no list of names, .* write a name a lin"
+        ):
+            words.read_names(path, 3)

@@ -97,6 +97,21 @@ def test_compiled_steps_exchange_what_figure_2_says(shape):
     assert "feature_group_count" not in text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 2), (4, 2)])
+def test_conv6_adds_one_gather_of_pool5(shape):
+    config = configs.get("paper_conv6")
+    config.batch_size, config.eval_views = 16, 1
+    config.mesh.data, config.mesh.model = shape
+    forward = communication.compiled(evaluate.compile_eval_step(config))
+    assert_alike(forward, communication.expected(config, 1000, shape[0], training=False))
+    own = {c.layer: c.payload * shape[0] for c in forward if c.kind == "all-gather"}
+    assert own == FIGURE_2 | {"conv6": 16 * 6 * 6 * 256 * 4}
+    if shape == (1, 2):
+        found = communication.compiled(train.compile_train_step(config))
+        assert_alike(found, communication.expected(config, 1000, 1))
+
+
 @pytest.mark.parametrize(
     ("shape", "fields"),
     [
