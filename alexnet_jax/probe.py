@@ -56,7 +56,9 @@ def _probe() -> None:
     with interruptible("probing"):
         for name, source in sources.items():
             with Progress(f"activations of {name}", 0, len(source), "image") as bar:
-                found.append(probe.collect(network, network.reader(source), f.layers, bar.advance))
+                held = sum(v.nbytes for own in found for v in own.layers.values())
+                reader = network.reader(source)
+                found.append(probe.collect(network, reader, f.layers, bar.advance, held))
         train, test = found
         cli.say(
             f"{f.workdir}, step {network.step:,}: {len(train.labels):,} images of {trained_on} to "

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from alexnet_jax.config import Config, ConfigError, num_train_steps
-from alexnet_jax.configs.validation import validate
+from alexnet_jax.configs.validation import validate, validate_fields
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.errors import Interrupted, interruptible, printable
@@ -53,7 +53,7 @@ def compile_train_step(config: Config) -> jax.stages.Compiled:
       ConfigError: a field that cannot be used.
       DataError: a data set that is to be opened and cannot be.
     """
-    validate(config)
+    _validate(config)
     begun_with = starts.read(config)
     config = begun_with.config if begun_with else config
     mesh = _build_mesh(config)
@@ -63,6 +63,11 @@ def compile_train_step(config: Config) -> jax.stages.Compiled:
         classes, examples = len(dataset.class_names), dataset.size(config.train_split)
     setup = Setup.of(config, classes, examples, mesh)
     return training.compile_train_step(setup, _feeding(setup))
+
+
+def _validate(config: Config) -> None:
+    """Refuses what cannot run; the network of weights is refused once it is known."""
+    validate_fields(config) if config.init.weights else validate(config)
 
 
 def _feeding(setup: Setup) -> Feeding:
@@ -127,7 +132,7 @@ def train(
     """
     folder = files.local(workdir, "--workdir")
     processes.agree(config, str(folder))
-    validate(config)
+    _validate(config)
     run_files.refuse_nested(folder, config)
     mesh = _build_mesh(config)
     with interruptible("training"), contextlib.ExitStack() as held:
@@ -174,7 +179,7 @@ def preview(config: Config, workdir: str | os.PathLike[str], overwrite: bool = F
       ConfigError, DataError: what `train` would be ended by before its first update.
     """
     folder = files.local(workdir, "--workdir")
-    validate(config)
+    _validate(config)
     run_files.refuse_nested(folder, config)
     mesh = _build_mesh(config)
     stored = Stored(folder, {})
@@ -198,7 +203,8 @@ def preview(config: Config, workdir: str | os.PathLike[str], overwrite: bool = F
     classes = config.num_classes or len(dataset.class_names)
     statistics = dataset.statistics
     if config.init.weights:
-        statistics = weights.weights.statistics if weights else run_files.read_statistics(folder)
+        pinned = run_files.read_own_statistics
+        statistics = weights.weights.statistics if weights else pinned(folder, config)
     setup = Setup.of(config, classes, examples, mesh, statistics)
     of_weights = starts.described(folder) if begun else []
     if weights:

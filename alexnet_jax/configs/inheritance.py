@@ -62,6 +62,8 @@ def inherited(config: Config, source: Config, layers: tuple[str, ...]) -> Inheri
       layers: that are taken.
     """
     result, theirs, own = copy.deepcopy(config), flatten(source), flatten(config)
+    for values in (theirs, own):  # 0 is as many as fc6's, which may not come along
+        values["model.fc7_units"] = values["model.fc7_units"] or values["model.fc_units"]
     hand, gave_way, kept = by_hand(config), {}, {}
     for name in fields(layers, source.model.dropout_scaling):
         if own[name] == theirs[name]:
@@ -71,4 +73,6 @@ def inherited(config: Config, source: Config, layers: tuple[str, ...]) -> Inheri
         else:
             gave_way[name] = own[name], theirs[name]
             put(result, name, theirs[name])
+    if result.model.fc7_units == result.model.fc_units:
+        put(result, "model.fc7_units", 0)
     return Inherited(result, gave_way, kept)

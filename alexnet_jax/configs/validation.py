@@ -134,6 +134,17 @@ def validate(config: Config) -> None:
     Raises:
       ConfigError: names the field and the nearest right value.
     """
+    validate_fields(config)
+    _check_sizes(config)
+    _check_network(config)
+
+
+def validate_fields(config: Config) -> None:
+    """Refuses what cannot run whatever the network is, which may come with weights.
+
+    Raises:
+      ConfigError: as `validate`.
+    """
     check_types(config)
     leaves = flatten(config)
     for name, choices in CHOICES.items():
@@ -168,8 +179,6 @@ def validate(config: Config) -> None:
             f"augment.pixel_std: {spread} must be one positive number, or three: red, green, blue"
         )
     _check_init(config.init)
-    _check_sizes(config)
-    _check_network(config)
     _check_optimizer(config.optimizer, config.batch_size)
     if not config.dataset:
         raise ConfigError("dataset: name a TFDS data set or a folder split/class/image")

@@ -23,13 +23,16 @@ _SYNSET = re.compile(r"n\d{8}")
 
 def root_of(path: pathlib.Path) -> pathlib.Path | None:
     """Returns the folder that Kaggle's archive was unpacked in, where a path is it or one of the
-    folders on the way to the images."""
+    folders on the way to the images, and the validation images are not in folders of classes."""
     own = path.absolute()
     for count in range(len(IMAGES_IN.parts), -1, -1):
         parts = IMAGES_IN.parts[:count]
         if not parts or own.parts[-count:] == parts:
             root = own.parents[count - 1] if count else own
-            return root if (root / IMAGES_IN / "train").is_dir() else None
+            images = root / IMAGES_IN
+            # Who has moved the validation images into folders has a folder like any other.
+            if (images / "train").is_dir() and _flat(images / VALIDATION):
+                return root
     return None
 
 

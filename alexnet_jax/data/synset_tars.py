@@ -7,6 +7,7 @@ image no object is kept. The releases have no other split than train.
 import hashlib
 import os
 import pathlib
+import re
 import tarfile
 from array import array
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from alexnet_jax.data.types import DataError, Example, Source
 from alexnet_jax.host.progress import Progress
 
 SPLIT = "train"
+NOT_OF_A_CLASS = (".tar", ".cls", ".json")  # archives of classes, and shards with labels beside
+_ILSVRC = re.compile(r"ILSVRC2012_img_\w+")
 
 
 def is_one(path: pathlib.Path) -> bool:
@@ -53,6 +56,12 @@ class SynsetTars(Dataset):
         """
         self.name = str(folder)
         archives = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".tar")
+        for archive in archives:
+            if _ILSVRC.fullmatch(archive.stem):
+                raise DataError(
+                    f"{archive}: is of ILSVRC2012; put it into DATA_DIR/downloads/manual, and use "
+                    "--config.dataset=imagenet2012 --config.data_dir=DATA_DIR"
+                )
         index = _Index()
         with Progress(f"look through {folder.name}", 0, len(archives), "archive", silent) as bar:
             for number, archive in enumerate(archives):
@@ -98,6 +107,11 @@ class _Index:
                 for entry in entries(opened):
                     name = entry.name.rpartition("/")[2]
                     is_image = os.path.splitext(name)[1].lower() in IMAGES
+                    if entry.isfile() and os.path.splitext(name)[1].lower() in NOT_OF_A_CLASS:
+                        raise DataError(
+                            f"{archive}: holds {entry.name}, and is no archive of the images of "
+                            "one class; name a folder of those"
+                        )
                     if not entry.isfile() or name.startswith(".") or not is_image:
                         self._leave(entry, archive)
                         continue

@@ -58,6 +58,7 @@ def collect(
     reader: ImageReader,
     layers: Sequence[str],
     advance: Callable[[int], None] = lambda images: None,
+    held: int = 0,
 ) -> Activations:
     """Computes activations of every image of a split, in one pass.
 
@@ -66,6 +67,7 @@ def collect(
       reader: of the split.
       layers: as for `features.activations`.
       advance: told of the images as they are done.
+      held: bytes of what was collected before.
 
     Raises:
       DataError: they would not fit into memory, or have no labels.
@@ -75,7 +77,7 @@ def collect(
     labels, readable, seen = np.zeros(len(reader), np.int32), np.zeros(len(reader), bool), 0
     for own, label, mask in features.of_split(network, reader, layers):
         if not seen:
-            _refuse_too_many(own, len(reader))
+            _refuse_too_many(own, len(reader), held)
             found = {k: np.zeros((len(reader), v.shape[1]), np.float32) for k, v in own.items()}
         here = slice(seen, seen + len(label))
         for layer, values in own.items():
@@ -91,14 +93,14 @@ def collect(
     return Activations({layer: values[kept] for layer, values in found.items()}, labels[kept])
 
 
-def _refuse_too_many(own: dict[str, np.ndarray], images: int) -> None:
+def _refuse_too_many(own: dict[str, np.ndarray], images: int, held: int = 0) -> None:
     """Refuses what does not fit: the activations, and a copy of one layer's while it learns.
 
     Raises:
       DataError: says how many images would.
     """
     sizes = [values.shape[1] * 4 for values in own.values()]
-    needed, there = images * (sum(sizes) + max(sizes)), memory() // 2
+    needed, there = images * (sum(sizes) + max(sizes)), memory() // 2 - held
     if needed > there:
         fits = there // (sum(sizes) + max(sizes))
         raise DataError(
@@ -167,7 +169,7 @@ def _errors(
     """Returns the top-1 and top-5 errors; a class that ties with the right one counts as before."""
     logits = np.asarray(_logits(weights, scaling, x))
     right = logits[np.arange(len(x)), labels]
-    before = (logits >= right[:, None]).sum(axis=1) - 1
+    before = (~(logits < right[:, None])).sum(axis=1) - 1  # NaN is as bad as can be
     return float((before >= 1).mean()), float((before >= 5).mean())
 
 

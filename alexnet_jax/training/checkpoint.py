@@ -138,6 +138,8 @@ class Checkpoints(Stored):
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
+            if isinstance(error, digests.ReplicaError) and jax.process_index() == 0:
+                _remove(self.path / f"{step}{UNSEALED}")
             if isinstance(error, UserError):
                 raise
             target = self.path / f"{step}{UNSEALED}"

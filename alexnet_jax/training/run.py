@@ -65,8 +65,8 @@ class Run:
             )
         statistics = dataset.statistics
         if config.init.weights:  # they bring the colours of their own data
-            pinned = run_files.read_statistics
-            statistics = start.weights.statistics if start else pinned(workdir)
+            pinned = run_files.read_own_statistics
+            statistics = start.weights.statistics if start else pinned(workdir, config)
         self.setup = Setup.of(
             config, config.num_classes or classes, self.num_train, mesh, statistics
         )

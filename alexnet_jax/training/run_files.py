@@ -175,6 +175,21 @@ def read_statistics(workdir: pathlib.Path) -> colour.Statistics | None:
     return colour.Statistics.load(workdir) if (workdir / colour.FILE).exists() else None
 
 
+def read_own_statistics(workdir: pathlib.Path, config: Config) -> colour.Statistics | None:
+    """Returns the colours that came with the weights that a run began with.
+
+    Raises:
+      ConfigError: they are lost; the data set has others.
+    """
+    statistics = read_statistics(workdir)
+    if statistics is None and config.augment.statistics == "auto":
+        raise ConfigError(
+            f"{workdir / colour.FILE}: is missing, and only there are the colours that the run's "
+            "images are normalised by; restore it"
+        )
+    return statistics
+
+
 def pin_dataset(
     workdir: pathlib.Path,
     dataset: Dataset,

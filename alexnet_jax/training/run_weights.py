@@ -108,9 +108,11 @@ def _errors(workdir: pathlib.Path, step: int) -> str:
     path = workdir / METRICS
     rows = read_rows(path) if path.is_file() else []
     found = [r for r in rows if r["split"] != "train" and r["step"] == step]
-    summary = workdir / run_files.SUMMARY_FILE
-    if summary.is_file():
-        found += [r for r in [json.loads(summary.read_text())] if r["step"] == step]
+    try:
+        found += [files.read_object(workdir / run_files.SUMMARY_FILE)]
+    except (FileNotFoundError, files.DamagedFileError):
+        pass  # it repeats the last row
+    found = [row for row in found if row.get("step") == step and "top1_error" in row]
     if not found:
         return ""
     last = found[-1]

@@ -151,22 +151,28 @@ def as_begun(config: Config, workdir: pathlib.Path) -> Config:
     if not config.init.weights:
         return config
     layers = layer_names.select(config.init.layers or ("all",), LAYERS, "init.layers")
-    begun = run_files.read_config(workdir)
-    config = inherited(config, begun, layers).config
+    found = inherited(config, run_files.read_config(workdir), layers)
+    config = found.config
     if any(layer_rates.NEW in rule.split(":")[0].split() for rule in _rules(config)):
-        _name_new_layers(config, [layer for layer in LAYERS if layer in _anew(workdir)])
+        _name_new_layers(config, _anew(workdir))
+    if not found.by_hand:
+        validate(config)
     return config
 
 
-def _anew(workdir: pathlib.Path) -> set[str]:
+def _anew(workdir: pathlib.Path) -> list[str]:
     """Returns the layers that began anew in a run."""
     try:
-        said = files.read_object(workdir / FILE)["layers"]
-        return {layer for layer, what in said.items() if what.startswith(ANEW)}
+        return _new(files.read_object(workdir / FILE)["layers"])
     except (files.DamagedFileError, OSError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"{workdir / FILE}: does not say what the run began with; restore it"
         ) from error
+
+
+def _new(layers: dict[str, str]) -> list[str]:
+    """Returns the layers with rates that begin anew, of what becomes of each."""
+    return [layer for layer in LAYERS if layers.get(layer, "").startswith(ANEW)]
 
 
 def _name_new_layers(config: Config, new: Sequence[str]) -> None:
@@ -216,7 +222,7 @@ def fit(start: Start, setup: Setup, class_names: list[str]) -> Fitted:
                 )
         params[layer] = {part: own[part] for part in leaves}
         layers.setdefault(layer, "taken")
-    _name_new_layers(setup.config, [name for name, what in layers.items() if ANEW in what])
+    _name_new_layers(setup.config, _new(layers))
     return Fitted(params, layers)
 
 
@@ -238,6 +244,11 @@ def _classes(
             f"{ANEW}: {known:,} of the {len(here):,} classes are among the weights' {count:,}{hint}"
         )
     rows = {name: row for row, name in enumerate(there)}
+    if len(rows) < len(there):
+        raise ConfigError(
+            f"init.classes: {start.path} has two classes of one name, so that names do not tell "
+            "its rows; name them with convert --class_names, or leave init.classes out"
+        )
     for name, said in zip(here, class_names, strict=True):
         if name not in rows:
             raise ConfigError(

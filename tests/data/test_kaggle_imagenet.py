@@ -71,3 +71,19 @@ def test_without_a_solution_it_says_what_is_missing(both):
     solution.unlink()
     with pytest.raises(DataError, match=r"LOC_val_solution.csv: does not .* get it from the comp"):
         open_dataset(Config(dataset=str(kaggle)))
+
+
+def test_where_somebody_sorted_the_validation_images_it_is_a_folder(both):
+    """And a folder that is called as one of the layout's own."""
+    kaggle, plain = both
+    renamed = kaggle.rename(kaggle.parent / "ILSVRC")
+    found = open_dataset(Config(dataset=str(renamed)))
+    assert found.sizes == {"train": 12, "val": 9, "test": 6}
+    images = renamed / "ILSVRC" / "Data" / "CLS-LOC"
+    for path in (plain / "val").rglob("*.JPEG"):
+        where = images / "val" / path.parent.name / path.name
+        where.parent.mkdir(exist_ok=True)
+        (images / "val" / path.name).rename(where)
+    wanted = open_dataset(Config(dataset=str(plain)))
+    found = open_dataset(Config(dataset=str(images)))
+    assert found.sizes == wanted.sizes and found.digest() == wanted.digest()

@@ -84,6 +84,18 @@ def test_archives_without_images_are_refused(tmp_path):
         open_dataset(Config(dataset=str(tmp_path)))
 
 
+def test_archives_of_something_else_are_refused(both):
+    tars, _ = both
+    with tarfile.open(tars / "train-0000.tar", "w") as archive:
+        add(archive, "0.jpg", b"x")
+        add(archive, "0.cls", b"7")
+    with pytest.raises(DataError, match=r"train-0000.tar: holds 0.cls, and is no archive of"):
+        open_dataset(Config(dataset=str(tars)))
+    (tars / "train-0000.tar").rename(tars / "ILSVRC2012_img_val.tar")
+    with pytest.raises(DataError, match=r"_val.tar: is of ILSVRC2012; put it into DATA_DIR/downlo"):
+        open_dataset(Config(dataset=str(tars)))
+
+
 def test_memory_is_a_few_bytes_an_image(tmp_path):
     """Two hundred thousand empty images: of each no object is kept."""
     count = 200_000

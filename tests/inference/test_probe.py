@@ -87,6 +87,13 @@ def test_errors_are_counted_and_dead_units_are_left_out():
     assert probe.probe("fc6", noise, train, 6).top1_error > 0.5
 
 
+def test_activations_that_are_no_numbers_are_no_perfect_answers():
+    labels = np.arange(40) % 2
+    values = np.full((40, 3), np.nan, np.float32)
+    own = probe.Activations({"fc6": values}, labels)
+    assert probe.probe("fc6", own, own, 2).top1_error == 1.0
+
+
 def test_too_many_activations_are_refused(monkeypatch):
     monkeypatch.setattr(probe, "memory", lambda: 10**6)
     with pytest.raises(DataError, match=r"need 0.1 GiB, half .* is 0.0; .* such as train\[:1%\]"):

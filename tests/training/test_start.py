@@ -179,6 +179,49 @@ def test_layers_are_chosen_and_what_follows_them_is_the_runs_own(source, begin, 
         train.train(config, tmp_path / "w2")
 
 
+def test_batch_normalisation_has_no_rates_and_goes_with_its_convolution(source, tmp_path, begin):
+    made = small.config(source / "set")
+    made.model.normalisation, made.num_steps = "batch", 3
+    train.train(made, tmp_path / "bn")
+    config = fine_tuning(source, source / "set")
+    config.init.weights, config.init.layers = str(tmp_path / "bn"), ("conv2-conv5", "fc6")
+    state, said = begin(config, tmp_path / "w")
+    params = weights_of(tmp_path / "bn")
+    assert "conv2, conv3, conv4, conv5, fc6, norm2: taken" in said
+    assert "conv1, fc7, fc8, norm1: anew: is left out" in said
+    assert "rate      conv1 fc7 fc8: x10\n" in said
+    for name, values in params["norm2"].items():
+        np.testing.assert_array_equal(state.batch_stats["norm2"][name], values)
+    assert not np.asarray(state.batch_stats["norm1"]["mean"]).any()
+
+
+def test_layers_that_only_the_weights_have_may_be_frozen(source, tmp_path):
+    made = small.config(source / "set")
+    made.model.conv6_channels, made.num_steps = 32, 3
+    train.train(made, tmp_path / "six")
+    config = fine_tuning(source, source / "set")
+    config.init.weights = str(tmp_path / "six")
+    config.optimizer.frozen = ("conv1", "conv6")
+    config.num_steps = 2
+    config.optimizer.schedule.kind = "constant"
+    train.train(config, tmp_path / "w")
+    config.num_steps = 4
+    train.train(config, tmp_path / "w")  # and on a resume
+    own, other = (weights_of(tmp_path / name) for name in ("w", "six"))
+    np.testing.assert_array_equal(own["conv6"]["kernel"], other["conv6"]["kernel"])
+    config.optimizer.frozen = ("conv7",)
+    with pytest.raises(ConfigError, match="optimizer.frozen: conv7 is not known"):
+        train.train(config, tmp_path / "w2")
+
+
+def test_what_was_measured_of_the_source_need_not_be_whole(source, tmp_path):
+    shutil.copytree(source / "w", tmp_path / "first")
+    for text in ("[", "{}", '{"step": "x"}'):
+        (tmp_path / "first" / "summary.json").write_text(text)
+        found = run_weights.read("workdir", tmp_path / "first")
+        assert found.origin.errors.startswith("top-1 ")
+
+
 def test_a_shape_that_does_not_fit_names_both(source, tmp_path):
     weights = run_weights.read("workdir", source / "w")
     weights.params["fc7"]["bias"] = np.zeros(3, np.float32)
@@ -253,6 +296,13 @@ def test_the_colours_of_the_weights_stay_theirs(source, begin, tmp_path):
     found = run_files.read_statistics(tmp_path / "w")
     np.testing.assert_array_equal(found.mean_image, wanted.mean_image)
     assert run_files.read_config(tmp_path / "w").augment.mean_image == "moving"
+    # They are nowhere else: a run that has lost them does not go on with others.
+    config.num_steps, config.model.dropout_rate = 2, 0.3
+    train.train(config, tmp_path / "w3")
+    (tmp_path / "w3" / "statistics.npz").unlink()
+    config.num_steps = 4
+    with pytest.raises(ConfigError, match=r"statistics.npz: is missing, and only there are"):
+        train.train(config, tmp_path / "w3")
     # Of weights without a store's colours, a store has none to give.
     config = fine_tuning(source, store)
     begin(config, tmp_path / "w2")
