@@ -27,6 +27,8 @@ def select(names: Iterable[str], known: Sequence[str], field: str) -> tuple[str,
             found = list(known)
         elif dash and first in known and last in known:
             found = list(known[known.index(first) : known.index(last) + 1])
+            if not found:
+                raise ConfigError(f"{field}: {name} runs backwards; write {last}-{first}")
         else:
             found = fnmatch.filter(known, name)
         if not found:

@@ -185,7 +185,9 @@ def read(form: str, path: pathlib.Path, recipe: str = "") -> Weights:
     """
     if not path.exists():
         raise WeightsError(f"{path}: not found")
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
+        raise WeightsError(f"{path}: is neither a file nor a folder")
+    if path.is_dir():
         raise WeightsError(f"{path}: is not a file of weights of the format {form}")
     size = path.stat().st_size
     if size > MOST_BYTES:

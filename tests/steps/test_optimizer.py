@@ -139,7 +139,7 @@ def test_a_rate_reaches_its_leaf_alone():
     [
         ("conv9: 1", "layer_rates: conv9 is not known; did you mean"),
         ("conv1-conv9: 1", "layer_rates: conv9 is not known"),
-        ("fc8-conv1: 1", "'fc8-conv1: 1' names no layer"),
+        ("fc8-conv1: 1", "fc8-conv1 runs backwards; write conv1-fc8"),
         ("conv1 1e-5", "'conv1 1e-5' is no rule, such as conv1 weights: 1e-5 from epoch 67"),
         ("conv1 kernels: 1", "kernels is not known"),
         ("conv1: fast", "fast is no number from 0 on"),

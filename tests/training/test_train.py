@@ -183,9 +183,9 @@ def test_data_that_changed_is_refused(finished, tmp_path):
     other.fingerprint = lambda: "of others"
     coloured.statistics = Statistics(*np.ones((5, 3, 3)))
     coloured.statistics.save(tmp_path)  # left by a run from a store that saved no checkpoint
-    run_files.pin_dataset(tmp_path, data, 20, False)
+    run_files.pin_dataset(tmp_path, data, 20, False, None, None)
     assert run_files.read_statistics(tmp_path) is None
-    run_files.pin_dataset(tmp_path, data, 20, True)
+    run_files.pin_dataset(tmp_path, data, 20, True, None, None)
     cases = {
         r"train_examples than .* \(20\)": (data, 21),
         r"class_names than .* \(2 names\)": (more, 20),
@@ -194,7 +194,7 @@ def test_data_that_changed_is_refused(finished, tmp_path):
     }
     for message, changed in cases.items():
         with pytest.raises(ConfigError, match=f"dataset: a set has another {message}"):
-            run_files.pin_dataset(tmp_path, *changed, True)
+            run_files.pin_dataset(tmp_path, *changed, True, None, None)
 
 
 def test_a_run_goes_on_where_its_data_lie_now_if_they_are_the_same(finished, folder, tmp_path):
