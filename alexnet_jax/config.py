@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 import typing
-from collections.abc import Collection
 from typing import Any
 
 from alexnet_jax.errors import UserError, unknown
@@ -303,44 +302,6 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def by_hand(config: Any, prefix: str = "") -> set[str]:
-    """Returns the dotted names of the fields that a person set: since a recipe was made of it, or,
-    of a config that is none, to another value than the default.
-
-    >>> config = Config()
-    >>> config.model.width = 1.0
-    >>> by_hand(config)
-    {'model.width'}
-    """
-    names: set[str] = set()
-    for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), prefix + field.name
-        if dataclasses.is_dataclass(value):
-            names |= by_hand(value, name + ".")
-        elif field.name in vars(config)["_by_hand"]:
-            names.add(name)
-    return names
-
-
-def as_recipe(config: Any, but: Collection[str] = (), prefix: str = "") -> Any:
-    """Makes what a config holds a recipe's, set by no hand but for some fields; returns it."""
-    names = {field.name for field in dataclasses.fields(config)}
-    for name in names:
-        value = getattr(config, name)
-        if dataclasses.is_dataclass(value):
-            as_recipe(value, but, f"{prefix}{name}.")
-    vars(config)["_by_hand"] = {name for name in names if prefix + name in but}
-    return config
-
-
-def put(config: Any, name: str, value: Any) -> None:
-    """Sets a field by its dotted name, without counting as a hand."""
-    group, _, last = name.rpartition(".")
-    for part in group.split(".") if group else ():
-        config = getattr(config, part)
-    object.__setattr__(config, last, value)
-
-
 def to_json(config: Config) -> str:
     """Returns the text form that a workdir keeps."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
@@ -394,12 +355,13 @@ def check_types(config: Any, prefix: str = "") -> None:
         wanted = typing.get_origin(hint) or hint
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if wanted is tuple and number:
-            put(config, name, (float(value),))  # one number where several are asked for
+            made = (float(value),)  # one number where several are asked for
+            object.__setattr__(config, name, made)  # by nobody's hand, here and below
         elif hint == tuple[str, ...] and isinstance(value, tuple):  # a flag's conv1,conv2 is one
             names = [part.strip() for one in value for part in str(one).split(",")]
-            put(config, name, tuple(part for part in names if part))
+            object.__setattr__(config, name, tuple(part for part in names if part))
         elif wanted is float and isinstance(value, int) and number:
-            put(config, name, float(value))
+            object.__setattr__(config, name, float(value))
         elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
             raise ConfigError(f"{prefix}{name}: {value!r} is not of type {wanted.__name__}")
         elif wanted is float and not math.isfinite(value):

@@ -3,7 +3,8 @@
 import importlib
 import pathlib
 
-from alexnet_jax.config import Config, ConfigError, as_recipe
+from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.configs.by_hand import as_recipe
 from alexnet_jax.errors import unknown
 
 FOLDER = pathlib.Path(__file__).parent / "recipes"

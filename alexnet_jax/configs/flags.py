@@ -12,7 +12,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from alexnet_jax import configs
-from alexnet_jax.config import Config, ConfigError, as_recipe, flatten
+from alexnet_jax.config import Config, ConfigError, flatten
+from alexnet_jax.configs.by_hand import as_recipe
 from alexnet_jax.errors import unknown
 
 BARE = ("-config", "--config")  # whose value is the next argument

@@ -3,7 +3,8 @@
 import copy
 from typing import Any, NamedTuple
 
-from alexnet_jax.config import FULLY_CONNECTED, Config, by_hand, flatten, put
+from alexnet_jax.config import FULLY_CONNECTED, Config, flatten
+from alexnet_jax.configs.by_hand import by_hand, put
 
 # How an image becomes the network's input.
 _INPUT = (

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.config import LAYERS, Config, ConfigError, put
+from alexnet_jax.config import LAYERS, Config, ConfigError
 from alexnet_jax.configs import layer_names, layer_rates
+from alexnet_jax.configs.by_hand import put
 from alexnet_jax.configs.inheritance import inherited
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.host import files

@@ -38,8 +38,8 @@ if kind == "importing":  # a module that stands for what a native one does when 
         def create_module(self, spec):
             return None
         def exec_module(self, module):
-            print("ready", flush=True)
-            try:
+            try:  # first: the signal may come at once
+                print("ready", flush=True)
                 time.sleep(60)
             finally:
                 print("an exception went through native code", flush=True)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -164,6 +166,22 @@ def test_what_a_hand_set_otherwise_is_refused(source, tmp_path):
     config.image_size = 67  # what they have
     config.model.dropout_rate = 0.1  # no part of the network, where training scales
     train.preview(config, tmp_path / "w")
+
+
+def test_a_flag_is_a_hand_and_a_recipe_is_none(source, tmp_path):
+    command = [
+        *(sys.executable, "-m", "alexnet_jax.main", "--dry_run", f"--workdir={tmp_path / 'w'}"),
+        *("--config=fine_tune", f"--config.init.weights={source / 'w'}"),
+        *(f"--config.dataset={source / 'set'}", "--config.batch_size=8"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "image_size: 67 of the weights in the place of 83" in done.stdout
+    done = subprocess.run(
+        [*command, "--config.image_size=83"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "error: image_size: 83 is set by hand, and the weights have 67" in done.stderr
 
 
 def test_layers_are_chosen_and_what_follows_them_is_the_runs_own(source, begin, tmp_path):

@@ -1,0 +1,44 @@
+"""Fields that a person set, apart from those of a recipe: weights may replace only the others."""
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+
+def by_hand(config: Any, prefix: str = "") -> set[str]:
+    """Returns the dotted names of the fields that a person set: since a recipe was made of it, or,
+    of a config that is none, to another value than the default.
+
+    >>> from alexnet_jax.config import Config
+    >>> config = Config()
+    >>> config.model.width = 1.0
+    >>> by_hand(config)
+    {'model.width'}
+    """
+    names: set[str] = set()
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            names |= by_hand(value, name + ".")
+        elif field.name in vars(config)["_by_hand"]:
+            names.add(name)
+    return names
+
+
+def as_recipe(config: Any, but: Collection[str] = (), prefix: str = "") -> Any:
+    """Makes what a config holds a recipe's, set by no hand but for some fields; returns it."""
+    names = {field.name for field in dataclasses.fields(config)}
+    for name in names:
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            as_recipe(value, but, f"{prefix}{name}.")
+    vars(config)["_by_hand"] = {name for name in names if prefix + name in but}
+    return config
+
+
+def put(config: Any, name: str, value: Any) -> None:
+    """Sets a field by its dotted name, without counting as a hand."""
+    group, _, last = name.rpartition(".")
+    for part in group.split(".") if group else ():
+        config = getattr(config, part)
+    object.__setattr__(config, last, value)
