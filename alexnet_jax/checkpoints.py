@@ -9,6 +9,7 @@ from alexnet_jax.host import command
 command.begin(__name__)  # before what is imported for seconds
 
 
+import os
 import pathlib
 import sys
 
@@ -51,14 +52,12 @@ def listed(workdir: pathlib.Path, verify: bool) -> bool:
         cli.say(f"{lost:>10,}  damaged: is missing")
         damaged = True
     for step in steps:
-        size = sum(
-            path.stat().st_size
-            for path in (stored.path / str(step)).rglob("*")
-            if path.is_file() and not path.is_symlink()
-        )
+        size = files.size_of(stored.path / str(step))
         error = stored.record.errors.get(step)
         told = "" if error is None else f"top-1 error {100 * error:6.2f} %"
         state = stored.state(step, verify)
+        if not os.path.lexists(stored.path / str(step)):
+            continue  # the run has removed it meanwhile
         damaged = damaged or state.startswith("damaged")
         mark = ", the best" if step == best else ""
         cli.say(f"{step:>10,}  {size / 2**20:9,.1f} MiB  {told:>21}  {state}{mark}", flush=True)

@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import zipfile
@@ -133,6 +134,20 @@ def room(folder: pathlib.Path) -> str:
         folder = folder.parent
     usage = shutil.disk_usage(folder)
     return f"no space left: {usage.free / 2**20:,.0f} MiB of {usage.total / 2**20:,.0f} are free"
+
+
+def size_of(folder: pathlib.Path) -> int:
+    """Returns the bytes of a folder's files; of what is moved away meanwhile, none.
+
+    Links count nothing: what they lead to lies elsewhere.
+    """
+    total = 0
+    for parent, _, names in os.walk(folder):  # leaves out what it cannot list
+        for name in names:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found = os.lstat(os.path.join(parent, name))
+                total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total
 
 
 def drop_cached(folder: pathlib.Path) -> None:

@@ -154,12 +154,7 @@ class Checkpoints(Stored):
 
     def bytes_written(self) -> int:
         """Returns the bytes of saves that are under way."""
-        total = 0
-        for folder in self.path.glob(f"*{UNSEALED}*"):
-            for path in folder.rglob("*"):
-                with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
-                    total += path.stat().st_size
-        return total
+        return sum(files.size_of(folder) for folder in self.path.glob(f"*{UNSEALED}*"))
 
     def raise_failure(self) -> None:
         """Raises what a save in the background failed with, if one did."""

@@ -1,0 +1,40 @@
+"""The size of a folder into which another thread or process writes."""
+
+import os
+
+import pytest
+
+from alexnet_jax.host import files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of 3 + 5 bytes, and a link to a file and a folder elsewhere, which do not count."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "large").write_bytes(bytes(1000))
+    found = tmp_path / "folder"
+    (found / "inner").mkdir(parents=True)
+    (found / "a").write_bytes(b"abc")
+    (found / "inner" / "b").write_bytes(b"defgh")
+    (found / "link").symlink_to(tmp_path / "elsewhere" / "large")
+    (found / "links").symlink_to(tmp_path / "elsewhere")
+    return found
+
+
+def test_the_bytes_of_a_folders_own_files(folder, tmp_path):
+    assert files.size_of(folder) == 8
+    assert files.size_of(tmp_path / "none") == 0
+
+
+@pytest.mark.parametrize("function", ["scandir", "lstat"])
+def test_what_is_renamed_while_it_is_measured_counts_nothing(folder, monkeypatch, function):
+    known = getattr(os, function)
+
+    def renamed(path, *arguments, **named):
+        if os.fspath(path).endswith("inner" if function == "scandir" else "b"):
+            (folder / "inner").rename(folder.parent / "moved")
+        return known(path, *arguments, **named)
+
+    monkeypatch.setattr(os, function, renamed)
+    assert files.size_of(folder) == 3
+    assert (folder.parent / "moved" / "b").exists()
