@@ -93,11 +93,13 @@ class Checkpoints(Stored):
             fits = self._digests is not None and self._digests.fits(state)
             if not fits and digests.StateDigests.suits(state):
                 self.prepare(state)
+            # Held, so that the digests are of what it copies; begun after that, so that they do not
+            # take its cores. On the devices they come before the update that donates the arrays.
+            self._orbax.save(target, args=arguments, force=True)
             if self._digests is None:
                 found = functools.partial(digests.of_tree, jax.device_get(state))
-            else:  # computed before the arrays are overwritten, and waited for in the thread
+            else:  # waited for in the thread
                 found = functools.partial(self._digests.finished, self._digests.start(state))
-            self._orbax.save(target, args=arguments, force=True)
         self._under_way.append(self._thread.submit(self._finish, step, found, rows or {}, held))
 
     def _finish(
