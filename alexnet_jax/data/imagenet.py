@@ -8,16 +8,13 @@ import pathlib
 import re
 import tarfile
 from collections.abc import Iterator
-from typing import IO
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.folder import UNLABELLED, spread
-from alexnet_jax.data.names import Names
-from alexnet_jax.data.tars import entries
-from alexnet_jax.data.types import DataError, Example, Source
+from alexnet_jax.data.folder import UNLABELLED
+from alexnet_jax.data.tars import Index, Members, entries
+from alexnet_jax.data.types import DataError, Source
 from alexnet_jax.host.progress import Progress
 
 NAME = "imagenet2012"
@@ -59,26 +56,25 @@ class ImagenetArchives(Dataset):
                 f"in {folder}; get them from image-net.org and put them there"
             )
 
-    def _index(self, split: str, archive: pathlib.Path, silent: bool) -> "_Members":
-        size = archive.stat().st_size // MEGABYTE
-        try:
-            with (
-                archive.open("rb") as file,
-                Progress(f"look through {archive.name}", 0, size, "MB", silent) as bar,
-            ):
-                if not bar.live:
-                    bar.say(f"{archive}: looking through {size:,} MB")
-                train = split == "train"
-                found = _train(file, self.class_names, bar) if train else _flat(file, bar)
-        except tarfile.TarError as error:
-            raise DataError(f"{archive}: is not a whole tar archive ({error})") from error
-        except _NotImagenet as error:
-            raise DataError(f"{archive}: {error}") from error
-        if split == "validation":
-            found = [(n, at, size, self._label(n, archive)) for n, at, size, _ in found]
-        if not found:
+    def _index(self, split: str, archive: pathlib.Path, silent: bool) -> Members:
+        size, index = archive.stat().st_size // MEGABYTE, Index()
+        with Progress(f"look through {archive.name}", 0, size, "MB", silent) as bar:
+            if not bar.live:
+                bar.say(f"{archive}: looking through {size:,} MB")
+            found = _shown(entries(archive), bar)
+            if split == "train":
+                _add_classes(index, archive, found, self.class_names)
+            else:
+                for entry in (entry for entry in found if entry.isfile()):
+                    name = entry.name.rpartition("/")[2]
+                    known = split == "validation"
+                    label = self._label(name, archive) if known else UNLABELLED
+                    index.add(archive, entry, name, label)
+        if not len(index):
             raise DataError(f"{archive}: holds no images")
-        return _Members(archive, found, self.class_names)
+        # Classes are mixed, so that a slice holds every class; other images lie by their names.
+        order = index.mixed() if split == "train" else index.by_name()
+        return index.members(order, index.labels(), self.class_names)
 
     def _label(self, name: str, archive: pathlib.Path) -> int:
         """Returns a validation image's label: TFDS lists them by number."""
@@ -100,16 +96,9 @@ class ImagenetArchives(Dataset):
         return self._splits[split]
 
 
-class _NotImagenet(ValueError):
-    pass
-
-
 def class_names() -> list[str]:
     """Returns the WordNet IDs of the thousand classes, in label order."""
     return _lines("labels.txt")
-
-
-Member = tuple[str, int, int, int]  # name, offset in the archive, bytes, label
 
 
 def _lines(file: str) -> list[str]:
@@ -126,64 +115,15 @@ def _shown(found: Iterator[tarfile.TarInfo], bar: Progress) -> Iterator[tarfile.
         passed = end
 
 
-def _train(file: IO[bytes], class_names: list[str], bar: Progress) -> list[Member]:
-    """Archives of classes inside an archive; mixed, so that a slice holds every class."""
-    labels, found = {name: i for i, name in enumerate(class_names)}, []
-    with tarfile.open(fileobj=file, mode="r:") as outer:
-        for of_class in _shown(entries(outer), bar):
-            wnid = of_class.name.removesuffix(".tar")
-            if wnid not in labels:
-                raise _NotImagenet(f"{of_class.name} is not the archive of an ImageNet class")
-            inner_file = outer.extractfile(of_class)
-            try:
-                with tarfile.open(fileobj=inner_file, mode="r:") as inner:
-                    found += [
-                        (m.name, of_class.offset_data + m.offset_data, m.size, labels[wnid])
-                        for m in entries(inner)
-                        if m.isfile()
-                    ]
-            except tarfile.TarError as error:
-                raise _NotImagenet(f"{of_class.name} inside is damaged ({error})") from error
-    return sorted(found, key=lambda member: spread(member[0]))
-
-
-def _flat(file: IO[bytes], bar: Progress) -> list[Member]:
-    """Images in the order of their names."""
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        found = [
-            (pathlib.PurePosixPath(m.name).name, m.offset_data, m.size, UNLABELLED)
-            for m in _shown(entries(archive), bar)
-            if m.isfile()
-        ]
-    return sorted(found)
-
-
-class _Members(Source):
-    """Files of an archive, by index."""
-
-    def __init__(
-        self, archive: pathlib.Path, members: list[Member], class_names: list[str]
-    ) -> None:
-        self.class_names, self._archive = class_names, archive
-        self.names = Names(name for name, *_ in members)
-        self._lies = np.array([(offset, size) for _, offset, size, _ in members])
-        self._labels = np.array([label for *_, label in members], np.int16)
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, index: int) -> Example:
-        (offset, size), name = self._lies[index].tolist(), self.names[index]
-        try:
-            with self._archive.open("rb") as file:
-                file.seek(offset)
-                encoded = file.read(size)
-        except OSError as error:
-            raise DataError(f"{self._archive}: {error.strerror}") from error
-        if len(encoded) < size:
-            raise DataError(f"{self._archive}: is cut short, in {name}")
-        return Example(encoded, int(self._labels[index]), name)
-
-    def where(self, index: int) -> str:
-        """Names the archive and the file in it."""
-        return f"{self._archive}/{self.names[index]}"
+def _add_classes(
+    index: Index, archive: pathlib.Path, found: Iterator[tarfile.TarInfo], class_names: list[str]
+) -> None:
+    """Adds the images of archives of classes inside an archive."""
+    labels = {name: i for i, name in enumerate(class_names)}
+    for of_class in found:
+        wnid = of_class.name.removesuffix(".tar")
+        if wnid not in labels:
+            raise DataError(f"{archive}: {of_class.name} is not the archive of an ImageNet class")
+        for entry in entries(archive, of_class.offset_data, of_class.size):
+            if entry.isfile():
+                index.add(archive, entry, entry.name, labels[wnid])

@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.folder import UNLABELLED
+from alexnet_jax.data.imagenet_tars import SYNSET
 from alexnet_jax.data.names import Names
 from alexnet_jax.data.types import DataError, Example, Source
 
 _SHARD = re.compile(r"(.+?)-(\d+)-of-(\d+)\.parquet")
-_SYNSET = re.compile(r"_(n\d{8})\.\w+$")  # before the suffix of imagenet-1k's files
 KEPT = 4  # groups of rows of a split: about 40 MB of photographs
 
 
@@ -103,7 +103,7 @@ def _synsets(tables: dict[str, list["_Shard"]]) -> dict[int, str]:
     numbers: dict[int, str] = {}
     for shard in (shard for own in tables.values() for shard in own):
         for label, name in zip(shard.labels.tolist(), shard.files, strict=True):
-            found = _SYNSET.search(name) if label >= 0 and label not in numbers else None
+            found = SYNSET.search(name) if label >= 0 and label not in numbers else None
             if found:
                 numbers[label] = found[1]
     return numbers if len(set(numbers.values())) == len(numbers) else {}

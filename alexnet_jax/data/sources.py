@@ -3,7 +3,14 @@
 from tensorflow_datasets.core import constants
 
 from alexnet_jax.config import Config
-from alexnet_jax.data import imagenet, kaggle_imagenet, parquet_images, synset_tars, tfds_dataset
+from alexnet_jax.data import (
+    imagenet,
+    imagenet_tars,
+    kaggle_imagenet,
+    parquet_images,
+    synset_tars,
+    tfds_dataset,
+)
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.folder import Folder
 from alexnet_jax.data.store.store import Store, is_store
@@ -12,8 +19,9 @@ from alexnet_jax.host import files
 
 
 def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) -> Dataset:
-    """Opens what `config.dataset` names: a store, a folder split/class/image, ILSVRC as Kaggle
-    gives it, what TFDS prepared in a folder, or a TFDS data set by name.
+    """Opens what `config.dataset` names: a store, a folder split/class/image, ILSVRC as Kaggle or
+    Hugging Face gives it, archives of classes, what TFDS prepared in a folder, or a TFDS data set
+    by name.
 
     Args:
       config: its `dataset`, `data_dir`, `resize` and `exif_orientation`.
@@ -44,12 +52,20 @@ def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) 
             return kaggle_imagenet.KaggleImagenet(root)
         if found := parquet_images.shards_in(path):
             return parquet_images.ParquetImages(path, found)
+        if found := imagenet_tars.archives_in(path):
+            return imagenet_tars.ImagenetTars(path, found, silent)
         if synset_tars.is_one(path):
             return synset_tars.SynsetTars(path, silent)
         prepared = tfds_dataset.prepared_in(path)
         return tfds_dataset.in_folder(prepared) if prepared else Folder(path)
+    if path.is_file():
+        if synset_tars.is_one(path):
+            return synset_tars.SynsetTars(path, silent)
+        raise DataError(
+            f"dataset: {path} is a file; name a folder, or a .tar that holds one .tar a class"
+        )
     if "/" in config.dataset and config.dataset[0] in "./~":
-        raise DataError(f"dataset: there is no folder {path}")
+        raise DataError(f"dataset: there is no folder or archive {path}")
     data_dir = files.local(config.data_dir or constants.DATA_DIR, "data_dir")
     by_tfds = data_dir / imagenet.NAME  # where TFDS prepares it, and people put a store of theirs
     if config.dataset == imagenet.NAME and (not by_tfds.is_dir() or is_store(by_tfds)):

@@ -1,33 +1,30 @@
-"""A folder of one .tar of images a class, as ImageNet's full releases come: read as they are.
+"""One .tar of images a class, in a folder or in one archive, as ImageNet's full releases come.
 
-Nothing is unpacked. For 15 million images the index takes 55 bytes an image and its name; of an
-image no object is kept. The releases have no other split than train.
+They are read as they are. The releases have no other split than train.
 """
 
-import hashlib
 import os
 import pathlib
 import re
-import tarfile
-from array import array
 from collections.abc import Iterator
 
 import numpy as np
 
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.image_files import IMAGES, MOST_BYTES
-from alexnet_jax.data.names import Names
-from alexnet_jax.data.tars import entries
-from alexnet_jax.data.types import DataError, Example, Source
+from alexnet_jax.data.tars import Index, entries, is_image
+from alexnet_jax.data.types import DataError, Source
 from alexnet_jax.host.progress import Progress
 
 SPLIT = "train"
 NOT_OF_A_CLASS = (".tar", ".cls", ".json")  # archives of classes, and shards with labels beside
+MEGABYTE = 10**6
 _ILSVRC = re.compile(r"ILSVRC2012_img_\w+")
 
 
 def is_one(path: pathlib.Path) -> bool:
-    """Is it a folder of archives of classes, without folders of images beside them?"""
+    """Is it an archive, or a folder of archives without folders of images beside them?"""
+    if path.is_file():
+        return path.suffix.lower() == ".tar"
     with os.scandir(path) as found:
         suffixes = [
             os.path.splitext(entry.name)[1].lower() if entry.is_file() else "/"
@@ -38,40 +35,35 @@ def is_one(path: pathlib.Path) -> bool:
 
 
 class SynsetTars(Dataset):
-    """Archives CLASS.tar in a folder, of which every image is in the split train.
+    """Archives CLASS.tar, of which every image is in the split train.
 
     An image is called CLASS/FILE, as in a folder of its class, and lies in that order: both ways
     give the same data set, record by record.
     """
 
-    def __init__(self, folder: pathlib.Path, silent: bool = True) -> None:
+    def __init__(self, path: pathlib.Path, silent: bool = True) -> None:
         """Looks through the archives: they have no table of contents, but a header an image.
 
         Args:
-          folder: of the archives.
+          path: the folder of the archives, or the archive that holds them.
           silent: is nothing shown meanwhile?
 
         Raises:
           DataError: one is no whole archive, or none holds an image.
         """
-        self.name = str(folder)
-        archives = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".tar")
-        for archive in archives:
-            if _ILSVRC.fullmatch(archive.stem):
-                raise DataError(
-                    f"{archive}: is of ILSVRC2012; put it into DATA_DIR/downloads/manual, and use "
-                    "--config.dataset=imagenet2012 --config.data_dir=DATA_DIR"
-                )
-        index = _Index()
-        with Progress(f"look through {folder.name}", 0, len(archives), "archive", silent) as bar:
-            for number, archive in enumerate(archives):
-                index.add(number, archive)
-                bar.advance(1)
-        classes = sorted({archive.stem for archive in index.archives_with_images(archives)})
-        self.class_names = classes
-        if not classes:
-            raise DataError(f"{folder}: none of its {len(archives):,} archives holds an image")
-        self._train = _Members(archives, index, classes)
+        self.name = str(path)
+        index = Index()
+        archives: list[str] = []
+        for archive, name, start, size in _archives(path, silent):
+            _add(index, archive, len(archives), name, start, size)
+            archives.append(name)
+        if not len(index):
+            raise DataError(f"{path}: none of its {len(archives):,} archives holds an image")
+        own = index.labels()
+        self.class_names = sorted({archives[number] for number in np.unique(own)})
+        labels = {name: label for label, name in enumerate(self.class_names)}
+        renumbered = np.array([labels.get(name, -1) for name in archives], np.int32)
+        self._train = index.members(index.mixed(), renumbered[own], self.class_names)
         self.sizes = {SPLIT: len(self._train)}
         self.notes = index.notes
 
@@ -85,105 +77,55 @@ class SynsetTars(Dataset):
         return self._train
 
 
-class _Index:
-    """Where each image lies, in the order of the archives; grows by 47 bytes and a name each."""
-
-    def __init__(self) -> None:
-        self.text = bytearray()
-        self.ends, self.offsets = array("q"), array("q")
-        self.archives, self.sizes = array("i"), array("i")
-        self.keys = bytearray()  # the first 16 bytes of each name's hash, by which they are spread
-        self._left_out, self._first = 0, ""
-
-    def add(self, number: int, archive: pathlib.Path) -> None:
-        """Adds the images of an archive.
-
-        Raises:
-          DataError: it is no whole archive.
-        """
-        prefix = f"{archive.stem}/"
-        try:
-            with tarfile.open(archive, "r:") as opened:
-                for entry in entries(opened):
-                    name = entry.name.rpartition("/")[2]
-                    is_image = os.path.splitext(name)[1].lower() in IMAGES
-                    if entry.isfile() and os.path.splitext(name)[1].lower() in NOT_OF_A_CLASS:
-                        raise DataError(
-                            f"{archive}: holds {entry.name}, and is no archive of the images of "
-                            "one class; name a folder of those"
-                        )
-                    if not entry.isfile() or name.startswith(".") or not is_image:
-                        self._leave(entry, archive)
-                        continue
-                    if entry.size > MOST_BYTES:
-                        raise DataError(f"{archive}/{name}: has {entry.size / 2**30:.1f} GiB")
-                    encoded = (prefix + name).encode(errors="surrogateescape")
-                    self.text += encoded
-                    self.ends.append(len(self.text))
-                    self.offsets.append(entry.offset_data)
-                    self.sizes.append(entry.size)
-                    self.archives.append(number)
-                    self.keys += hashlib.sha256(encoded).digest()[:16]
-                    opened.members = []  # pyright: ignore  # tarfile remembers what it has read
-        except (tarfile.TarError, OSError) as error:
-            raise DataError(f"{archive}: is not a whole tar archive ({error})") from error
-
-    def _leave(self, entry: tarfile.TarInfo, archive: pathlib.Path) -> None:
-        if not entry.isdir():
-            self._left_out += 1
-            self._first = self._first or f"{archive}/{entry.name}"
-
-    @property
-    def notes(self) -> list[str]:
-        """What was left out, for a header."""
-        if not self._left_out:
-            return []
-        more = ", ..." if self._left_out > 1 else ""
-        return [f"{self._left_out:,} left out: not known as an image's ({self._first}{more})"]
-
-    def archives_with_images(self, archives: list[pathlib.Path]) -> list[pathlib.Path]:
-        """Returns the archives that hold an image."""
-        return [archives[number] for number in np.unique(np.frombuffer(self.archives, np.int32))]
-
-    def order(self) -> np.ndarray:
-        """Returns the images in the order of their names' hashes, (N,) int64."""
-        keys = np.frombuffer(self.keys, ">u8").reshape(-1, 2)
-        return np.lexsort((keys[:, 1], keys[:, 0]))
+def _archives(
+    path: pathlib.Path, silent: bool
+) -> Iterator[tuple[pathlib.Path, str, int, int | None]]:
+    """Yields archives of classes: the file, the class, from which byte on, and how many."""
+    if path.is_file():
+        whole = path.stat().st_size // MEGABYTE
+        with Progress(f"look through {path.name}", 0, whole, "MB", silent) as bar:
+            passed = 0
+            for entry in entries(path):
+                name, suffix = os.path.splitext(entry.name.rpartition("/")[2])
+                if entry.isfile() and is_image(entry):
+                    raise DataError(
+                        f"{path}: holds {entry.name}, an image; an archive has one .tar a class in "
+                        "it, or name the folder of such archives"
+                    )
+                if entry.isfile() and suffix.lower() == ".tar" and not name.startswith("."):
+                    yield path, name, entry.offset_data, entry.size
+                now = (entry.offset_data + entry.size) // MEGABYTE
+                bar.advance(now - passed)
+                passed = now
+        return
+    found = sorted(inner for inner in path.iterdir() if inner.suffix.lower() == ".tar")
+    for archive in found:
+        if _ILSVRC.fullmatch(archive.stem):
+            raise DataError(
+                f"{archive}: is of ILSVRC2012; put it into DATA_DIR/downloads/manual, and use "
+                "--config.dataset=imagenet2012 --config.data_dir=DATA_DIR"
+            )
+    with Progress(f"look through {path.name}", 0, len(found), "archive", silent) as bar:
+        for archive in found:
+            yield archive, archive.stem, 0, None
+            bar.advance(1)
 
 
-class _Members(Source):
-    """Images of the archives, by index."""
+def _add(
+    index: Index, archive: pathlib.Path, label: int, name: str, start: int, size: int | None
+) -> None:
+    """Adds the images of a class.
 
-    def __init__(self, archives: list[pathlib.Path], index: _Index, class_names: list[str]) -> None:
-        self.class_names = class_names
-        order = index.order()
-        self._archives = archives
-        self.names = Names.of(bytes(index.text), np.frombuffer(index.ends, np.int64), order)
-        own = np.frombuffer(index.archives, np.int32)[order]
-        self._archive = own
-        self._offset = np.frombuffer(index.offsets, np.int64)[order]
-        self._size = np.frombuffer(index.sizes, np.int32)[order]
-        labels = {name: label for label, name in enumerate(class_names)}
-        of_archive = [labels.get(archive.stem, -1) for archive in archives]
-        self._labels = np.array(of_archive, np.int32)
-
-    def __len__(self) -> int:
-        return len(self._archive)
-
-    def __getitem__(self, index: int) -> Example:
-        number, size = int(self._archive[index]), int(self._size[index])
-        archive = self._archives[number]
-        try:
-            with archive.open("rb") as file:
-                file.seek(int(self._offset[index]))
-                encoded = file.read(size)
-        except OSError as error:
-            raise DataError(f"{archive}: {error.strerror}") from error
-        if len(encoded) < size:
-            raise DataError(f"{self.where(index)}: the archive is cut short")
-        return Example(encoded, int(self._labels[number]), self.names[index])
-
-    def where(self, index: int) -> str:
-        """Names the archive and the file in it."""
-        archive = self._archives[int(self._archive[index])]
-        return f"{archive}/{self.names[index].rpartition('/')[2]}"
+    Raises:
+      DataError: it is no whole archive of images.
+    """
+    for entry in entries(archive, start, size):
+        if is_image(entry):
+            index.add(archive, entry, f"{name}/{entry.name.rpartition('/')[2]}", label)
+            continue
+        if entry.isfile() and os.path.splitext(entry.name)[1].lower() in NOT_OF_A_CLASS:
+            raise DataError(
+                f"{archive}: holds {entry.name}, and is no archive of the images of one class; "
+                "name a folder of those"
+            )
+        index.leave_out(archive, entry)

@@ -117,7 +117,7 @@ def test_wrong_splits(folder, spec, message):
 def test_wrong_data_sets(tmp_path):
     with pytest.raises(DataError, match="no split/class/image"):
         opened(tmp_path)
-    with pytest.raises(DataError, match="there is no folder"):
+    with pytest.raises(DataError, match="there is no folder or archive"):
         opened(tmp_path / "nowhere")
     with pytest.raises(DataError, match="did you mean cifar10"):
         opened("cifar11")

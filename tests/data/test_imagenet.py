@@ -8,7 +8,7 @@ import pytest
 from imagenet_archives import CMYK, PNG, add, photograph, write_archives
 
 from alexnet_jax.config import Config
-from alexnet_jax.data.imagenet import ARCHIVES, ImagenetArchives, _Members
+from alexnet_jax.data.imagenet import ARCHIVES, ImagenetArchives
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.store import store
@@ -63,14 +63,9 @@ def test_looking_through_the_archives_is_shown_where_it_is_to_be(data_dir, capsy
 
 
 def test_a_worker_s_copy_of_a_split_is_the_same(data_dir):
-    found = [("a.JPEG", 1, 2, 3), ("\udcff.JPEG", 5_000_000_000, 7, -1), ("c", 8, 9, 999)]
-    split = _Members(data_dir, found, ["cat"])
-    for of in (split, pickle.loads(pickle.dumps(split))):
-        assert [of.where(i) for i in range(3)] == [f"{data_dir}/{name}" for name, *_ in found]
-        lies = zip(of._lies.tolist(), of._labels.tolist(), strict=True)
-        assert [(*at, label) for at, label in lies] == [tuple(about) for _, *about in found]
     whole = open_dataset(Config(dataset="imagenet2012", data_dir=str(data_dir))).open("train")
     copy = pickle.loads(pickle.dumps(whole))
+    assert [copy.where(i) for i in range(1023)] == [whole.where(i) for i in range(1023)]
     assert [copy[i] for i in (0, 511, 1022)] == [whole[i] for i in (0, 511, 1022)]
 
 

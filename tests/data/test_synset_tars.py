@@ -1,6 +1,7 @@
 """Archives of classes, read as they are, against the same photographs in folders."""
 
 import io
+import pickle
 import resource
 import tarfile
 
@@ -58,6 +59,52 @@ def test_it_is_the_folder_s_data_set_record_by_record(both):
     assert found.notes == [
         f"2 left out: not known as an image's ({tars}/n00005787.tar/deeper/._n00005787_9.JPEG, ...)"
     ]
+
+
+def test_one_archive_of_all_is_the_same(both, tmp_path):
+    """As fall11_whole.tar comes, in a folder of its own or not; other programs' entries too."""
+    tars, plain = both
+    whole = tmp_path / "fall11_whole.tar"
+    with tarfile.open(whole, "w") as outer:
+        add(outer, "fall11", kind=tarfile.DIRTYPE)
+        for archive in sorted(tars.glob("*.tar"), reverse=True):
+            add(outer, f"fall11/{archive.name}", archive.read_bytes())
+        add(outer, "fall11/._n00004475.tar", b"of a Mac")
+        add(outer, "fall11/urls.txt", b"http")
+    found, wanted = (open_dataset(Config(dataset=str(path))) for path in (whole, plain))
+    assert found.sizes == {"train": 15} and found.class_names == wanted.class_names
+    assert list(found.open("train")) == list(wanted.open("train"))
+    assert found.fingerprint() == wanted.fingerprint()
+    source = found.open("train")
+    assert source.where(0) == f"{whole}/{source[0].name}"
+    copy = pickle.loads(pickle.dumps(source))
+    assert list(copy) == list(source)
+
+
+@pytest.mark.parametrize("kept", [-1024, 1600, 700])
+def test_an_archive_inside_that_is_cut_short_is_named(both, tmp_path, kept):
+    """What follows it is not taken for its own."""
+    tars, _ = both
+    whole = tmp_path / "whole.tar"
+    data = (tars / "n00004475.tar").read_bytes()
+    with tarfile.open(fileobj=io.BytesIO(data)) as one:
+        last = one.getmembers()[-1]
+        end = last.offset_data + -(-last.size // 512) * 512  # without the block of zeros
+    with tarfile.open(whole, "w") as outer:
+        add(outer, "n00004475.tar", data[: end if kept < 0 else kept])
+        add(outer, "n00005787.tar", (tars / "n00005787.tar").read_bytes())
+    with pytest.raises(DataError, match=r"whole.tar: is not a whole tar archive"):
+        open_dataset(Config(dataset=str(whole)))
+
+
+def test_files_that_are_no_archives_of_classes_are_refused(both, tmp_path):
+    tars, _ = both
+    with pytest.raises(DataError, match=r"holds n00004475_0.JPEG, an image; an archive has one"):
+        open_dataset(Config(dataset=str(tars / "n00004475.tar")))
+    text = tmp_path / "a.txt"
+    text.write_text("no data set")
+    with pytest.raises(DataError, match=r"a.txt is a file; name a folder, or a .tar that holds"):
+        open_dataset(Config(dataset=str(text)))
 
 
 def test_damage_is_named(both):
