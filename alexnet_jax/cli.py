@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from absl import app, flags
 from absl import logging as absl_logging
 
-from alexnet_jax.errors import UserError, printable
+from alexnet_jax.errors import UserError, in_notebook, printable
 from alexnet_jax.host import files
 from alexnet_jax.host.command import begin
 
@@ -27,11 +27,33 @@ def run(command: Callable[[list[str]], None], resolve: Callable[..., Any] = list
     """
     if pathlib.Path(sys.argv[0]).name.startswith("alexnet-"):
         _as_with_m(command.__module__)
+    with _one_line_of_a_cell():
+        try:
+            sys.argv = resolve(sys.argv)  # config_flags reads it too
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        app.run(command, flags_parser=_parse)
+
+
+class _Ended(SystemExit):
+    """The end of a command in a cell: what it says in one line, in the place of a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self.code)]
+
+
+@contextlib.contextmanager
+def _one_line_of_a_cell() -> Iterator[None]:
+    """Lets a command end with one line in a notebook too."""
+    if not in_notebook():
+        yield
+        return
     try:
-        sys.argv = resolve(sys.argv)  # config_flags reads it too
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    app.run(command, flags_parser=_parse)
+        yield
+    except SystemExit as ended:
+        if ended.code not in (None, 0) and not any(a.startswith("--help") for a in sys.argv):
+            told = ended.code if isinstance(ended.code, str) else f"ended with {ended.code}"
+            raise _Ended(told) from None
 
 
 def _as_with_m(module: str) -> None:

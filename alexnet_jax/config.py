@@ -83,8 +83,11 @@ class ModelConfig(_Fields):
     # Zeros past the left and top edge: torchvision has 2 on every side, of which the last column
     # and row at the right and bottom are never read, so that 2 here and 1 there are the same.
     conv1_padding_before: int = 0
-    # What follows conv1 and conv2, in order. Paper 3.5: "relu norm pool". Run #145, layer 1:
-    # "norm pool relu". CaffeNet: "relu pool norm". Run #167 has no norm in layer 2.
+    # relu; or tanh or sigmoid, which the paper's section 3.1 compares it with.
+    activation: str = "relu"
+    # What follows conv1 and conv2, in order; relu is where `activation` stands. Paper 3.5:
+    # "relu norm pool". Run #145, layer 1: "norm pool relu". CaffeNet: "relu pool norm". Run #167
+    # has no norm in layer 2.
     layer1: str = "relu norm pool"
     layer2: str = "relu norm pool"
     layer3: str = "relu"

@@ -19,7 +19,7 @@ from alexnet_jax.layers.initialisation import bias_init, kernel_init
 from alexnet_jax.layers.linear import Conv, FullyConnected, left_out, parameter_dtype
 from alexnet_jax.layers.stage import Stage
 from alexnet_jax.ops.convolution_xla import Padding
-from alexnet_jax.ops.elementwise import relu
+from alexnet_jax.ops.elementwise import ACTIVATIONS
 
 Layer = Callable[..., jax.Array]
 
@@ -71,6 +71,7 @@ class AlexNet(nn.Module):
         if c.fc7_linear_units:
             self.fc7_linear = self._fc("fc7_linear", self._wide(units["fc7_linear"]))
         self.fc8 = self._fc("fc8", self.num_classes)
+        self.activation = ACTIVATIONS[c.activation]
         self.dropout = Dropout(c, self.columns)
 
     def __call__(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
@@ -97,15 +98,15 @@ class AlexNet(nn.Module):
         x = self.stage4(self.conv4(x, own))  # (B, 13, 13, 384)
         x = self.stage5(self.conv5(x, own))  # (B, 6, 6, 256)
         if self.config.conv6_channels:
-            x = relu(self.conv6(x, both))  # (B, 6, 6, 256)
+            x = self.activation(self.conv6(x, both))  # (B, 6, 6, 256)
         with jax.named_scope("fc6"):
             return both(x)
 
     def classify(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Maps what `features` returns to logits, (B, num_classes)."""
         x = self.dropout(x, dropout_keys, "pool5")
-        x = self.dropout(relu(self.fc6(x)), dropout_keys, "fc6")  # (B, 4096)
-        x = self.dropout(relu(self.fc7(x, self._meet)), dropout_keys, "fc7")  # (B, 4096)
+        x = self.dropout(self.activation(self.fc6(x)), dropout_keys, "fc6")  # (B, 4096)
+        x = self.dropout(self.activation(self.fc7(x, self._meet)), dropout_keys, "fc7")  # (B, 4096)
         if self.config.fc7_linear_units:
             x = self.fc7_linear(x, self.columns.meet)  # (B, 2048)
         x = self.fc8(x, self.columns.meet)  # (B, 1000)

@@ -15,7 +15,7 @@ from alexnet_jax.config import Config, ConfigError, num_train_steps
 from alexnet_jax.configs.validation import validate, validate_fields
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.errors import Interrupted, interruptible, printable
+from alexnet_jax.errors import Interrupted, in_notebook, interruptible, printable
 from alexnet_jax.feed import choice, resident
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.feed.protocol import Feeding
@@ -23,6 +23,7 @@ from alexnet_jax.host import files
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.host.signals import Remembered
 from alexnet_jax.host.watchdog import Watchdog
+from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.parallel import processes
 from alexnet_jax.parallel.schemes import scheme_of
@@ -130,6 +131,8 @@ def train(
     >>> train(config, "runs/first", overwrite=True)["step"]
     2
     """
+    if in_notebook():
+        compilation.keep_programs()  # for the next kernel, as commands do
     folder = files.local(workdir, "--workdir")
     processes.agree(config, str(folder))
     _validate(config)

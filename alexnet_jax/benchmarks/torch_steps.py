@@ -76,6 +76,7 @@ def _network(torch: Any, config: Config) -> Any:
     fc6, fc7 = units["fc6"], units["fc7"]
     side = feature_sizes(config).pool5
     corner = (model.conv1_padding_before, model.conv1_padding)
+    activation = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[model.activation]
     layers: list[Any] = [nn.ZeroPad2d(2 * corner)] if any(corner) else []
     sizes, paddings = (11, 5, 3, 3, 3), (0, model.conv2_padding, 1, 1, model.conv5_padding)
     groups = (1, model.columns, 1, model.columns, model.columns)
@@ -87,20 +88,20 @@ def _network(torch: Any, config: Config) -> Any:
         )
         for part in getattr(model, f"layer{i + 1}").split():
             layers += {
-                "relu": lambda: [nn.ReLU()],
+                "relu": lambda: [activation()],
                 "norm": lambda c=wide[i], i=i: _norm(torch, config, c, i == 1),
                 "pool": lambda: [nn.MaxPool2d(3, 2)],
             }[part]()
     last = wide[4]
     if model.conv6_channels:
         last = round(model.conv6_channels * model.width)
-        layers += [nn.Conv2d(wide[4], last, 3, 1, 1), nn.ReLU()]
+        layers += [nn.Conv2d(wide[4], last, 3, 1, 1), activation()]
     layers.append(nn.Flatten())
     drop = nn.Dropout(model.dropout_rate)
     before = {"pool5": [drop], "fc6": [drop], "fc7": [drop]}
     after = {place: before[place] if place in model.dropout_after else [] for place in before}
-    layers += [*after["pool5"], nn.Linear(last * side**2, fc6), nn.ReLU(), *after["fc6"]]
-    layers += [nn.Linear(fc6, fc7), nn.ReLU(), *after["fc7"]]
+    layers += [*after["pool5"], nn.Linear(last * side**2, fc6), activation(), *after["fc6"]]
+    layers += [nn.Linear(fc6, fc7), activation(), *after["fc7"]]
     if "fc7_linear" in units:
         layers.append(nn.Linear(fc7, units["fc7_linear"]))
         fc7 = units["fc7_linear"]

@@ -33,6 +33,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "model.columns": (1, 2),
     "model.init": ("normal", "he", "torch"),
     "model.normalisation": ("local", "batch"),
+    "model.activation": ("relu", "tanh", "sigmoid"),
     "model.pool_size": (2, 3),
     "model.dropout_scaling": ("test", "train"),
     "model.lrn.convention": ("paper", "original_code", "caffe", "torch"),

@@ -4,6 +4,8 @@ import os
 import pathlib
 import sys
 
+from alexnet_jax.errors import in_notebook
+
 # Pages of 2 MiB that are kept for the next step: a step touches gigabytes, and finding pages for
 # them takes a fifth to a third of it (experiments/speed, s9).
 TUNABLES = {
@@ -25,13 +27,14 @@ def asked() -> str:
 def start_again_with_them(kernels: str = "auto") -> None:
     """Starts this command again, as the same process, if it computes on a CPU without them.
 
-    For a command alone, never for a notebook or a program that imports this one. One that has
-    GLIBC_TUNABLES of its own keeps them; one that only says what it does needs none.
+    For a command alone, never for a notebook, whose kernel it would replace with all that is in it,
+    or a program that imports this one. One that has GLIBC_TUNABLES of its own keeps them; one that
+    only says what it does needs none.
 
     Args:
       kernels: nothing is done for the reference.
     """
-    if any(argument.startswith(("--help", "-h")) for argument in sys.argv):
+    if in_notebook() or any(argument.startswith(("--help", "-h")) for argument in sys.argv):
         return
     if kernels != "auto" or not on_a_cpu() or "GLIBC_TUNABLES" in os.environ:
         return

@@ -1,8 +1,21 @@
 """Progress of long-running work: a bar on a terminal and in a notebook, plain lines elsewhere."""
 
+import importlib.util
 import sys
+from typing import Any
 
 import tqdm
+
+from alexnet_jax.errors import in_notebook
+
+
+def _kind_of_bar() -> Any:
+    """Returns tqdm's bar: in a notebook with widgets one that moves in its place."""
+    if in_notebook() and importlib.util.find_spec("ipywidgets"):
+        from tqdm.notebook import tqdm as of_notebook
+
+        return of_notebook
+    return tqdm.tqdm
 
 
 class Progress:
@@ -13,7 +26,7 @@ class Progress:
     ) -> None:
         self.silent = silent
         self.live = not silent and (sys.stderr.isatty() or "ipykernel" in sys.modules)
-        self._bar = tqdm.tqdm(
+        self._bar = _kind_of_bar()(
             desc=description,
             initial=done,
             total=total,
@@ -36,7 +49,7 @@ class Progress:
     def show(self, text: str) -> None:
         """Puts the latest figures beside the bar, or on a line where there is none."""
         if self.live:
-            self._bar.set_postfix_str(text)
+            self._bar.set_postfix_str(text, refresh=False)  # at its own pace
         else:
             self.say(text)
 

@@ -21,7 +21,7 @@ from alexnet_jax.errors import unknown
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.inference.trained import TrainedNetwork
 from alexnet_jax.model import LAYERS, variables
-from alexnet_jax.ops import compilation
+from alexnet_jax.ops import compilation, elementwise
 
 LINEAR = ("fc7_linear", "fc8")  # without ReLU
 POOLS = {"pool1": "stage1", "pool2": "stage2", "pool5": "stage5"}  # with norms, as the next reads
@@ -60,6 +60,7 @@ def of_layers(
         if layer not in there(network):
             raise ConfigError(f"layer: {unknown(layer, there(network))}")
     module = network.setup.network
+    activation = elementwise.ACTIVATIONS[module.config.activation]
 
     def is_wanted(part: nn.Module, method: str) -> bool:
         return method == "__call__" and part.name in {POOLS.get(layer, layer) for layer in layers}
@@ -75,7 +76,7 @@ def of_layers(
         found = {}
         for layer in layers:
             (output,) = dict(kept)["intermediates"][POOLS.get(layer, layer)]["__call__"]
-            output = output if layer in LINEAR or layer in POOLS else jax.nn.relu(output)
+            output = output if layer in LINEAR or layer in POOLS else activation(output)
             found[layer] = output.reshape(output.shape[0], -1).astype(jnp.float32)
         return found
 

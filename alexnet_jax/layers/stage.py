@@ -55,13 +55,14 @@ class Stage(nn.Module):
         """
         groups = self._groups(apart)
         steps: dict[str, Step] = {
-            "relu": elementwise.relu,
+            "relu": elementwise.ACTIVATIONS[self.config.activation],
             "norm": self._norm(groups),
             "pool": pooling.MAX_POOLS[self.config.pool_size],
         }
         order = getattr(self.config, f"layer{self.number}").split()
         found = [(name, steps[name]) for name in order]
-        if self._local_alone() and ("relu", "norm") in zip(order, order[1:], strict=False):
+        rectified = self.config.activation == "relu" and self._local_alone()
+        if rectified and ("relu", "norm") in zip(order, order[1:], strict=False):
             at = order.index("relu")
             constants = self._constants()
             found[at : at + 2] = [

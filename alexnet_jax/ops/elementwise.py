@@ -1,4 +1,6 @@
-"""ReLU and dropout as AlexNet uses them."""
+"""ReLU and dropout as AlexNet uses them, and the activations that the paper compares ReLU with."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,14 @@ def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 _relu.defvjp(_relu_forward, lambda y, dy: (jnp.where(y > 0, dy, 0),))
+
+
+# What `model.activation` names (paper section 3.1 and figure 1).
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": relu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+}
 
 
 def keep_mask(keys: jax.Array, units: int, rate: float) -> jax.Array:

@@ -157,3 +157,11 @@ def test_deep_products_are_not_turned_first(rows, columns, monkeypatch):
     text = compilation.compiled(matmul.fully_connected, x, matrix).as_text()
     assert "ynn_fusion" not in text
     assert "dot(" in text
+
+
+def test_the_activations_that_a_network_may_have(rng):
+    x = rng.normal(0, 3, (7, 5)).astype(np.float32)
+    wanted = {"relu": np.maximum(x, 0), "tanh": np.tanh(x), "sigmoid": 1 / (1 + np.exp(-x))}
+    assert wanted.keys() == elementwise.ACTIVATIONS.keys()
+    for name, want in wanted.items():
+        np.testing.assert_allclose(elementwise.ACTIVATIONS[name](x), want, rtol=2e-6, atol=1e-7)
