@@ -31,6 +31,9 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "begin anew: removes what a r
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "only say what the run would be: data, layers, memory; writes nothing"
 )
+_CLUSTER = flags.DEFINE_enum(
+    "cluster", "", ["", "mpi4py"], "with --distributed: ask MPI itself (OpenMPI 5, MPICH)"
+)
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, to join by hand")
 _PROCESSES = flags.DEFINE_integer("num_processes", 1, "with --coordinator: how many there are")
 _PROCESS = flags.DEFINE_integer("process_id", 0, "with --coordinator: which one this is, from 0")
@@ -44,6 +47,7 @@ class Join:
     coordinator: str = ""
     num_processes: int = 1
     process_id: int = 0
+    cluster: str = ""
 
 
 def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = False) -> None:
@@ -57,9 +61,13 @@ def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = Fal
         _refuse_other_kinds(config)
         if not join.coordinator and (join.num_processes > 1 or join.process_id):
             raise ConfigError("--num_processes: needs --coordinator=HOST:PORT of process 0 too")
+        if join.cluster and not join.distributed:
+            raise ConfigError("--cluster: needs --distributed too")
         if join.distributed or join.coordinator:
             seconds = config.join_seconds
-            processes.start(join.coordinator, join.num_processes, join.process_id, seconds)
+            processes.start(
+                join.coordinator, join.num_processes, join.process_id, seconds, join.cluster
+            )
         with processes.ending_together():
             summary = train.train(config, workdir, overwrite)
     processes.say(
@@ -101,6 +109,7 @@ def _train(arguments: list[str]) -> None:
         str(_COORDINATOR.value),
         int(_PROCESSES.value),
         int(_PROCESS.value),
+        str(_CLUSTER.value),
     )
     config = config_flags.value()
     if _DRY_RUN.value:

@@ -1,20 +1,52 @@
 #!/usr/bin/env bash
-# Trains on a Slurm cluster, one process a GPU: sbatch launch/slurm.sh --workdir=SHARED_PATH ...
-# The workdir must be on a file system that every node sees. Slurm's SIGTERM before a preemption
-# saves the run; the same command goes on.
+# Trains on a Slurm cluster, a process a task:
+#   bash launch/slurm.sh --install [cuda]     once, where there is a network: a login node
+#   sbatch --gpus-per-node=2 --ntasks-per-node=2 launch/slurm.sh --workdir=SHARED_PATH ...
+#   sbatch --ntasks-per-node=4 launch/slurm.sh --workdir=SHARED_PATH ...       a CPU partition
+#   sbatch --array=0-4 launch/slurm.sh --workdir=SHARED_PATH/seed%a --config.seed=%a ...
+# The checkout and the workdir must be on file systems that every node sees. Every task sees all GPUs
+# of its node, so that NCCL finds what connects them, and computes on its own. Two minutes before the
+# time limit (--signal) the run is saved, and the job queues itself again until the run is finished;
+# after a pre-emption, a failed node or `scontrol requeue` Slurm does that. `scancel` saves it and ends.
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=2
-#SBATCH --gpus-per-task=1
+#SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=8
-#SBATCH --signal=TERM@120
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
 set -euo pipefail
-source "${SLURM_SUBMIT_DIR:-.}/launch/environment.sh"
-install -r requirements.txt -e ".[cuda]"
+script="${BASH_SOURCE[0]}"
+if [ -n "${SLURM_JOB_ID:-}" ]; then  # which runs a copy of this file, elsewhere
+  script="$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=\([^ ]*\).*/\1/p' | head -n 1)"
+fi
+export ALEXNET_VENV="${ALEXNET_VENV:-$(cd "$(dirname "$script")/.." && pwd)/.venv}"
+if [ "${1:-}" = --install ]; then
+  source "$(dirname "$script")/environment.sh"
+  install -r requirements.txt -e ".${2:+[$2]}"
+  exit
+fi
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "usage: sbatch launch/slurm.sh --workdir=W ..." >&2; exit 2; }
+"$ALEXNET_VENV/bin/python" -c "import jax" 2>/dev/null || {
+  echo "error: $ALEXNET_VENV has no JAX; run bash launch/slurm.sh --install [cuda] on a login node" >&2
+  exit 1
+}
+source "$(dirname "$script")/environment.sh"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-export JAX_LOCAL_DEVICE_IDS=0  # a task sees its own GPU alone
 large_pages "$@"
+
+late=""  # near the time limit: the tasks save, and the job begins again
+trap 'late=1; scancel --signal=TERM "$SLURM_JOB_ID.0"' USR1
 code=0
-srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" \
-  "$venv/bin/python" -m alexnet_jax.main --distributed "$@" || code=$?
+srun --kill-on-bad-exit=1 --gpu-bind=none --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+  "$venv/bin/python" -m alexnet_jax.main --distributed "${@//%a/${SLURM_ARRAY_TASK_ID:-}}" &
+wait %1 || code=$?
+while kill -0 %1 2>/dev/null; do  # a signal interrupts the first wait
+  code=0
+  wait %1 || code=$?
+done
+if [ -n "$late" ] && [ "$code" != 0 ]; then
+  echo "the time limit is near: the job queues itself again"
+  scontrol requeue "$SLURM_JOB_ID"
+fi
 say_signal "$code"
 exit "$code"

@@ -20,6 +20,7 @@ from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError, flatten, from_json, to_json
 from alexnet_jax.errors import Interrupted, UserError, printable
 from alexnet_jax.host.watchdog import STUCK
+from alexnet_jax.parallel import launchers
 from alexnet_jax.parallel.meeting import ProcessesError, address_of
 from alexnet_jax.parallel.peers import Peers
 from alexnet_jax.parallel.relay import Relay
@@ -36,16 +37,21 @@ _peers: list[Peers] = []
 
 
 def start(
-    coordinator: str, num_processes: int, process_id: int, join_seconds: float = 300.0
+    coordinator: str,
+    num_processes: int,
+    process_id: int,
+    join_seconds: float = 300.0,
+    method: str = "",
 ) -> None:
     """Joins this process with the others; call it before anything asks for devices.
 
     Args:
       coordinator: HOST:PORT of the first process. Empty: everything is found in the environment
-        that Slurm, OpenMPI, Kubernetes or a TPU pod sets.
+        that a launcher sets (`launchers`).
       num_processes: how many the run has.
       process_id: of this one, from 0. Both are ignored where coordinator is empty.
       join_seconds: how long the others are waited for.
+      method: of finding them, where coordinator is empty; one of `launchers.METHODS`.
 
     Raises:
       ConfigError: flags that do not fit together.
@@ -67,37 +73,19 @@ def start(
         if coordinator.rpartition(":")[0] in ("localhost", "127.0.0.1") and not process_id:
             found["coordinator_bind_address"] = coordinator  # nobody else's business
     try:
-        found = found or _detected(join_seconds)
+        found = found or launchers.found(join_seconds, method)
         count, own = found["num_processes"], found["process_id"]
         if count > 1:  # before JAX waits for them, silently, and ends the process
             _peers.append(Peers.meet(found["coordinator_address"], count, own, join_seconds))
         _initialize(found)
     except (RuntimeError, ValueError) as error:
-        if isinstance(error, UserError):
+        if isinstance(error, UserError) and not isinstance(error, launchers.LauncherError):
             raise
         reason = str(error).strip().splitlines()[0]
         raise ProcessesError(
             f"--distributed: this process cannot join the others ({reason}); start each with "
             "--coordinator=HOST:PORT --num_processes=N --process_id=I"
         ) from error
-
-
-def _detected(seconds: float) -> dict[str, Any]:
-    """Returns what the environment says of the processes, as `jax.distributed.initialize` does.
-
-    Raises:
-      ValueError: nothing.
-    """
-    from jax._src import clusters  # the only place that has it
-
-    names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
-    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-        None, None, None, None, None, int(seconds)
-    )
-    about = dict(zip(names, found, strict=True))
-    if None in found[:3]:
-        raise ValueError("no Slurm, OpenMPI, Kubernetes or TPU pod is found in the environment")
-    return {name: value for name, value in about.items() if value is not None}
 
 
 def _initialize(found: dict[str, Any]) -> None:

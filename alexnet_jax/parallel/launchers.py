@@ -1,0 +1,128 @@
+"""What launchers say in the environment: how many processes there are, which this is, who is first.
+
+JAX knows OpenMPI 4, Slurm, TPU pods and Kubernetes, and asks MPI itself where it is told to
+(mpi4py: OpenMPI 5, MPICH). torchrun's variables are read here.
+"""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from alexnet_jax.errors import UserError
+
+METHODS = ("", "mpi4py")
+# What tells of each, in the order in which JAX asks; `torchrun` comes last.
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "OpenMPI 4": (
+        *("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+    ),
+    "Slurm": (
+        *("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID"),
+        "SLURM_LOCALID",
+    ),
+    "GKE's TPUs": ("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID"),
+    "Kubernetes": ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"),
+    "torchrun": ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK"),
+}
+HINTS = {
+    "OpenMPI 4": "OpenMPI 5 needs --cluster=mpi4py",
+    "Slurm": "in a batch script start it by srun",
+    "Kubernetes": "the Job must be indexed (completionMode: Indexed)",
+}
+OF_MPICH = ("PMI_RANK", "PMI_SIZE")
+
+
+class LauncherError(UserError, ValueError):
+    """The environment does not say of which processes a run is."""
+
+
+def found(seconds: float, method: str = "") -> dict[str, Any]:
+    """Returns what `jax.distributed.initialize` takes, as the environment has it.
+
+    As in JAX, `JAX_COORDINATOR_ADDRESS` and `JAX_LOCAL_DEVICE_IDS` come before that.
+
+    Args:
+      seconds: that a launcher's own service is waited for.
+      method: mpi4py asks MPI; empty: whichever is there.
+
+    Raises:
+      LauncherError: nothing is, or only a part.
+    """
+    from jax._src import clusters  # the only place that has it
+
+    if method == "mpi4py":
+        _refuse_without_mpi4py()
+    environment = os.environ
+    ids = environment.get("JAX_LOCAL_DEVICE_IDS", "")
+    own = [int(number) for number in ids.split(",")] if ids else None
+    names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
+    address = environment.get("JAX_COORDINATOR_ADDRESS")
+    values = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        address, None, None, own, method or None, int(seconds)
+    )
+    about = dict(zip(names, values, strict=True))
+    if None in values[:3]:
+        about |= of_torchrun(environment) or {}
+    if None in (about[name] for name in names[:3]):
+        raise LauncherError(nothing(environment))
+    return {name: value for name, value in about.items() if value is not None}
+
+
+def of_torchrun(environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """Returns what torchrun, or what sets its variables, says; None where one is missing.
+
+    >>> of_torchrun({"MASTER_ADDR": "a", "MASTER_PORT": "5", "WORLD_SIZE": "2", "RANK": "1"})
+    {'coordinator_address': 'a:5', 'num_processes': 2, 'process_id': 1}
+    """
+    needed = VARIABLES["torchrun"][:4]
+    if any(name not in environment for name in needed):
+        return None
+    address, port, size, rank = (environment[name] for name in needed)
+    about: dict[str, Any] = {
+        "coordinator_address": f"{address}:{port}",
+        "num_processes": int(size),
+        "process_id": int(rank),
+    }
+    if local := environment.get("LOCAL_RANK"):
+        about["local_device_ids"] = [int(local)]
+    return about
+
+
+def nothing(environment: Mapping[str, str]) -> str:
+    """Says what was looked for, and what was there of it in part.
+
+    >>> "SLURM_JOB_ID is there" in nothing({"SLURM_JOB_ID": "7"})
+    True
+    """
+    told = [f"no launcher is found in the environment (looked for {', '.join(VARIABLES)})"]
+    for launcher, names in VARIABLES.items():
+        there = [name for name in names if name in environment]
+        if there:
+            missing = [name for name in names if name not in environment]
+            part = f"of {launcher} {', '.join(there)} is there"
+            part += f" and {', '.join(missing)} is not" if missing else ""
+            told.append(part + (f": {HINTS[launcher]}" if launcher in HINTS else ""))
+    if any(name in environment for name in OF_MPICH):
+        told.append("MPICH started this process: use --cluster=mpi4py")
+    return "; ".join(told)
+
+
+def _refuse_without_mpi4py() -> None:
+    """Refuses to ask MPI where nothing can.
+
+    Raises:
+      LauncherError: says what to install.
+    """
+    if importlib.util.find_spec("mpi4py") is None:
+        raise LauncherError("--cluster=mpi4py: is not installed; pip install mpi4py")
+    try:
+        importlib.import_module("mpi4py.MPI")
+    except (ImportError, RuntimeError) as error:  # no library of an MPI where it looks
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise LauncherError(
+            f"--cluster=mpi4py: finds no MPI ({why}); set MPI4PY_LIBMPI to the libmpi.so or "
+            "libmpich.so of the mpirun that started this"
+        ) from error
