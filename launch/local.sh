@@ -8,12 +8,13 @@ install -r requirements.txt $(accelerator)
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 large_pages "$@"
 "$venv/bin/python" -m alexnet_jax.main "$@" &
-trap 'kill -TERM %1 2>/dev/null || true' INT TERM  # saves the run, and ends it
+started=$!  # not %1, which the shell knows long after it has ended
+trap 'kill -TERM "$started" 2>/dev/null || true' INT TERM  # saves the run, and ends it
 code=0
-wait %1 || code=$?
-while kill -0 %1 2>/dev/null; do  # a signal interrupts the first wait
+wait "$started" || code=$?
+while kill -0 "$started" 2>/dev/null; do  # a signal interrupts the first wait
   code=0
-  wait %1 || code=$?
+  wait "$started" || code=$?
 done
 say_signal "$code"
 exit "$code"

@@ -59,7 +59,7 @@ def found(seconds: float, method: str = "") -> dict[str, Any]:
     ids = environment.get("JAX_LOCAL_DEVICE_IDS", "")
     own = [int(number) for number in ids.split(",")] if ids else None
     names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
-    address = environment.get("JAX_COORDINATOR_ADDRESS")
+    address = environment.get("JAX_COORDINATOR_ADDRESS") or None
     values = clusters.ClusterEnv.auto_detect_unset_distributed_params(
         address, None, None, own, method or None, int(seconds)
     )
@@ -68,6 +68,8 @@ def found(seconds: float, method: str = "") -> dict[str, Any]:
         about |= of_torchrun(environment) or {}
     if None in (about[name] for name in names[:3]):
         raise LauncherError(nothing(environment))
+    if own is None and _alone_on_its_node(environment):
+        about["local_device_ids"] = None  # all of them, not the first
     return {name: value for name, value in about.items() if value is not None}
 
 
@@ -89,6 +91,14 @@ def of_torchrun(environment: Mapping[str, str]) -> dict[str, Any] | None:
     if local := environment.get("LOCAL_RANK"):
         about["local_device_ids"] = [int(local)]
     return about
+
+
+def _alone_on_its_node(environment: Mapping[str, str]) -> bool:
+    """Is this the only process of its machine? Then every device there is its own."""
+    if tasks := environment.get("SLURM_STEP_TASKS_PER_NODE"):  # 1(x2): one on each of two
+        return tasks.partition("(")[0] == "1"
+    names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_WORLD_SIZE")
+    return any(environment.get(name) == "1" for name in names)
 
 
 def nothing(environment: Mapping[str, str]) -> str:

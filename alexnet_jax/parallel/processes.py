@@ -75,6 +75,8 @@ def start(
     try:
         found = found or launchers.found(join_seconds, method)
         count, own = found["num_processes"], found["process_id"]
+        if count == 1 and not coordinator:
+            return  # nobody else to join
         if count > 1:  # before JAX waits for them, silently, and ends the process
             _peers.append(Peers.meet(found["coordinator_address"], count, own, join_seconds))
         _initialize(found)

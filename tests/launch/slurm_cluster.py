@@ -105,8 +105,8 @@ PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             ["slurmd", "-D", "-N", "node1"],
             ["slurmd", "-D", "-N", "node2"],
         ):
-            log = (folder / f"{command[0]}.out").open("ab")
-            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+            with (folder / f"{command[0]}.out").open("ab") as log:
+                started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
             if command[0] == "munged":
                 for _ in range(50):
                     if socket_path.exists():

@@ -27,6 +27,7 @@ TORCHRUN = {
     "RANK": "5",
     "LOCAL_RANK": "1",
 }
+LOCAL = {"SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE", "LOCAL_WORLD_SIZE"}
 OURS = {"JAX_COORDINATOR_ADDRESS": "10.0.0.7:1234", "JAX_LOCAL_DEVICE_IDS": "0,3"}
 
 
@@ -36,7 +37,7 @@ def environment(monkeypatch):
 
     def made(variables: dict[str, str]) -> None:
         known = {name for names in launchers.VARIABLES.values() for name in names}
-        for name in known | set(OURS) | set(launchers.OF_MPICH):
+        for name in known | set(OURS) | set(launchers.OF_MPICH) | LOCAL:
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -54,6 +55,11 @@ def environment(monkeypatch):
         (OPENMPI | SLURM, 4, 3, "192.0.2.2:", [1]),  # mpirun in an allocation of Slurm's
         (SLURM | TORCHRUN, 16, 9, "gpu07:", [1]),  # what a site sets for everybody
         ({k: v for k, v in TORCHRUN.items() if k != "LOCAL_RANK"}, 8, 5, "first:29500", None),
+        # One process on each node has all its devices.
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "1(x16)"}, 16, 9, "gpu07:", None),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "16"}, 16, 9, "gpu07:", [1]),
+        (OPENMPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, 4, 3, "192.0.2.2:", None),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, 8, 5, "first:29500", None),
     ],
 )
 def test_each_launcher_is_found(environment, variables, count, own, first, devices):
