@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.folder import UNLABELLED
-from alexnet_jax.data.tars import Index, Members, entries
+from alexnet_jax.data.tars import MEGABYTE, Index, Members, entries, shown
 from alexnet_jax.data.types import DataError, Source
 from alexnet_jax.host.progress import Progress
 
@@ -23,7 +23,6 @@ ARCHIVES = {
     "validation": "ILSVRC2012_img_val.tar",
     "test": "ILSVRC2012_img_test.tar",
 }
-MEGABYTE = 10**6
 _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
@@ -61,7 +60,7 @@ class ImagenetArchives(Dataset):
         with Progress(f"look through {archive.name}", 0, size, "MB", silent) as bar:
             if not bar.live:
                 bar.say(f"{archive}: looking through {size:,} MB")
-            found = _shown(entries(archive), bar)
+            found = shown(entries(archive), bar)
             if split == "train":
                 _add_classes(index, archive, found, self.class_names)
             else:
@@ -105,16 +104,6 @@ def _lines(file: str) -> list[str]:
     return (tfds.core.tfds_path(f"datasets/{NAME}") / file).read_text().split()
 
 
-def _shown(found: Iterator[tarfile.TarInfo], bar: Progress) -> Iterator[tarfile.TarInfo]:
-    """Yields entries, and shows how far into the archive they lie."""
-    passed = 0
-    for entry in found:
-        yield entry
-        end = (entry.offset_data + entry.size) // MEGABYTE
-        bar.advance(end - passed)
-        passed = end
-
-
 def _add_classes(
     index: Index, archive: pathlib.Path, found: Iterator[tarfile.TarInfo], class_names: list[str]
 ) -> None:
@@ -124,6 +113,6 @@ def _add_classes(
         wnid = of_class.name.removesuffix(".tar")
         if wnid not in labels:
             raise DataError(f"{archive}: {of_class.name} is not the archive of an ImageNet class")
-        for entry in entries(archive, of_class.offset_data, of_class.size):
+        for entry in entries(archive, of_class.offset_data, of_class.size, of_class.name):
             if entry.isfile():
                 index.add(archive, entry, entry.name, labels[wnid])

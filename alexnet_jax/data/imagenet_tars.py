@@ -22,12 +22,17 @@ SYNSET = re.compile(r"_(n\d{8})\.\w+$")  # at the end of the names of imagenet-1
 
 
 def archives_in(path: pathlib.Path) -> list[pathlib.Path]:
-    """Returns these archives in a folder, or in its folder `data`; there may be none."""
+    """Returns these archives in a folder, or in its folder `data`; there may be none.
+
+    A compressed one counts where it was not decompressed beside itself.
+    """
     for folder in (path, path / "data"):
         if folder.is_dir():
             found = [p for p in folder.iterdir() if _ARCHIVE.fullmatch(p.name) and p.is_file()]
             if found:
-                return sorted(found)
+                return sorted(
+                    p for p in found if p.suffix != ".gz" or p.with_suffix("") not in found
+                )
     return []
 
 
@@ -103,7 +108,7 @@ def _refuse_compressed(archive: pathlib.Path) -> None:
     if archive.suffix == ".gz":
         raise DataError(
             f"{archive}: is compressed, and no image of it can be read alone; decompress it (its "
-            f"photographs take no more room so): gunzip -k {archive.name}, and move the .gz away"
+            f"photographs take no more room so): gunzip -k {archive.name}"
         )
 
 

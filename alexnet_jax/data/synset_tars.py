@@ -11,13 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.tars import Index, entries, is_image
+from alexnet_jax.data.tars import MEGABYTE, Index, entries, is_image, shown
 from alexnet_jax.data.types import DataError, Source
 from alexnet_jax.host.progress import Progress
 
 SPLIT = "train"
 NOT_OF_A_CLASS = (".tar", ".cls", ".json")  # archives of classes, and shards with labels beside
-MEGABYTE = 10**6
 _ILSVRC = re.compile(r"ILSVRC2012_img_\w+")
 
 
@@ -84,8 +83,7 @@ def _archives(
     if path.is_file():
         whole = path.stat().st_size // MEGABYTE
         with Progress(f"look through {path.name}", 0, whole, "MB", silent) as bar:
-            passed = 0
-            for entry in entries(path):
+            for entry in shown(entries(path), bar):
                 name, suffix = os.path.splitext(entry.name.rpartition("/")[2])
                 if entry.isfile() and is_image(entry):
                     raise DataError(
@@ -94,9 +92,6 @@ def _archives(
                     )
                 if entry.isfile() and suffix.lower() == ".tar" and not name.startswith("."):
                     yield path, name, entry.offset_data, entry.size
-                now = (entry.offset_data + entry.size) // MEGABYTE
-                bar.advance(now - passed)
-                passed = now
         return
     found = sorted(inner for inner in path.iterdir() if inner.suffix.lower() == ".tar")
     for archive in found:
@@ -119,7 +114,7 @@ def _add(
     Raises:
       DataError: it is no whole archive of images.
     """
-    for entry in entries(archive, start, size):
+    for entry in entries(archive, start, size, f"{name}.tar" if size is not None else ""):
         if is_image(entry):
             index.add(archive, entry, f"{name}/{entry.name.rpartition('/')[2]}", label)
             continue

@@ -15,12 +15,14 @@ from alexnet_jax.data.folder import spread
 from alexnet_jax.data.image_files import IMAGES, MOST_BYTES
 from alexnet_jax.data.names import Names
 from alexnet_jax.data.types import DataError, Example, Source
+from alexnet_jax.host.progress import Progress
 
+MEGABYTE = 10**6
 _KEY = 16  # bytes of the hash of a name that say where in the order it stands
 
 
 def entries(
-    path: pathlib.Path, start: int = 0, size: int | None = None
+    path: pathlib.Path, start: int = 0, size: int | None = None, inside: str = ""
 ) -> Iterator[tarfile.TarInfo]:
     """Yields the entries of an archive, or of one that lies inside another.
 
@@ -31,9 +33,10 @@ def entries(
       path: of the file.
       start: where in it the archive begins.
       size: of the archive; None: all that follows.
+      inside: the name of the archive that lies inside another.
 
     Raises:
-      DataError: it is damaged; says at which byte.
+      DataError: it is damaged; says at which byte of the file.
     """
     end = path.stat().st_size if size is None else start + size
     try:
@@ -47,10 +50,21 @@ def entries(
                 whole = opened.offset < end
                 if not whole or file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError(
-                        f"a damaged header or its end at byte {opened.offset - start:,}"
+                        f"a damaged header or its end at byte {opened.offset:,}"
                     )
     except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{path}: is not a whole tar archive ({error})") from error
+        which = f"{inside} in it is" if inside else "is"
+        raise DataError(f"{path}: {which} not a whole tar archive ({error})") from error
+
+
+def shown(found: Iterator[tarfile.TarInfo], bar: Progress) -> Iterator[tarfile.TarInfo]:
+    """Yields entries, and shows how many MEGABYTE into the file they lie."""
+    passed = 0
+    for entry in found:
+        yield entry
+        end = (entry.offset_data + entry.size) // MEGABYTE
+        bar.advance(end - passed)
+        passed = end
 
 
 def is_image(entry: tarfile.TarInfo) -> bool:

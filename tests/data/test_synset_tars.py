@@ -93,7 +93,7 @@ def test_an_archive_inside_that_is_cut_short_is_named(both, tmp_path, kept):
     with tarfile.open(whole, "w") as outer:
         add(outer, "n00004475.tar", data[: end if kept < 0 else kept])
         add(outer, "n00005787.tar", (tars / "n00005787.tar").read_bytes())
-    with pytest.raises(DataError, match=r"whole.tar: is not a whole tar archive"):
+    with pytest.raises(DataError, match=r"whole.tar: n00004475.tar in it is not a whole tar a"):
         open_dataset(Config(dataset=str(whole)))
 
 
