@@ -1,10 +1,14 @@
 """Figure 2 of the paper: which layer each device computes, and where devices talk."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from alexnet_jax.config import Config
+from alexnet_jax.configs import sizes
 from alexnet_jax.figures.picture import Picture
+from alexnet_jax.steps.communication import Collective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +24,34 @@ class Layer:
     name: str
     shape: str
     exchanged: float = 0.0
+
+
+def forward(config: Config, num_classes: int, exchanged: Iterable[Collective]) -> list[Layer]:
+    """Returns what a device of `mesh.model` computes going forward, for `draw`.
+
+    Args:
+      config: of the scheme `columns`.
+      num_classes: units of fc8.
+      exchanged: of a step, from `communication.compiled` or `expected`; what goes back is left out.
+    """
+    sent: dict[str, float] = {}
+    for one in exchanged:
+        if not one.backward:
+            sent[one.layer] = sent.get(one.layer, 0.0) + one.moved
+    model, devices, side = config.model, config.mesh.model, sizes.feature_sizes(config)
+    sides = {"conv1": side.pool1, "conv2": side.pool2, "conv3": side.pool2, "conv4": side.pool2}
+    shapes = {
+        layer: "{0} x {0} x {1}".format(
+            sides.get(layer, side.pool5), round(channels * model.width) // devices
+        )
+        for layer, channels in sizes.channels(model).items()
+        if layer not in model.without
+    }
+    for layer, units in sizes.fully_connected_units(model).items():
+        if layer not in model.without:
+            shapes[layer] = str(round(units * model.width) // devices)
+    shapes["fc8"] = str(-(-num_classes // devices))
+    return [Layer(layer, shape, sent.get(layer, 0.0)) for layer, shape in shapes.items()]
 
 
 def draw(devices: int, layers: list[Layer], title: str) -> Picture:

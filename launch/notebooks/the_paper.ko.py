@@ -118,19 +118,12 @@ from alexnet_jax.steps import communication
 devices = min(2, jax.device_count())
 config = small(num_classes=12)
 config.mesh.model = devices
-sent = {}
-for found in communication.compiled(train.compile_train_step(config)):
-    if not found.backward:
-        sent[found.layer] = sent.get(found.layer, 0) + found.moved
-sides = feature_sizes(config)
-maps = (sides.pool1, sides.pool2, sides.pool2, sides.pool2, sides.pool5)
-layers = [
-    split.Layer(f"conv{n}", f"{side} x {side} x {c // 4 // devices}", sent.get(f"conv{n}", 0))
-    for n, (side, c) in enumerate(zip(maps, config.model.channels, strict=True), 1)
-]
-layers += [split.Layer(n, str(1024 // devices), sent.get(n, 0)) for n in ("fc6", "fc7")]
-layers.append(split.Layer("fc8", str(12 // devices), sent.get("fc8", 0)))
-split.draw(devices, layers, "a quarter of AlexNet on two devices: red, what they send each other")
+collectives = communication.compiled(train.compile_train_step(config))
+split.draw(
+    devices,
+    split.forward(config, 12, collectives),
+    "a quarter of AlexNet on two devices: red, what they send each other",
+)
 
 # %% [markdown]
 # conv2, conv4, conv5는 자기 장치의 맵만 읽고, conv3과 완전 연결 층은 양쪽 모두를 읽는다. 메모리, 기울기,

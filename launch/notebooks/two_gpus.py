@@ -50,7 +50,6 @@ import tempfile
 import numpy as np
 
 from alexnet_jax import configs, train
-from alexnet_jax.configs.sizes import feature_sizes
 from alexnet_jax.figures import split
 from alexnet_jax.inference import pictures
 from alexnet_jax.steps import communication
@@ -99,29 +98,12 @@ for found in collectives:
 # %% [markdown]
 # The same as a picture. It should look familiar.
 
-
 # %%
-def figure2(config, title):
-    """Draws the forward pass of a config's columns from its compiled update."""
-    sent = {}
-    for found in communication.compiled(train.compile_train_step(config)):
-        if not found.backward:
-            sent[found.layer] = sent.get(found.layer, 0) + found.moved
-    sides, count = feature_sizes(config), config.mesh.model
-    maps = (sides.pool1, sides.pool2, sides.pool2, sides.pool2, sides[-1])
-    shares = [round(c * config.model.width) // count for c in config.model.channels]
-    layers = [
-        split.Layer(f"conv{n + 1}", f"{side} x {side} x {share}", sent.get(f"conv{n + 1}", 0))
-        for n, (side, share) in enumerate(zip(maps, shares, strict=True))
-    ]
-    units = round(config.model.fc_units * config.model.width) // count
-    layers += [split.Layer(name, str(units), sent.get(name, 0)) for name in ("fc6", "fc7")]
-    layers.append(split.Layer("fc8", str(config.num_classes // count), sent.get("fc8", 0)))
-    return split.draw(count, layers, title)
-
-
-small.num_classes = 12
-figure2(small, "default on two devices: what each sends the other, forward")
+split.draw(
+    small.mesh.model,
+    split.forward(small, 12, collectives),
+    "a quarter of AlexNet: red, what each device sends the other, forward",
+)
 
 # %% [markdown]
 # ## One network, four meshes
