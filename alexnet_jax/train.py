@@ -22,6 +22,7 @@ from alexnet_jax.feed.protocol import Feeding
 from alexnet_jax.host import files
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.host.signals import Remembered
+from alexnet_jax.host.stopwatch import Stopwatch
 from alexnet_jax.host.watchdog import Watchdog
 from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import mesh as meshes
@@ -36,6 +37,7 @@ from alexnet_jax.training import checkpoint, crash, report, run_files
 from alexnet_jax.training import preview as previews
 from alexnet_jax.training import start as starts
 from alexnet_jax.training.checks import Checks
+from alexnet_jax.training.history import History
 from alexnet_jax.training.loop import Loop, NonFiniteError
 from alexnet_jax.training.run import Run
 from alexnet_jax.training.stored import Stored
@@ -115,7 +117,7 @@ def train(
 
     Returns:
       What summary.json holds: `step`, `split`, `count`, `views`, `loss`, `top1_error`,
-      `top5_error`.
+      `top5_error`, and `time`, which is what `history.account` tells.
 
     Raises:
       ConfigError: a field that cannot be used, or that differs from the run in `workdir`.
@@ -133,6 +135,7 @@ def train(
     """
     if in_notebook():
         compilation.keep_programs()  # for the next kernel, as commands do
+    stopwatch = Stopwatch("start")
     folder = files.local(workdir, "--workdir")
     processes.agree(config, str(folder))
     _validate(config)
@@ -148,6 +151,7 @@ def train(
         processes.first_does(lambda: _clear_or_keep(folder, overwrite))
         checkpoints = held.enter_context(checkpoint.Checkpoints(folder, config.keep_checkpoints))
         held.enter_context(crash.told_of(folder))
+        history = held.enter_context(History(folder, stopwatch, processes.is_first()))
         before = None
         if checkpoints.steps() or checkpoints.record.newest is not None:
             config = starts.as_begun(config, folder)
@@ -158,11 +162,11 @@ def train(
             config = weights.config if weights else config
         start = _resume_point(checkpoints)
         dataset = dataset or _open_dataset(config)
-        run = Run(config, mesh, folder, checkpoints, dataset, weights)
+        run = Run(config, mesh, folder, checkpoints, dataset, history, weights)
         del weights  # which are large, and the run's until it has begun
         if before is not None and start:
             _say_changes(run, before, start)
-        processes.first_does(lambda: _describe(run))
+        processes.first_does(lambda: _describe(run, start))
         if start < run.last_step:
             return _train(run, start)
         return run.finish(start) if _is_evaluated(run, start) else _evaluate_last(run, start)
@@ -328,10 +332,13 @@ def _loop(
         Watchdog(run.config.stuck_after_seconds, trace, processes.tell_stuck) as watchdog,
         jax.transfer_guard("disallow"),
     ):
-        yield Loop(run, update, writers, progress, signals, checks, watchdog)
+        yield Loop(run, update, writers, progress, signals, checks, watchdog, run.history)
 
 
-def _describe(run: Run) -> None:
+def _describe(run: Run, start: int) -> None:
+    devices = run.mesh.devices.ravel()
+    kind = f"{devices.size} x {devices[0].device_kind}"
+    run.history.begin(start, jax.process_count(), kind)
     run_files.write_config(run.workdir, run.config)
     if run.start and run.fitted:
         starts.write(run.start, run.fitted, run.workdir)
@@ -354,7 +361,8 @@ def _train(run: Run, start: int) -> dict[str, Any]:
     if not digests.fits(run.abstract):  # the copies that are compared are padded
         digests = StateDigests(run.abstract)
     checks = Checks(config, digests, replay)
-    update = training.compile_train_step(run.setup, feed.feeding)
+    with run.history.stopwatch.on("compile"):
+        update = training.compile_train_step(run.setup, feed.feeding)
     rate = report.expected_rate(update, run.abstract, feed.sample(), config.batch_size)
     processes.say(f"expected  about {rate:,.0f} images/s")
     if start:

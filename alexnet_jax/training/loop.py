@@ -23,6 +23,7 @@ from alexnet_jax.steps.digests import ReplicaError, at_step
 from alexnet_jax.steps.nonfinite import first_nonfinite_layer
 from alexnet_jax.steps.state import TrainState
 from alexnet_jax.training.checks import Checks
+from alexnet_jax.training.history import History
 from alexnet_jax.training.run import Run
 from alexnet_jax.training.writers import NoWriters, Writers
 
@@ -72,11 +73,13 @@ class Loop:
         signals: Remembered,
         checks: Checks | None,
         watchdog: Watchdog,
+        history: History,
     ) -> None:
         """Prepares a loop; one that only evaluates has no update, and no checks of it."""
         self._run, self.update, self.writers = run, update, writers
         self.progress, self.signals, self.checks = progress, signals, checks
-        self.watchdog = watchdog
+        self.watchdog, self.history = watchdog, history
+        self._time = history.stopwatch
         self.clock = Clock()
         self._pending: tuple[range, Any, Any, list[Callable[[], None]]] | None = None
         self._stop = False
@@ -105,11 +108,12 @@ class Loop:
         )
         feed = run.train_feed.training(dispatches, lambda: self.signals.received > 0)
         # Its threads end with it, however the run ends.
-        with self._explaining(), contextlib.closing(feed) as fed_steps:
+        with self._time.on("step"), self._explaining(), contextlib.closing(feed) as fed_steps:
             self.clock.restart()
             for updates in dispatches:
                 waiting = time.perf_counter()
-                fed = next(fed_steps)
+                with self._time.on("input"):
+                    fed = next(fed_steps)
                 self.clock.waited += time.perf_counter() - waiting
                 replayed = self.checks.replay(state, fed, updates)
                 state, figures = self.update(state, fed)
@@ -127,8 +131,9 @@ class Loop:
                 if stops or self._is_due(at):
                     self._write_pending(state)
                     saving = self.watchdog.while_growing(run.checkpoints.bytes_written)
-                    with saving:
+                    with saving, self._time.on("save"):
                         run.checkpoints.save(at, run.stored_form.of(state), self.writers.sync())
+                    self.history.saved(at)
                     if stops:
                         self._interrupt(at)
                     if at == run.last_step or self._is_epoch_end(at):
@@ -143,9 +148,10 @@ class Loop:
         Each waits for its own: one that failed ends, and the others with it.
         """
         checkpoints = self._run.checkpoints
-        with self.watchdog.while_growing(checkpoints.bytes_written):
+        with self.watchdog.while_growing(checkpoints.bytes_written), self._time.on("save"):
             checkpoints.wait()
-            processes.first_does(lambda: None)
+            with self._time.on("wait"):
+                processes.first_does(lambda: None)
 
     def _interrupt(self, at: int) -> NoReturn:
         """Ends the run once its state is on the disk.
@@ -205,10 +211,11 @@ class Loop:
         """
         run = self._run
         views = sorted({1, run.config.eval_views} if at == run.last_step else {1})
-        rows = [known.get(count) or self._evaluate_views(state, at, count) for count in views]
-        if len(known) < len(views):
-            with self.watchdog.paused():
-                self.writers.draw()
+        with self._time.on("evaluate"):
+            rows = [known.get(count) or self._evaluate_views(state, at, count) for count in views]
+            if len(known) < len(views):
+                with self.watchdog.paused():
+                    self.writers.draw()
         run.checkpoints.evaluated(at, rows[0]["top1_error"])
         return self._follow_plateau(state, rows[0]), rows[-1]
 
@@ -219,7 +226,7 @@ class Loop:
             return self.signals.received > 0
 
         try:
-            with self.watchdog.paused():
+            with self.watchdog.paused(), self._time.on("compile"):
                 self._run.compile_evaluation(views)
             row = self._run.evaluate(state, views, self.progress, stop)
         except evaluation.EvaluationStopped:
@@ -257,6 +264,7 @@ class Loop:
         self.clock.steps += len(updates)
         self.watchdog.beat(f"step {updates[-1]:,}", len(updates))
         self.progress.advance(len(updates))
+        self.history.reached(updates[-1])
         each = [figures]
         if self._run.config.steps_per_dispatch > 1:
             each = [jax.tree.map(lambda f, i=i: f[i], figures) for i in range(len(updates))]

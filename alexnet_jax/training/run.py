@@ -22,6 +22,8 @@ from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import TrainState, abstract_state
 from alexnet_jax.steps.stored_form import StoredForm
 from alexnet_jax.training import checkpoint, run_files
+from alexnet_jax.training.history import History
+from alexnet_jax.training.history import described as described_time
 from alexnet_jax.training.start import Start, described, fit, lines
 
 
@@ -40,6 +42,7 @@ class Run:
         workdir: pathlib.Path,
         checkpoints: checkpoint.Checkpoints,
         dataset: Dataset,
+        history: History,
         start: Start | None = None,
     ) -> None:
         """Fits a config to its data set.
@@ -50,10 +53,11 @@ class Run:
           workdir: of the run.
           checkpoints: in it.
           dataset: that it reads.
+          history: of it.
           start: weights that it begins with, where it does and has not begun yet.
         """
         self.config, self.mesh, self.workdir = config, mesh, workdir
-        self.checkpoints = checkpoints
+        self.checkpoints, self.history = checkpoints, history
         self.eval_split = config.eval_split or dataset.eval_split()
         self.sizes = {s: dataset.size(s) for s in (config.train_split, self.eval_split)}
         self.num_train = self.sizes[config.train_split]
@@ -206,13 +210,22 @@ class Run:
             f"{self.workdir} is finished at step {step_done:,}; evaluating it, not training"
         )
         state = self.restore(step_done)
-        with Progress("evaluate", 0, 0, "image", not processes.is_first()) as progress:
+        time, silent = self.history.stopwatch, not processes.is_first()
+        with time.on("evaluate"), Progress("evaluate", 0, 0, "image", silent) as progress:
             return self.summarise(self.evaluate(state, self.config.eval_views, progress))
 
     def summarise(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Writes summary.json; returns what it holds."""
-        processes.first_does(lambda: run_files.write_summary(self.workdir, row))
-        return row
+        """Writes summary.json, and that the run is finished; returns what the file holds."""
+        summary: dict[str, Any] = {}
+
+        def write() -> None:
+            summary.update(row | {"time": self.history.account()})
+            run_files.write_summary(self.workdir, summary)
+            self.history.finish()
+            processes.say(described_time(summary["time"]))
+
+        processes.first_does(write)
+        return summary or row
 
 
 def _refuse_unlabelled(source: Source, name: str) -> None:

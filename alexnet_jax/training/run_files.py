@@ -13,6 +13,7 @@ from alexnet_jax.data import statistics as colour
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.errors import printable
 from alexnet_jax.host import files
+from alexnet_jax.training import history
 from alexnet_jax.training.writers import METRICS, read_rows
 
 CONFIG_FILE = "config.json"
@@ -52,7 +53,7 @@ RESUMABLE = (
 LEFT = ("checkpoints", "tensorboard", "plots")
 LEFT_FILES = (
     *(CONFIG_FILE, DATASET_FILE, "environment.json", METRICS, SUMMARY_FILE),
-    *("checkpoints.json", "init.json"),
+    *("checkpoints.json", "init.json", history.FILE),
 )
 
 

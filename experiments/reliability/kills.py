@@ -96,16 +96,18 @@ class Chain:
 
     def end(self) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
         """Returns the rows and the final state."""
-        return runs.rows(self.workdir), runs.final_state(self.workdir, STEPS)
+        return runs.rows(self.workdir), runs.final_state(self.workdir, self.newest())
 
     def size(self) -> int:
         """Returns the bytes of the workdir's checkpoints."""
         return sum(p.stat().st_size for p in (self.workdir / "checkpoints").rglob("*"))
 
 
-def finished(started: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+def finished(
+    started: list[subprocess.Popen[str]], seconds: float = 300
+) -> tuple[list[int], list[str]]:
     """Waits for processes; returns their codes and what they said."""
-    said = [process.communicate(timeout=300)[0] for process in started]
+    said = [process.communicate(timeout=seconds)[0] for process in started]
     return [process.returncode for process in started], said
 
 

@@ -1,0 +1,122 @@
+"""python -m experiments.reliability.drill [--kills=20] [--processes=1,4] [--seed=0]
+
+A pre-emption drill: launch/keep_running.sh starts a run, and at random moments one of its processes
+is killed. The run has to end by itself, with the rows and the bits of one that nothing happened to.
+"""
+
+import argparse
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from alexnet_jax.config import Config
+from alexnet_jax.training import history
+from experiments.reliability import runs
+from experiments.reliability.kills import Chain, finished, same
+
+LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
+EVERY = 40  # updates between checkpoints
+
+
+class Kept(Chain):
+    """A run under keep_running.sh."""
+
+    steps = 6000
+
+    def config(self, processes: int) -> Config:
+        """Returns the config of a run that takes some minutes."""
+        config = super().config(processes)
+        config.num_steps, config.checkpoint_every_steps = self.steps, EVERY
+        config.eval_every_epochs, config.log_every_steps = 400, EVERY
+        return config
+
+    def start(self) -> list[subprocess.Popen[str]]:
+        """Starts the script, in a session of its own."""
+        command = [sys.executable, "-m", "alexnet_jax.main"]
+        if self.processes > 1:
+            command = ["bash", str(LAUNCH / "processes.sh"), "-n", str(self.processes)]
+        environment = {
+            "ALEXNET_VENV": sys.prefix,
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "WAIT_AT_MOST": "2",
+        }
+        script = ["bash", str(LAUNCH / "keep_running.sh"), *command]
+        return [
+            subprocess.Popen(
+                [*script, f"--workdir={self.workdir}", f"--config={self.recipe}"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=os.environ | environment,
+            )
+        ]
+
+    def running(self) -> list[int]:
+        """Returns the processes of the run that there are now, by their numbers."""
+        found = []
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().split(b"\0")
+            except OSError:
+                continue  # it has ended
+            if b"-m" in words[1:2] and f"--workdir={self.workdir}".encode() in words:
+                found.append(int(path.parent.name))
+        return found
+
+
+def drill(chain: Kept, kills: int, rng: random.Random) -> tuple[int, str]:
+    """Kills a process of a run so many times; returns how often it did, and the run's last words.
+
+    A run that ends before that has been killed less often.
+    """
+    [script] = chain.start()
+    count, before = 0, set()
+    while count < kills and script.poll() is None:
+        after = time.monotonic() + rng.uniform(1.0, 20.0)
+        while time.monotonic() < after and script.poll() is None:
+            time.sleep(0.05)
+        new = [number for number in chain.running() if number not in before]
+        if len(new) < chain.processes:
+            continue  # the last one's are still ending, or the next ones beginning
+        before |= set(new)
+        os.kill(rng.choice(new), signal.SIGKILL)
+        count += 1
+    [code], [said] = finished([script], seconds=3000)
+    return count, said[-500:] if code else ""
+
+
+def main() -> None:
+    """Runs the drill; ends with 1 where something differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--processes", default="1,4")
+    parser.add_argument("--steps", type=int, default=Kept.steps)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    Kept.steps, rng, wrong = asked.steps, random.Random(asked.seed), 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        runs.write_folder(folder / "set")
+        for processes in map(int, asked.processes.split(",")):
+            whole = Kept(folder, f"whole_{processes}", processes)
+            [code], [said] = finished(whole.start(), seconds=3000)
+            print(f"{processes} processes, undisturbed: {code} {said[-500:] if code else ''}")
+            chain = Kept(folder, f"killed_{processes}", processes)
+            count, failed = drill(chain, asked.kills, rng)
+            differs = failed or same(chain, whole)
+            wrong += bool(differs)
+            print(f"{processes} processes, {count} kills: {differs or 'as undisturbed'}")
+            for run in (whole, chain):
+                events = history.read(run.workdir / history.FILE)
+                print(f"  {history.described(history.account(events))}", flush=True)
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
