@@ -264,6 +264,9 @@ class Config(_Fields):
     seed: int = 0
     # float32; bfloat16 with float32 parameters; float64, to compare meshes under JAX_ENABLE_X64=1
     precision: str = "float32"
+    # Of products of float32 numbers: default, as the device is fast (bfloat16 on a TPU, TF32 on an
+    # NVIDIA GPU); highest: in float32, as the paper's GPUs did.
+    matmul_precision: str = "default"
     deterministic: bool = False  # GPU: XLA's deterministic kernels
     # auto: what the platform is fast with (ops/); reference: XLA's own convolutions and products,
     # plain formulas and JAX's gradients, without anything of ours beneath them.

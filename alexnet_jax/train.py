@@ -245,11 +245,12 @@ def _say_changes(run: Run, before: Config, start: int) -> None:
     """
     now = run.config
     run_files.refuse_past_end(run.workdir, start, run.last_step)
-    if before.kernels != now.kernels:
-        processes.say(
-            f"kernels change from {before.kernels} to {now.kernels}: the last bits change from "
-            "here on"
-        )
+    for name in ("kernels", "matmul_precision"):
+        was, will = getattr(before, name), getattr(now, name)
+        if was != will:
+            processes.say(
+                f"{name}: changes from {was} to {will}: the last bits change from here on"
+            )
     length = num_train_steps(before, run.num_train)
     if length != run.last_step:
         run.say_stretched(length)

@@ -169,7 +169,9 @@ def measure(config: Config, rounds: int, picture: pathlib.Path | None = None) ->
     best = work.ceiling(config.precision)
     rows, points = [], []
     for part in parts(config):
-        program = compilation.compiled(part.function, *part.arguments, kernels=config.kernels)
+        program = compilation.compiled(
+            part.function, *part.arguments, numerics=compilation.Numerics.of(config)
+        )
         times = work.times(program, *part.arguments, repeats=rounds)
         spent = statistics.median(times)
         floor = max(part.flops / best.flops, part.bytes / best.bandwidth)

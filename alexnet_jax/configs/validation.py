@@ -29,6 +29,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "kernels": ("auto", "reference"),
     "init.classes": ("same", "match"),
     "precision": ("float32", "bfloat16", "float64"),
+    "matmul_precision": ("default", "highest"),
     "eval_views": (1, 10),
     "model.columns": (1, 2),
     "model.init": ("normal", "he", "torch"),

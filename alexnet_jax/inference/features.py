@@ -80,7 +80,7 @@ def of_layers(
             found[layer] = output.reshape(output.shape[0], -1).astype(jnp.float32)
         return found
 
-    jitted = compilation.jit(compute, network.config.kernels)
+    jitted = compilation.jit(compute, compilation.Numerics.of(network.config))
     return functools.partial(jitted, network.params)
 
 

@@ -158,7 +158,7 @@ class Network(TrainedNetwork):
             def compute(params: Any, image: jax.Array) -> jax.Array:
                 return evaluation.average_probabilities(forward, params, image, views, how)
 
-            jitted = compilation.jit(compute, self.config.kernels)
+            jitted = compilation.jit(compute, compilation.Numerics.of(self.config))
             self._programs[views] = lambda image: np.asarray(jitted(self.params, image))
         return self._programs[views]
 

@@ -134,7 +134,7 @@ def _compile(networks: Sequence[TrainedNetwork], feeding: Any, views: int) -> ja
 
     mapped = meshes.per_device(best_of, mesh, specs, feeding.specs, meshes.batch_spec(shares))
     return compilation.compiled(
-        mapped, params, feeding.abstract(mesh), kernels=networks[0].config.kernels
+        mapped, params, feeding.abstract(mesh), numerics=compilation.Numerics.of(networks[0].config)
     )
 
 

@@ -2,13 +2,14 @@
 compiled ones are kept."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
 import pathlib
 import socket
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import jax
 
@@ -70,16 +71,59 @@ def keep_programs() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
+class _Asks(Protocol):
+    kernels: str
+    deterministic: bool
+    matmul_precision: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Numerics:
+    """How a program computes, as a config asks for it.
+
+    Attributes:
+      kernels: as of `platform.using`.
+      deterministic: ask a GPU for kernels that give the same bits every time.
+      matmul_precision: of products and convolutions of float32 numbers: `highest` computes them in
+        float32 everywhere; `default` as the device is fast, in bfloat16 on a TPU, and in TF32 (10
+        bits of 23) on an NVIDIA GPU that has it. A CPU computes both alike.
+    """
+
+    kernels: str = "auto"
+    deterministic: bool = False
+    matmul_precision: str = "default"
+
+    @classmethod
+    def of(cls, config: _Asks) -> "Numerics":
+        """Returns what a config asks for."""
+        return cls(config.kernels, config.deterministic, config.matmul_precision)
+
+    @contextlib.contextmanager
+    def apply(self) -> Iterator[None]:
+        """Traces what the block traces in this way."""
+        with contextlib.ExitStack() as held:
+            held.enter_context(platform.using(self.kernels))
+            if self.matmul_precision != "default":  # which leaves what the user set for all of JAX
+                held.enter_context(jax.default_matmul_precision(self.matmul_precision))
+            yield
+
+    def multiplied_in(self, precision: str) -> str:
+        """Says what numbers of a precision are multiplied in here, where that is another one."""
+        if precision != "float32" or self.matmul_precision == "highest":
+            return ""
+        return {"tpu": "bfloat16", "cuda": "TF32"}.get(platform.computed_on(), "")
+
+
 def jit(
-    function: Callable[..., Any], kernels: str = "auto", **arguments: Any
+    function: Callable[..., Any], numerics: Numerics = Numerics(), **arguments: Any
 ) -> Callable[..., Any]:
-    """Like `jax.jit`, with `options`, for `kernels` as of `platform.using`."""
-    with platform.using(kernels):
+    """Like `jax.jit`, with `options`, and computed as `numerics` says."""
+    with numerics.apply():
         jitted = jax.jit(function, compiler_options=options(), **arguments)
 
     @functools.wraps(function)
     def call(*given: Any) -> Any:
-        with platform.using(kernels):
+        with numerics.apply():
             return jitted(*given)
 
     return call
@@ -88,8 +132,7 @@ def jit(
 def compiled(
     function: Callable[..., Any],
     *abstract: Any,
-    kernels: str = "auto",
-    deterministic: bool = False,
+    numerics: Numerics = Numerics(),
     **arguments: Any,
 ) -> jax.stages.Compiled:
     """Compiles a function for abstract arguments, with `options`; on a CPU, where it can be, with
@@ -98,10 +141,9 @@ def compiled(
     Args:
       function: to compile.
       *abstract: its arguments as shapes, with their shardings.
-      kernels: as of `platform.using`.
-      deterministic: ask a GPU for kernels that give the same bits every time.
+      numerics: how it computes.
       **arguments: of `jax.jit`.
     """
-    with platform.using(kernels), platform.choose(contextlib.nullcontext, cpu=onednn.calls)():
+    with numerics.apply(), platform.choose(contextlib.nullcontext, cpu=onednn.calls)():
         lowered = jax.jit(function, **arguments).lower(*abstract)
-        return lowered.compile(options(deterministic))
+        return lowered.compile(options(numerics.deterministic))

@@ -105,8 +105,7 @@ def compile_eval_step(
         meshes.per_device(step, mesh, specs, feeding.specs),
         weights,
         feeding.abstract(mesh),
-        kernels=config.kernels,
-        deterministic=config.deterministic,
+        numerics=compilation.Numerics.of(config),
     )
 
 

@@ -43,7 +43,7 @@ def first_nonfinite_layer(setup: Setup, feeding: Feeding, weights: Any, fed: Fed
         return collectives.any_device({name: bad(tree) for name, tree in found.items()})
 
     mapped = meshes.per_device(outputs, mesh, specs, feeding.specs)
-    found = jax.device_get(compilation.jit(mapped, config.kernels)(weights, fed))
+    found = jax.device_get(compilation.jit(mapped, compilation.Numerics.of(config))(weights, fed))
     # In the order of the computation: jit sorts what it returns by name.
     places = [f"parameters of {layer}" for layer in weights] + ["the augmented images"]
     for place in places + [layer for layer in LAYERS if layer in found]:

@@ -53,8 +53,7 @@ class Replay:
             meshes.per_device(self._step, mesh, specs, feeding.specs),
             state,
             feeding.abstract(mesh),
-            kernels=config.kernels,
-            deterministic=config.deterministic,
+            numerics=compilation.Numerics.of(config),
         )
 
     def start(self, state: TrainState, fed: Fed) -> jax.Array:

@@ -155,7 +155,6 @@ def compile_train_step(setup: Setup, feeding: Feeding) -> jax.stages.Compiled:
         meshes.per_device(several, mesh, specs, feeding.specs, out),
         state,
         feeding.abstract(mesh),
-        kernels=config.kernels,
-        deterministic=config.deterministic,
+        numerics=compilation.Numerics.of(config),
         donate_argnums=0,
     )

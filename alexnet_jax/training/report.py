@@ -15,6 +15,7 @@ import alexnet_jax
 from alexnet_jax.errors import printable
 from alexnet_jax.host import files
 from alexnet_jax.model import abstract_parameters, count_parameters
+from alexnet_jax.ops.compilation import Numerics
 from alexnet_jax.parallel.mesh import zeros
 from alexnet_jax.steps.setup import Setup
 
@@ -106,11 +107,15 @@ def header(
     )
     count = jax.process_count()
     shared = f" in {count} processes" if count > 1 else ""
+    coarser = Numerics.of(config).multiplied_in(config.precision)
+    precision = config.precision + (
+        f" multiplied in {coarser} (matmul_precision=highest does not)" if coarser else ""
+    )
     lines = [
         f"devices   {devices.size} x {devices[0].device_kind}{shared}",
         "mesh      " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
         f"network   {config.model.columns} columns, {parameters:,} parameters, "
-        f"{config.precision}, {config.image_size}x{config.image_size} crops of "
+        f"{precision}, {config.image_size}x{config.image_size} crops of "
         f"{config.resize}x{config.resize}",
         f"data      {config.dataset}: {data}; {network.num_classes} classes",
         *(f"note      {note}" for note in notes),

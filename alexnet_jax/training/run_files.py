@@ -30,6 +30,7 @@ RESUMABLE = (
     "mesh.scheme",
     "mesh.zero",
     "kernels",
+    "matmul_precision",
     "log_every_steps",
     "checkpoint_every_steps",
     "eval_views",

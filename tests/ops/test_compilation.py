@@ -62,6 +62,40 @@ def test_only_a_gpu_is_asked_for_the_same_bits():
             assert compilation.options(deterministic=True) == {}
 
 
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_highest_asks_for_every_product_forwards_and_back(kernels, platform):
+    config = configs.get("paper")
+    assert config.matmul_precision == "highest"
+    config.model.width, config.kernels = 1 / 16, kernels
+    network = model.build(config.model, 10, "float32")
+    params = model.abstract_parameters(network, config.image_size)
+    images = jax.ShapeDtypeStruct((2, config.image_size, config.image_size, 3), jnp.float32)
+
+    def gradient(params, images):
+        return jax.grad(lambda p: model.logits(network, p, images).sum())(params)
+
+    def asked(numerics):
+        with numerics.apply(), ways.using(kernels, platform):
+            text = str(jax.make_jaxpr(gradient)(params, images))
+        return set(re.findall(r"precision=(.*)", text))
+
+    plain = asked(compilation.Numerics(kernels))
+    highest = asked(compilation.Numerics.of(config))
+    assert plain == {"None"}
+    assert highest and all(found.count("HIGHEST") == 2 for found in highest), highest
+
+
+def test_what_numbers_are_multiplied_in_is_said_where_it_is_coarser():
+    said = {}
+    for platform in ("cpu", "cuda", "tpu"):
+        with ways.using("auto", platform):
+            said[platform] = compilation.Numerics().multiplied_in("float32")
+            assert compilation.Numerics(matmul_precision="highest").multiplied_in("float32") == ""
+            assert compilation.Numerics().multiplied_in("bfloat16") == ""
+    assert said == {"cpu": "", "cuda": "TF32", "tpu": "bfloat16"}
+
+
 def test_the_reference_has_no_options_of_ours():
     with ways.using("reference"):
         assert compilation.options() == {}

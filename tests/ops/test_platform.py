@@ -82,7 +82,9 @@ def test_the_reference_calls_nothing_of_ours():
     assert "custom_vjp" in str(
         jax.make_jaxpr(lambda p, x: model.logits(network, p, x))(params, images)
     )
-    program = compilation.compiled(gradient, params, images, kernels="reference")
+    program = compilation.compiled(
+        gradient, params, images, numerics=compilation.Numerics("reference")
+    )
     assert "__onednn$" not in program.as_text()
 
 
@@ -111,7 +113,9 @@ def test_every_way_is_the_reference(recipe, on):
 
         return jax.grad(loss, has_aux=True)(params)
 
-    reference = compilation.compiled(both, params, images, kernels="reference")
+    reference = compilation.compiled(
+        both, params, images, numerics=compilation.Numerics("reference")
+    )
     with platform.using("auto", on):
         own = compilation.compiled(both, params, images)
     if on == "cpu" and onednn.available():

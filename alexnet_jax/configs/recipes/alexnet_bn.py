@@ -16,6 +16,7 @@ def get_config() -> Config:
     """Returns the recipe."""
     config = bvlc_alexnet.get_config()
     config.batch_size, config.num_steps, config.num_epochs = 8192, 0, 100
+    config.matmul_precision = "default"  # it is there for speed
     config.eval_batch_size, config.checkpoint_every_steps = 1024, 500
     model = config.model
     model.normalisation = "batch"

@@ -18,6 +18,7 @@ def get_config() -> Config:
         eval_views=10,
         checkpoint_every_steps=2500,
         log_every_steps=100,
+        matmul_precision="highest",  # the GTX 580 had no other
     )
     config.augment.mean_image = "moving"
     return config
