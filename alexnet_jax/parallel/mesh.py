@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.config import ConfigError, MeshConfig
+from alexnet_jax.parallel import topology
 from alexnet_jax.parallel.schemes import DATA, MODEL, scheme_of
 
 Specs = Any  # a tree of PartitionSpec
@@ -25,8 +26,7 @@ def build(config: MeshConfig) -> Mesh:
     """
     if jax.config.values["jax_disable_jit"]:
         raise ConfigError("JAX_DISABLE_JIT: is set, and every step here is compiled; unset it")
-    # Those of a process together, so that the rows it reads are too.
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    devices = jax.devices()
     data, local = config.data, jax.local_device_count()
     if config.model > len(devices):
         raise ConfigError(
@@ -56,7 +56,7 @@ def build(config: MeshConfig) -> Mesh:
             f"{jax.process_count()} processes without work; set mesh.data to -1"
         )
     # Explicit axes, which jax.make_mesh gives by default, do not work with linen.
-    grid = np.array(devices[: data * config.model]).reshape(data, config.model)
+    grid = topology.grid(devices, data, config.model)
     return Mesh(grid, (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
 
 
