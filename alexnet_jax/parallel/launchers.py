@@ -30,7 +30,8 @@ VARIABLES: dict[str, tuple[str, ...]] = {
 HINTS = {
     "OpenMPI 4": "OpenMPI 5 needs --cluster=mpi4py",
     "Slurm": "in a batch script start it by srun",
-    "Kubernetes": "the Job must be indexed (completionMode: Indexed)",
+    "Kubernetes": "the Job must be indexed (completionMode: Indexed), and the image have the "
+    "kubernetes package (extra k8s)",
 }
 OF_MPICH = ("PMI_RANK", "PMI_SIZE")
 
@@ -60,9 +61,18 @@ def found(seconds: float, method: str = "") -> dict[str, Any]:
     own = [int(number) for number in ids.split(",")] if ids else None
     names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
     address = environment.get("JAX_COORDINATOR_ADDRESS") or None
-    values = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-        address, None, None, own, method or None, int(seconds)
-    )
+    try:
+        values = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            address, None, None, own, method or None, int(seconds)
+        )
+    except RuntimeError as error:
+        told = str(error).strip().splitlines()[0]
+        if "Kubernetes API" not in told:
+            raise
+        raise LauncherError(
+            f"--distributed: {told}; the pod's service account may not ask for pods, services and "
+            "jobs: launch/kubernetes/access.yaml lets it"
+        ) from error
     about = dict(zip(names, values, strict=True))
     if None in values[:3]:
         about |= of_torchrun(environment) or {}

@@ -1,6 +1,8 @@
 """What launchers say in the environment, and what is said where they do not say enough."""
 
+import http.server
 import os
+import threading
 
 import pytest
 
@@ -119,3 +121,68 @@ def test_the_order_is_jaxs():
     }
     assert [names[kind] for kind in asked if kind in names] == list(launchers.VARIABLES)[:-1]
     assert {kind.__name__ for kind in kinds if kind.opt_in_only_method} == {"Mpi4pyCluster"}
+
+
+@pytest.fixture
+def tpu_machine(monkeypatch):
+    """A machine on which libtpu is, and no TPU; with a VM's metadata where it is given some."""
+    from jax._src.clusters import cloud_tpu_cluster
+
+    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
+    servers = []
+
+    def made(metadata: dict[str, str]) -> None:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                known = metadata.get(self.path.rpartition("/")[2])
+                self.send_response(200 if known is not None else 404)
+                self.end_headers()
+                self.wfile.write((known or "").encode())
+
+            def log_message(self, *_):
+                return
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_address[1]}")
+
+    yield made
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+SLICES = {"MEGASCALE_COORDINATOR_ADDRESS": "localhost", "MEGASCALE_NUM_SLICES": "2"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "count", "own"),
+    [
+        ({"MEGASCALE_NUM_SLICES": "1", "MEGASCALE_SLICE_ID": "0"}, 4, 2),
+        (SLICES | {"MEGASCALE_SLICE_ID": "1"}, 8, 6),
+    ],
+)
+def test_a_pod_of_gkes_tpus(environment, tpu_machine, variables, count, own, monkeypatch):
+    """One slice of four hosts, and two of them."""
+    tpu_machine({"tpu-env": ""})
+    environment({"TPU_WORKER_HOSTNAMES": "localhost,b,c,d", "TPU_WORKER_ID": "2"})
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # as GKE sets it
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = launchers.found(5.0)
+    assert (found["num_processes"], found["process_id"]) == (count, own)
+    assert found["coordinator_address"] == "localhost:8482"
+
+
+@pytest.mark.parametrize("endpoints", ["localhost,10.0.0.2", "a:0:localhost,b:1:10.0.0.2"])
+def test_a_tpu_vm(environment, tpu_machine, endpoints, monkeypatch):
+    """By the metadata of its VM, as older and newer ones have them."""
+    environment({})
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    tpu_machine(
+        {"agent-worker-number": "1", "worker-network-endpoints": endpoints, "tpu-env": "A: '1'"}
+    )
+    found = launchers.found(5.0)
+    assert (found["num_processes"], found["process_id"]) == (2, 1)
+    assert found["coordinator_address"] == "localhost:8482"
