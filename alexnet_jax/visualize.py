@@ -7,6 +7,8 @@ neighbours   figure 4, right: the training images nearest to some images in fc7
 confusion    the confusion matrix of a split
 curves       learning curves of several runs
 features     a layer's activations of every image of a split, as FILE.npz
+split        figure 2: what each device of a mesh computes, and what the compiled step sends; of
+             --config=NAME --config.mesh.model=2 (the recipe `paper`), as SVG and PNG
 
 In a notebook the same are functions of `alexnet_jax.inference.pictures`.
 """
@@ -25,6 +27,8 @@ from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.config import ConfigError
+from alexnet_jax.configs import flags as config_flags
+from alexnet_jax.configs.by_hand import by_hand
 from alexnet_jax.errors import unknown
 from alexnet_jax.host import files
 
@@ -41,6 +45,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "of the choice of images", lower_bound=0)
     flags.DEFINE_string("dataset", "", "another data set than the run's")
     flags.DEFINE_string("data_dir", "", "another data_dir than the run's")
+    config_flags.define()
 
 
 def _workdirs() -> list[pathlib.Path]:
@@ -119,6 +124,33 @@ def _features() -> pathlib.Path:
     return path
 
 
+def _split() -> pathlib.Path:
+    from alexnet_jax.ops import platform
+
+    config = config_flags.value()
+    mesh = config.mesh
+    if not by_hand(mesh) and config.model.columns > 1:
+        mesh.model = 2  # as in the paper
+    mesh.data = max(1, mesh.data)
+    devices = mesh.data * mesh.model
+    platform.simulate(devices)
+    from alexnet_jax import train
+    from alexnet_jax.data.sources import open_dataset
+    from alexnet_jax.figures import split
+    from alexnet_jax.steps import communication
+
+    config.num_classes = config.num_classes or len(open_dataset(config).class_names)
+    cli.say(f"compiling a step for {devices} simulated devices")
+    found = communication.compiled(train.compile_train_step(config))
+    picture = split.draw(config, config.num_classes, found, mesh.data)
+    path = files.local(flags.FLAGS.out or "split.svg", "--out")
+    picture.save(path)
+    picture.save(path.with_suffix(".png" if path.suffix != ".png" else ".svg"))
+    sent = sum(one.moved for one in found)
+    cli.say(f"{len(found)} exchanges; each device sends {sent / 1e6:,.1f} MB a step")
+    return path
+
+
 KINDS: dict[str, Callable[[], pathlib.Path]] = {
     "kernels": _kernels,
     "answers": _answers,
@@ -126,6 +158,7 @@ KINDS: dict[str, Callable[[], pathlib.Path]] = {
     "confusion": _confusion,
     "curves": _curves,
     "features": _features,
+    "split": _split,
 }
 
 
@@ -135,13 +168,22 @@ def _run(arguments: list[str]) -> None:
     with cli.errors_as_one_line():
         if arguments[1] not in KINDS:
             raise ConfigError(f"visualize: {unknown(arguments[1], KINDS)}")
+        if arguments[1] != "split" and flags.FLAGS["config"].present:
+            raise ConfigError(f"--config: {arguments[1]} is of a run, by --workdir; split takes it")
         cli.say(f"written: {KINDS[arguments[1]]()}")
+
+
+def _with_a_recipe(arguments: list[str]) -> list[str]:
+    """Resolves --config where it is used."""
+    if "split" in arguments or any(a.lstrip("-").startswith("config") for a in arguments[1:]):
+        return config_flags.resolve(arguments, "paper")
+    return arguments
 
 
 def main() -> None:
     """Parses the flags and draws."""
     define_flags()
-    cli.run(_run)
+    cli.run(_run, _with_a_recipe)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import io
 import pathlib
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
 from alexnet_jax.figures import fonts
@@ -60,7 +61,8 @@ class Picture(Figure):
     def savefig(self, fname: Any, **options: Any) -> None:
         """Draws the figure, with fonts that have the letters of its texts."""
         fonts.fit(self)
-        super().savefig(fname, **options)
+        with matplotlib.rc_context({"svg.fonttype": "none"}):  # texts stay texts
+            super().savefig(fname, **options)
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

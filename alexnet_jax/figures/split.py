@@ -1,93 +1,294 @@
-"""Figure 2 of the paper: which layer each device computes, and where devices talk."""
+"""Figure 2 of the paper for any mesh: each device's share of each layer, and every exchange.
+
+Boxes have the shapes that a device computes, arrows what the compiled step exchanges.
+"""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyArrowPatch, Polygon
 
 from alexnet_jax.config import Config
 from alexnet_jax.configs import sizes
 from alexnet_jax.figures.picture import Picture
+from alexnet_jax.parallel.schemes import scheme_of
 from alexnet_jax.steps.communication import Collective
+
+# Okabe and Ito's, which people with any kind of colour blindness tell apart.
+FORWARD, BACKWARD, UPDATE = "#D55E00", "#0072B2", "#009E73"
+COLUMNS = ("#56B4E9", "#E69F00", "#CC79A7", "#F0E442")
+MOST_ROWS = 8  # devices that are drawn; a mesh of more is told in words
+INPUT, LOSS = "images", "loss"  # before the first layer and after the last
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
-    """What one layer is, as a device computes it.
+class Share:
+    """What one device computes of a layer.
 
     Attributes:
-      name: conv1 .. fc8.
-      shape: of a device's output, such as 27 x 27 x 48.
-      exchanged: bytes that each device sends to the others for its input; 0: none.
+      layer: conv1 .. fc8, or INPUT.
+      images: of the batch.
+      side: of its maps in pixels; 0: it has none.
+      channels: of them, or units.
     """
 
-    name: str
-    shape: str
-    exchanged: float = 0.0
+    layer: str
+    images: int
+    side: int
+    channels: int
+
+    @property
+    def shape(self) -> str:
+        """The shape of one image, such as 27x27x128."""
+        side = f"{self.side}\N{MULTIPLICATION SIGN}" * 2 if self.side else ""
+        return f"{side}{self.channels:,}"
 
 
-def forward(config: Config, num_classes: int, exchanged: Iterable[Collective]) -> list[Layer]:
-    """Returns what a device of `mesh.model` computes going forward, for `draw`.
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """Collectives of one kind that belong to the input of one layer.
+
+    Attributes:
+      before: the layer whose input it is, LOSS for what follows the last, or `update`.
+      of: what the program says that it belongs to.
+      kind: as `Collective` has it.
+      backward: is it part of the gradient?
+      group: devices that take part.
+      count: how many there are.
+      moved: bytes that each device sends, over all of them.
+    """
+
+    before: str
+    of: str
+    kind: str
+    backward: bool
+    group: int
+    count: int
+    moved: float
+
+
+def shares(config: Config, num_classes: int, data: int) -> list[Share]:
+    """Returns what each device computes of each layer, the input first; on all devices alike.
 
     Args:
-      config: of the scheme `columns`.
-      num_classes: units of fc8.
-      exchanged: of a step, from `communication.compiled` or `expected`; what goes back is left out.
+      config: with `mesh.model` set.
+      num_classes: width of fc8.
+      data: data shards.
     """
-    sent: dict[str, float] = {}
-    for one in exchanged:
-        if not one.backward:
-            sent[one.layer] = sent.get(one.layer, 0.0) + one.moved
-    model, devices, side = config.model, config.mesh.model, sizes.feature_sizes(config)
-    sides = {"conv1": side.pool1, "conv2": side.pool2, "conv3": side.pool2, "conv4": side.pool2}
-    shapes = {
-        layer: "{0} x {0} x {1}".format(
-            sides.get(layer, side.pool5), round(channels * model.width) // devices
-        )
-        for layer, channels in sizes.channels(model).items()
-        if layer not in model.without
-    }
+    model, devices, scheme = config.model, config.mesh.model, scheme_of(config.mesh)
+    side, batch = sizes.feature_sizes(config), config.batch_size // data
+    images = batch // devices if scheme.gathers_images else batch
+    over = devices if scheme.channels else 1
+    sides = {"conv1": side.conv1, "conv2": side.conv2, "conv5": side.conv5, "conv6": side.pool5}
+    found = [Share(INPUT, images, config.image_size, 3)]
+    for layer, channels in sizes.channels(model).items():
+        if layer not in model.without:
+            own = round(channels * model.width) // over
+            found.append(Share(layer, images, sides.get(layer, side.pool2), own))
     for layer, units in sizes.fully_connected_units(model).items():
         if layer not in model.without:
-            shapes[layer] = str(round(units * model.width) // devices)
-    shapes["fc8"] = str(-(-num_classes // devices))
-    return [Layer(layer, shape, sent.get(layer, 0.0)) for layer, shape in shapes.items()]
+            found.append(Share(layer, batch, 0, round(units * model.width) // devices))
+    return [*found, Share("fc8", batch, 0, -(-num_classes // devices))]
 
 
-def draw(devices: int, layers: list[Layer], title: str) -> Picture:
-    """Draws a row of boxes for each device, and crossing arrows where they talk.
+def exchanges(collectives: Iterable[Collective], layers: Sequence[str]) -> list[Exchange]:
+    """Sums collectives of one kind, layer and direction, in the order of the layers.
 
     Args:
-      devices: that share the channels.
-      layers: in their order, alike on every device.
-      title: above it.
+      collectives: of a step, from `communication.compiled` or `expected`.
+      layers: from the input to fc8.
     """
-    figure = Picture(figsize=(1.45 * len(layers) + 1, 1.5 * devices + 0.9), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlim=(-0.9, len(layers) - 0.4), ylim=(-0.65, devices - 0.3), title=title)
+    after = dict(zip(layers, [*layers[1:], LOSS], strict=True))
+    found: dict[tuple[str, str, str, bool, int], list[float]] = {}
+    for one in collectives:
+        before = one.layer
+        if before.startswith("norm"):  # which follows its convolution
+            before = after.get(before.replace("norm", "conv"), LOSS)
+        elif before in ("logits", "labels"):
+            before = LOSS
+        elif before == INPUT:
+            before = layers[1]
+        key = (before, one.layer, one.kind, one.backward, one.group)
+        found.setdefault(key, []).append(one.moved)
+    order = [*layers, LOSS, "update"]
+    made = [Exchange(*key, len(moved), sum(moved)) for key, moved in found.items()]
+    return sorted(made, key=lambda e: (order.index(e.before), e.backward, e.of, e.kind))
+
+
+def draw(
+    config: Config, num_classes: int, collectives: Iterable[Collective], data: int = 1
+) -> Picture:
+    """Draws a row of boxes for each device, and what they send each other.
+
+    Args:
+      config: of the run, with `mesh.model` set.
+      num_classes: width of fc8.
+      collectives: of its step.
+      data: data shards; where their devices do not all fit, one shard's are drawn.
+    """
+    boxes = shares(config, num_classes, data)
+    model = config.mesh.model
+    groups = data if data * model <= MOST_ROWS else 1
+    layers = [box.layer for box in boxes]
+    found = exchanges(collectives, layers)
+    rows = groups * min(model, MOST_ROWS)
+    texts = max((_lines(found, layer) for layer in [*layers, LOSS]), default=0)
+    summed = [e for e in found if e.before == "update"]
+    below = 0.42 + 0.17 * texts + 0.2 * bool(summed)
+    figure = Picture(figsize=(1.3 * len(boxes) + 1.5, 1.25 * rows + below + 0.7), dpi=120)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
-    axes.invert_yaxis()
-    for row in range(devices):
-        axes.text(-0.55, row, f"device {row}", ha="right", va="center", color=f"C{row}")
-        for at, layer in enumerate(layers):
-            box = FancyBboxPatch(
-                (at - 0.3, row - 0.22), 0.6, 0.44, "round,pad=0.02", fc=f"C{row}", alpha=0.25
-            )
-            axes.add_patch(box)
-            axes.text(at, row - 0.07, layer.name, ha="center", va="center", weight="bold")
-            axes.text(at, row + 0.1, layer.shape, ha="center", va="center", fontsize=8)
-            for source in range(devices) if at else ():
-                if source == row or layer.exchanged:
-                    _arrow(figure.axes[0], (at - 0.68, source), (at - 0.32, row), source != row)
-    for at, layer in enumerate(layers):
-        if layer.exchanged:
-            text = f"{layer.exchanged / 1e6:.3g} MB"
-            axes.text(at - 0.5, devices - 0.45, text, ha="center", color="tab:red", fontsize=8)
+    axes.set(xlim=(-1.0, len(boxes) + 0.1), ylim=(rows - 0.5 + below / 1.25, -1.0))
+    axes.text(-0.9, -0.8, _title(config, data, groups), fontsize=11, va="center")
+    for row in range(rows):
+        kind = _column(config, row % model)
+        _draw_row(axes, row, boxes, f"device {row}", COLUMNS[kind % len(COLUMNS)])
+    for at, layer in enumerate([*layers, LOSS]):
+        here = [e for e in found if e.before == layer]
+        for first in range(0, rows, rows // groups):
+            own = range(first, first + rows // groups)
+            for group, backward in sorted({(e.group, e.backward) for e in here if _gathers(e)}):
+                for start in range(0, len(own), group):
+                    _cross(axes, at - 0.5, own[start : start + group], backward)
+            for backward in {e.backward for e in here if not _gathers(e)}:
+                size = len(own) if config.model.lrn.across_columns else _per_column(config)
+                for start in range(0, len(own), size):
+                    _pass_on(axes, at - 0.5, own[start : start + size], backward)
+        _tell(axes, at - 0.5, rows - 0.32, here)
+    if summed:
+        told = "; ".join(_sum_of(e) for e in summed)
+        text = f"then, sums of gradients, figures and norms: each sends {told}"
+        place = rows - 0.5 + (below - 0.12) / 1.25
+        axes.text(-0.9, place, text, color=UPDATE, fontsize=8, va="center")
     return figure
 
 
-def _arrow(axes: object, start: tuple[float, float], end: tuple[float, float], cross: bool) -> None:
-    style = {"color": "tab:red" if cross else "0.4", "lw": 1.2, "mutation_scale": 9}
-    axes.add_patch(  # pyright: ignore[reportAttributeAccessIssue]
-        FancyArrowPatch(start, end, arrowstyle="-|>", shrinkA=0, shrinkB=0, **style)
+def _title(config: Config, data: int, groups: int) -> str:
+    mesh = config.mesh
+    told = f"{mesh.scheme} on data {data} \N{MULTIPLICATION SIGN} model {mesh.model}"
+    told += ", parameters in parts (ZeRO)" if mesh.zero else ""
+    if groups < data:
+        told += f"; one of {data} data shards is drawn"
+    return f"{told}, {config.batch_size:,} images: what each device computes, and what it sends"
+
+
+def _column(config: Config, device: int) -> int:
+    """Returns which colour a device has: its column's, where columns are what is shared out."""
+    columns, devices = config.model.columns, config.mesh.model
+    if scheme_of(config.mesh).channels and columns > 1 and devices >= columns:
+        return device * columns // devices
+    return device
+
+
+def _per_column(config: Config) -> int:
+    return max(1, config.mesh.model // config.model.columns)
+
+
+def _gathers(e: Exchange) -> bool:
+    """Do all of a group send to all, and not each to the next?"""
+    return e.kind != "collective-permute"
+
+
+def _lines(found: list[Exchange], layer: str) -> int:
+    return sum(2 for e in found if e.before == layer)
+
+
+def _megabytes(moved: float) -> str:
+    return f"{moved / 1e6:.3g} MB" if moved >= 1e5 else f"{moved / 1e3:.3g} kB"
+
+
+def _sum_of(e: Exchange) -> str:
+    return f"{_megabytes(e.moved)} by {e.kind} over {e.group}"
+
+
+def _tell(axes: Axes, x: float, y: float, here: list[Exchange]) -> None:
+    """Writes what is sent under the place where it is."""
+    for e in here:
+        many = f"{e.count} \N{MULTIPLICATION SIGN} " if e.count > 1 else ""
+        own = f"{e.of}: " if e.of != e.before and e.of != "logits" else ""
+        colour = BACKWARD if e.backward else FORWARD
+        way = "\N{LEFTWARDS ARROW}" if e.backward else "\N{RIGHTWARDS ARROW}"
+        kind = e.kind.replace("collective-", "")
+        text = f"{own}{many}{kind}\n{way} {_megabytes(e.moved)}"
+        axes.text(x, y, text, color=colour, fontsize=6.5, ha="center", va="top", linespacing=1.1)
+        y += 0.27
+
+
+def _draw_row(axes: Axes, y: float, boxes: list[Share], name: str, colour: str) -> None:
+    axes.text(-0.93, y, name, ha="left", va="center", fontsize=9)
+    widest = max(box.channels for box in boxes if box.side)
+    units = max(box.channels for box in boxes if not box.side)
+    largest = max(box.side for box in boxes)
+    images = boxes[0].images
+    for at, box in enumerate(boxes):
+        if box.side:
+            height = 0.14 + 0.36 * (box.side / largest) ** 0.5
+            _slab(axes, at, y, 0.03 + 0.22 * box.channels / widest, height, colour)
+        else:
+            height = 0.15 + 0.4 * box.channels / units
+            _slab(axes, at, y, 0.06, height, colour, deep=0.0)
+        axes.text(at, y + 0.38, box.shape, ha="center", va="center", fontsize=7)
+        if y == 0:
+            axes.text(at, -0.5, box.layer, ha="center", va="center", fontsize=9, weight="bold")
+        if at == 0 or box.images != images:
+            images = box.images
+            axes.text(*(at, y + 0.5, f"{images:,} images"), ha="center", fontsize=6.5, va="center")
+        if at:
+            _arrow(axes, (at - 0.72, y), (at - 0.3, y), "0.55")
+
+
+def _slab(
+    axes: Axes, x: float, y: float, width: float, height: float, colour: str, deep: float = 0.3
+) -> None:
+    """Draws a box as the paper's: channels to the right, rows down, columns of pixels behind."""
+    right, up = deep * height * 0.55, -deep * height * 0.6
+    left, top = x - (width + right) / 2, y - (height + up) / 2
+    front = [(0, 0), (width, 0), (width, height), (0, height)]
+    above = [(0, 0), (right, up), (width + right, up), (width, 0)]
+    beside = [(width, 0), (width + right, up), (width + right, height + up), (width, height)]
+    for corners, alpha in ((front, 0.55), (above, 0.3), (beside, 0.8)):
+        placed = [(left + a, top + b) for a, b in corners]
+        axes.add_patch(Polygon(placed, closed=True, fc=colour, ec="0.25", lw=0.7, alpha=alpha))
+
+
+def _cross(axes: Axes, x: float, rows: range, backward: bool) -> None:
+    """Draws arrows between two devices; between more, a line that all of them are on."""
+    colour, shift = (BACKWARD, 0.07) if backward else (FORWARD, -0.07)
+    if len(rows) > 2:
+        middle = x - shift
+        way = (middle, x - 0.24) if backward else (middle, x + 0.22)
+        style = "--" if backward else "-"
+        axes.plot([middle] * 2, [rows[0] + shift, rows[-1] + shift], color=colour, lw=1.5, ls=style)
+        for row in rows:
+            _arrow(axes, (way[0], row + shift), (way[1], row + shift), colour)
+        return
+    for source in rows:
+        for target in rows:
+            if source != target:
+                ends = (x - 0.22, source + shift), (x + 0.2, target + shift)
+                start, end = ends[::-1] if backward else ends
+                _arrow(axes, start, end, colour, dashed=backward)
+
+
+def _pass_on(axes: Axes, x: float, rows: range, backward: bool) -> None:
+    """Draws arrows between neighbours, both ways."""
+    colour, shift = (BACKWARD, 0.2) if backward else (FORWARD, 0.16)
+    for row in rows[:-1]:
+        _arrow(axes, (x - shift, row + 0.25), (x - shift, row + 0.75), colour, both=True)
+
+
+def _arrow(
+    axes: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    colour: str,
+    dashed: bool = False,
+    both: bool = False,
+) -> None:
+    style = {"color": colour, "lw": 1.1, "ls": "--" if dashed else "-", "mutation_scale": 8}
+    axes.add_patch(
+        FancyArrowPatch(
+            start, end, arrowstyle="<|-|>" if both else "-|>", shrinkA=0, shrinkB=0, **style
+        )
     )

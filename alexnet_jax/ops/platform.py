@@ -52,6 +52,12 @@ def platform_in_use() -> str:
     return "rocm" if "rocm" in jax.devices()[0].client.platform_version.lower() else "cuda"
 
 
+def simulate(devices: int) -> None:
+    """Lets JAX have so many devices of a CPU, and no others; before its first use."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+
+
 @contextlib.contextmanager
 def using(kernels: str, platform: str | None = None) -> Iterator[None]:
     """Traces programs inside for these kernels, and for a platform that may be another's.

@@ -12,15 +12,11 @@ DEVICES = 2
 
 
 def figure() -> Picture:
-    """Draws the forward pass of `paper` on two devices, a batch of 128."""
+    """Draws a step of `paper` on two devices, a batch of 128."""
     config = configs.get("paper")
     config.mesh.data, config.mesh.model = 1, DEVICES
-    exchanged = communication.expected(config, 1000, 1, training=False)
-    title = (
-        f"paper on two devices: red, what each sends the other for a batch of {config.batch_size}, "
-        "forward"
-    )
-    return split.draw(DEVICES, split.forward(config, 1000, exchanged), title)
+    exchanged = communication.expected(config, 1000, 1)
+    return split.draw(config, 1000, exchanged)
 
 
 if __name__ == "__main__":

@@ -119,11 +119,7 @@ devices = min(2, jax.device_count())
 config = small(num_classes=12)
 config.mesh.model = devices
 collectives = communication.compiled(train.compile_train_step(config))
-split.draw(
-    devices,
-    split.forward(config, 12, collectives),
-    "a quarter of AlexNet on two devices: red, what they send each other",
-)
+split.draw(config, 12, collectives)
 
 # %% [markdown]
 # conv2, conv4, conv5는 자기 장치의 맵만 읽고, conv3과 완전 연결 층은 양쪽 모두를 읽는다. 메모리, 기울기,

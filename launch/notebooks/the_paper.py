@@ -114,11 +114,7 @@ devices = min(2, jax.device_count())
 config = small(num_classes=12)
 config.mesh.model = devices
 collectives = communication.compiled(train.compile_train_step(config))
-split.draw(
-    devices,
-    split.forward(config, 12, collectives),
-    "a quarter of AlexNet on two devices: red, what they send each other",
-)
+split.draw(config, 12, collectives)
 
 # %% [markdown]
 # conv2, conv4 and conv5 read the maps of their own device; conv3 and the fully connected layers read

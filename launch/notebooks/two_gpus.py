@@ -99,11 +99,7 @@ for found in collectives:
 # The same as a picture. It should look familiar.
 
 # %%
-split.draw(
-    small.mesh.model,
-    split.forward(small, 12, collectives),
-    "a quarter of AlexNet: red, what each device sends the other, forward",
-)
+split.draw(small, 12, collectives)
 
 # %% [markdown]
 # ## One network, four meshes

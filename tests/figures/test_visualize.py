@@ -26,8 +26,9 @@ from absl import flags
 from alexnet_jax import visualize
 visualize.define_flags()
 flags.FLAGS(["visualize", "--workdir=w", "--workdir=w", "--images=3", "--neighbours=4"])
-for draw in visualize.KINDS.values():
-    print(draw())
+for name, draw in visualize.KINDS.items():
+    if name != "split":  # of a config, not of a run
+        print(draw())
 """
 
 
@@ -54,8 +55,20 @@ def test_features_are_written_with_their_images(run):
         assert arrays["readable"].all()
 
 
+def test_a_split_is_drawn_from_the_compiled_step(run, tmp_path):
+    path = tmp_path / "pictures" / "ours.svg"
+    fields = ["num_classes=12", "model.width=0.0625", "batch_size=8", "mesh.data=2", "mesh.model=2"]
+    flags = [f"--config.{field}" for field in fields]
+    done = visualize(run, "split", "--config=default", f"--out={path}", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "compiling a step for 4 simulated devices" in done.stdout
+    assert path.read_text().startswith("<?xml") and "device 3" in path.read_text()
+    assert cv2.imread(str(path.with_suffix(".png"))).shape[1] > 1000
+
+
 def test_mistakes_are_one_line(run):
     wrong = {
+        "--config: kernels is of a run": ["kernels", "--workdir=w", "--config=paper"],
         "kernel is not known; did you mean kernels": ["kernel", "--workdir=w"],
         "--workdir: name the folder of a run": ["kernels"],
         "nowhere has no metrics.jsonl": ["curves", "--workdir=nowhere"],
