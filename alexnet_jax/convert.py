@@ -1,8 +1,9 @@
 """python -m alexnet_jax.convert --from=FORMAT IN --to=FORMAT OUT: weights in and out.
 
 From caffe (.caffemodel, or a .npy dictionary), torchvision, onnx, safetensors or workdir; to
-workdir, safetensors or torchvision. Nothing in a file is executed, and nothing is written unless
-every tensor has its place.
+workdir, safetensors or torchvision, or with the network itself to onnx and stablehlo, which other
+programs run. Nothing in a file is executed, and nothing is written unless every tensor has its
+place.
 """
 
 from alexnet_jax.host import command
@@ -21,7 +22,7 @@ from alexnet_jax.data.words import read_names
 from alexnet_jax.host import files
 
 FROM = ["caffe", "torchvision", "onnx", "safetensors", "workdir"]
-TO = ["workdir", "safetensors", "torchvision"]
+TO = ["workdir", "safetensors", "torchvision", "onnx", "stablehlo"]
 
 
 def _run(arguments: list[str]) -> None:
@@ -43,7 +44,7 @@ def _run(arguments: list[str]) -> None:
                 files.local(values.class_names, "--class_names"), len(weights.params["fc8"]["bias"])
             )
             weights = dataclasses.replace(weights, class_names=names)
-        run_weights.write(values.to, weights, out)
+        run_weights.write(values.to, weights, out, values.from_images)
     c, names = weights.config, weights.class_names
     cli.say(
         f"{out}: {len(weights.params)} layers, {len(weights.params['fc8']['bias'])} classes, "
@@ -57,6 +58,9 @@ def define_flags() -> None:
     """Declares the command's flags."""
     flags.DEFINE_enum("from", None, FROM, "format of the input", required=True)
     flags.DEFINE_enum("to", None, TO, "format of the output", required=True)
+    flags.DEFINE_bool(
+        "from_images", False, "onnx, stablehlo: take uint8 RGB crops, not views less their mean"
+    )
     flags.DEFINE_string("recipe", None, "which network it is, where the file does not say")
     flags.DEFINE_string("class_names", None, "a file of its classes, one a line by label")
     flags.DEFINE_string("dataset", None, "what the workdir evaluates on by default")

@@ -72,6 +72,9 @@ class AlexNet(nn.Module):
             self.fc7_linear = self._fc("fc7_linear", self._wide(units["fc7_linear"]))
         self.fc8 = self._fc("fc8", self.num_classes)
         self.activation = ACTIVATIONS[c.activation]
+        self.activation6, self.activation7 = (
+            left_out if layer in c.without else self.activation for layer in ("fc6", "fc7")
+        )
         self.dropout = Dropout(c, self.columns)
 
     def __call__(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
@@ -105,8 +108,10 @@ class AlexNet(nn.Module):
     def classify(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Maps what `features` returns to logits, (B, num_classes)."""
         x = self.dropout(x, dropout_keys, "pool5")
-        x = self.dropout(self.activation(self.fc6(x)), dropout_keys, "fc6")  # (B, 4096)
-        x = self.dropout(self.activation(self.fc7(x, self._meet)), dropout_keys, "fc7")  # (B, 4096)
+        x = self.activation6(self.fc6(x))  # (B, 4096)
+        x = self.dropout(x, dropout_keys, "fc6")
+        x = self.activation7(self.fc7(x, self._meet))  # (B, 4096)
+        x = self.dropout(x, dropout_keys, "fc7")
         if self.config.fc7_linear_units:
             x = self.fc7_linear(x, self.columns.meet)  # (B, 2048)
         x = self.fc8(x, self.columns.meet)  # (B, 1000)

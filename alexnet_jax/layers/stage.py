@@ -60,6 +60,8 @@ class Stage(nn.Module):
             "pool": pooling.MAX_POOLS[self.config.pool_size],
         }
         order = getattr(self.config, f"layer{self.number}").split()
+        if f"conv{self.number}" in self.config.without:
+            order.remove("relu")  # which goes with the layer
         found = [(name, steps[name]) for name in order]
         rectified = self.config.activation == "relu" and self._local_alone()
         if rectified and ("relu", "norm") in zip(order, order[1:], strict=False):

@@ -50,13 +50,25 @@ def read(form: str, path: pathlib.Path, recipe: str = "", which: str = "best") -
     return _read_workdir(path, which)
 
 
-def write(form: str, weights: Weights, out: pathlib.Path) -> None:
+def write(form: str, weights: Weights, out: pathlib.Path, from_images: bool = False) -> None:
     """Writes a file of weights with a card beside it, or a workdir.
+
+    Args:
+      form: one of `formats.WRITERS` or `formats.GRAPHS`, or workdir.
+      weights: to write.
+      out: where to.
+      from_images: of a graph: does it take the mean off the images itself?
 
     Raises:
       WeightsError: the format cannot hold them, or something is there already.
     """
-    if form == "workdir":
+    if form in formats.GRAPHS:
+        formats.GRAPHS[form](weights, out, from_images)
+    elif from_images:
+        raise WeightsError(
+            f"--from_images: {form} holds weights alone; {' and '.join(formats.GRAPHS)} take images"
+        )
+    elif form == "workdir":
         _write_workdir(weights, out)
     else:
         formats.WRITERS[form](weights, out)

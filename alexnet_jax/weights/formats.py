@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,16 @@ from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.imagenet import class_names
 from alexnet_jax.host import files
-from alexnet_jax.weights import caffe, card, layout, onnx_file, safetensors_file, torch_file
+from alexnet_jax.weights import (
+    caffe,
+    card,
+    layout,
+    onnx_file,
+    onnx_graph,
+    safetensors_file,
+    stablehlo_file,
+    torch_file,
+)
 from alexnet_jax.weights.types import Weights, WeightsError
 
 # Caffe's ilsvrc_2012_mean.npy by channel, RGB.
@@ -60,12 +70,37 @@ def _caffes(kinds: list[str]) -> str:
 def read_onnx(path: pathlib.Path, recipe: str) -> Weights:
     """Reads an ONNX network with Caffe's weights, such as bvlcalexnet-12; of the recipe torchvision
     one that reads red first, with that recipe's own mean and scale."""
-    tensors, kinds = onnx_file.read(path)
+    model = onnx_file.load(path)
+    if model.producer_name == onnx_graph.PRODUCER and not recipe:
+        return _read_own_onnx(model, path)
+    tensors, kinds = onnx_file.read(model, path)
     if recipe == "torchvision":
         return _imported(tensors, layout.LAYOUTS["onnx, rgb"], _recipe(recipe), path)
     config = _recipe(recipe or _caffes(kinds))
     config.augment.mean = CAFFE_MEAN
     return _imported(tensors, layout.LAYOUTS["onnx"], config, path)
+
+
+def _read_own_onnx(model: Any, path: pathlib.Path) -> Weights:
+    """Reads what `write_onnx` wrote.
+
+    Raises:
+      WeightsError: it does not hold every tensor of the network that it says it is.
+    """
+    tensors, metadata = onnx_file.read_own(model, path)
+    said = safetensors_file.described(metadata, path)
+    try:
+        validate(said.config)
+    except ConfigError as error:
+        raise WeightsError(f"{path}: its config is no network's ({error})") from error
+    if said.config.model.normalisation == "batch" or not said.config.model.columns_meet:
+        raise WeightsError(
+            f"{path}: batch normalisation and columns that do not meet are written to ONNX, and "
+            "not read from it; use safetensors or the workdir"
+        )
+    _bound(said.config, tensors, path)
+    params = layout.to_standard(tensors, layout.LAYOUTS["onnx, rgb"], said.config, path)
+    return Weights(params, said.config, said.class_names, None, said.step, path, said.origin)
 
 
 def read_torchvision(path: pathlib.Path, recipe: str) -> Weights:
@@ -157,6 +192,20 @@ def write_torchvision(weights: Weights, out: pathlib.Path) -> None:
     _with_card(lambda path: torch.save(state, path), weights, out)
 
 
+def write_onnx(weights: Weights, out: pathlib.Path, from_images: bool = False) -> None:
+    """Writes an ONNX graph (`onnx_graph`), and a card beside it.
+
+    Raises:
+      WeightsError: the onnx package is not installed.
+    """
+    _with_card(lambda path: onnx_graph.write(weights, path, from_images), weights, out)
+
+
+def write_stablehlo(weights: Weights, out: pathlib.Path, from_images: bool = False) -> None:
+    """Writes a StableHLO artefact (`stablehlo_file`), and a card beside it."""
+    _with_card(lambda path: stablehlo_file.write(weights, path, from_images), weights, out)
+
+
 def _with_card(write: Callable[[pathlib.Path], None], weights: Weights, out: pathlib.Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=out.name, dir=out.parent) as folder:
@@ -200,6 +249,7 @@ def read(form: str, path: pathlib.Path, recipe: str = "") -> Weights:
 
 Reader = Callable[[pathlib.Path, str], Weights]
 Writer = Callable[[Weights, pathlib.Path], None]
+GraphWriter = Callable[[Weights, pathlib.Path, bool], None]
 
 READERS: dict[str, Reader] = {
     "caffe": read_caffe,
@@ -208,6 +258,7 @@ READERS: dict[str, Reader] = {
     "safetensors": read_safetensors,
 }
 WRITERS: dict[str, Writer] = {"torchvision": write_torchvision, "safetensors": write_safetensors}
+GRAPHS: dict[str, GraphWriter] = {"onnx": write_onnx, "stablehlo": write_stablehlo}
 
 # How files end, and where that says nothing, how they begin.
 _ENDINGS = {

@@ -12,26 +12,40 @@ MOVES = {"conv1": (4, None), "conv2": (1, 2), "conv3": (1, 1), "conv4": (1, 1), 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 
-def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str]]:
+def load(path: pathlib.Path) -> Any:
+    """Reads a model, without what other files hold of it.
+
+    Raises:
+      WeightsError: it is none, or the onnx package is not installed.
+    """
+    try:
+        import onnx  # pyright: ignore[reportMissingImports]
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise WeightsError(f"{path}: needs the onnx package; pip install onnx") from error
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise WeightsError(f"{path}: is not an ONNX network ({error}); fetch it again") from error
+
+
+def read(model: Any, path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the weights as "layer.weight" and "layer.bias", channels first, and the kinds of all
     layers in the order of the graph.
 
     Exporters name tensors as they like; the graph's order says which layer is which.
 
+    Args:
+      model: from `load`.
+      path: of it, for messages.
+
     Raises:
-      WeightsError: not a network of five convolutions and three fully connected layers, or the
-        onnx package is not installed.
+      WeightsError: not a network of five convolutions and three fully connected layers.
     """
-    try:
-        import onnx  # pyright: ignore[reportMissingImports]
-        from google.protobuf.message import DecodeError
-        from onnx import numpy_helper  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise WeightsError(f"{path}: needs the onnx package; pip install onnx") from error
-    try:
-        graph = onnx.load(str(path), load_external_data=False).graph
-    except (DecodeError, ValueError) as error:
-        raise WeightsError(f"{path}: is not an ONNX network ({error}); fetch it again") from error
+    import onnx  # pyright: ignore[reportMissingImports]
+    from onnx import numpy_helper  # pyright: ignore[reportMissingImports]
+
+    graph = model.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     nodes = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
     kinds = [node.op_type for node in nodes]
@@ -82,3 +96,25 @@ def _refuse_another_kind(flags: dict[str, Any], layer: str, path: pathlib.Path) 
         own = flags.get(name, absent.get(name, value))
         if list(np.ravel(own)) != list(np.ravel(value)):
             raise WeightsError(f"{path}: {layer} has {name} = {own}, where AlexNet has {value}")
+
+
+def read_own(model: Any, path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the tensors "layer.weight" and "layer.bias", and the metadata, of a graph that
+    `onnx_graph.write` wrote.
+
+    Raises:
+      WeightsError: a tensor cannot be read.
+    """
+    from onnx import numpy_helper  # pyright: ignore[reportMissingImports]
+
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    wanted = {name for node in layers for name in list(node.input)[1:]}
+    tensors = {}
+    for tensor in model.graph.initializer:
+        if tensor.name in wanted:
+            try:
+                tensors[tensor.name] = numpy_helper.to_array(tensor)
+            except (ValueError, TypeError, KeyError) as error:
+                raise WeightsError(f"{path}: {tensor.name} cannot be read ({error})") from error
+    return tensors, metadata

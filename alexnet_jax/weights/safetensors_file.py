@@ -56,20 +56,30 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str], Sta
     return tensors, metadata, statistics
 
 
-def described(metadata: dict[str, str], path: pathlib.Path) -> Description:
+def metadata(weights: Weights) -> dict[str, str]:
+    """Returns what stands beside the tensors, for `described`."""
+    return {
+        "format": "alexnet_jax",
+        "config": to_json(weights.config),
+        "class_names": json.dumps(weights.class_names),
+        "step": str(weights.step),
+    } | {name: printable(text) for name, text in dataclasses.asdict(weights.origin).items()}
+
+
+def described(said: dict[str, str], path: pathlib.Path) -> Description:
     """Returns what the metadata say.
 
     Raises:
       WeightsError: they were written by something else, or say what cannot be.
     """
     try:
-        config, names = config_of(metadata["config"]), json.loads(metadata["class_names"])
-        step = int(metadata["step"])
+        config, names = config_of(said["config"]), json.loads(said["class_names"])
+        step = int(said["step"])
         if not 0 <= step <= MOST_STEPS:
             raise ValueError(f"step {step}")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("class_names are not a list of names")
-        origin = Origin(metadata.get("trained_on", ""), metadata.get("errors", ""))
+        origin = Origin(said.get("trained_on", ""), said.get("errors", ""))
         return Description(config, names, step, origin)
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
@@ -82,11 +92,6 @@ def write(tensors: dict[str, np.ndarray], weights: Weights, path: pathlib.Path) 
     extra = {}
     if weights.statistics:
         extra = {f"{COLOURS}{n}": v for n, v in dataclasses.asdict(weights.statistics).items()}
-    metadata = {
-        "format": "alexnet_jax",
-        "config": to_json(weights.config),
-        "class_names": json.dumps(weights.class_names),
-        "step": str(weights.step),
-    } | {name: printable(text) for name, text in dataclasses.asdict(weights.origin).items()}
     contiguous = {name: np.ascontiguousarray(v) for name, v in (tensors | extra).items()}
-    path.write_bytes(save(contiguous, metadata))  # which takes a path only where it is text
+    # Which takes a path only where it is text.
+    path.write_bytes(save(contiguous, metadata(weights)))
