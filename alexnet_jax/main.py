@@ -20,7 +20,7 @@ from absl import flags
 from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.configs import flags as config_flags
-from alexnet_jax.host import large_pages
+from alexnet_jax.host import files, large_pages
 
 config_flags.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "the folder that the run is kept in", required=True)
@@ -56,6 +56,7 @@ def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = Fal
         from alexnet_jax import train
         from alexnet_jax.ops import compilation
         from alexnet_jax.parallel import processes
+        from alexnet_jax.training.page_maker import make_page
 
         compilation.keep_programs()
         _refuse_other_kinds(config)
@@ -70,10 +71,14 @@ def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = Fal
             )
         with processes.ending_together():
             summary = train.train(config, workdir, overwrite)
+    page = ""
+    if config.report_every_minutes and processes.is_first():
+        page = make_page(files.local(workdir, "--workdir"))
     processes.say(
         f"{workdir}: {summary['split']} top-1 error {100 * summary['top1_error']:.2f} %, "
         f"top-5 {100 * summary['top5_error']:.2f} % over {summary['count']:,} images, "
         f"{summary['views']} view{'s' if summary['views'] > 1 else ''}, step {summary['step']:,}"
+        + (f"; {page}" if page else "")
     )
 
 

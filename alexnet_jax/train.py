@@ -28,7 +28,7 @@ from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.parallel import processes
 from alexnet_jax.parallel.schemes import scheme_of
-from alexnet_jax.steps import evaluation, training
+from alexnet_jax.steps import communication, evaluation, training
 from alexnet_jax.steps.digests import StateDigests
 from alexnet_jax.steps.replay import Replay
 from alexnet_jax.steps.setup import IMAGENET_TRAIN, Setup
@@ -364,6 +364,8 @@ def _train(run: Run, start: int) -> dict[str, Any]:
     checks = Checks(config, digests, replay)
     with run.history.stopwatch.on("compile"):
         update = training.compile_train_step(run.setup, feed.feeding)
+    sent = communication.compiled(update)
+    processes.first_does(lambda: run_files.write_exchanges(run.workdir, dict(run.mesh.shape), sent))
     rate = report.expected_rate(update, run.abstract, feed.sample(), config.batch_size)
     processes.say(f"expected  about {rate:,.0f} images/s")
     if start:

@@ -25,6 +25,7 @@ FILES = {
         "predict.py",
         "probe.py",
         "prepare.py",
+        "report.py",
         "train.py",
         "visualize.py",
     ),
@@ -48,7 +49,7 @@ ROOMS = [
     ("training",),
     ("train",),
     ("inference",),
-    ("benchmarks",),
+    ("benchmarks", "pages"),
     (
         "main",
         "checkpoints",
@@ -56,6 +57,7 @@ ROOMS = [
         "predict",
         "probe",
         "prepare",
+        "report",
         "convert",
         "visualize",
         "benchmark",
@@ -92,7 +94,7 @@ def test_what_a_newcomer_sees():
     files = {path.name for path in PACKAGE.iterdir() if path.is_file()}
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
     assert files == FILES
-    assert len(folders) == 13 and folders <= set(FLOOR)
+    assert len(folders) == 14 and folders <= set(FLOOR)
     assert set(FLOOR) == folders | {name.removesuffix(".py") for name in FILES - {"__init__.py"}}
 
 

@@ -54,7 +54,7 @@ def described(recipe: str) -> str:
       ConfigError: no such recipe.
     """
     values, plain = flatten(configs.get(recipe)), flatten(Config())
-    comments = _comments()
+    comments = meanings()
     lines = []
     for name, value in values.items():
         mark = "" if value == plain[name] else f"  (else {plain[name]!r})"
@@ -65,7 +65,7 @@ def described(recipe: str) -> str:
     return "\n".join(lines)
 
 
-def _comments() -> dict[str, str]:
+def meanings() -> dict[str, str]:
     """Returns what the source of `Config` says beside each field, by its dotted name."""
     lines = inspect.getsource(inspect.getmodule(Config) or Config).splitlines()
     found: dict[str, dict[str, str]] = {}

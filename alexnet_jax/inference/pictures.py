@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.config import ConfigError
+from alexnet_jax.config import CONVOLUTIONS, ConfigError
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.words import spoken
+from alexnet_jax.figures import activations as activations_figure
 from alexnet_jax.figures import answers as answers_figure
 from alexnet_jax.figures import class_errors as class_errors_figure
 from alexnet_jax.figures import confusion as confusion_figure
@@ -22,6 +23,7 @@ from alexnet_jax.figures.picture import Picture
 from alexnet_jax.host import files
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.inference import features, predictions
+from alexnet_jax.inference.images import AnyImage, squares
 from alexnet_jax.inference.network import Network
 from alexnet_jax.inference.trained import TrainedNetwork
 from alexnet_jax.training.writers import read_rows
@@ -79,6 +81,30 @@ def answers(network: Network, split: str = "", images: int = 8, seed: int = 0) -
     found = network.predict(np.stack([image for image, _ in shown]))
     rows = [[(spoken(name), p) for name, p in one.best] for one in found]
     return answers_figure.draw([i for i, _ in shown], [label for _, label in shown], rows)
+
+
+def activations(network: Network, image: AnyImage) -> Picture:
+    """Draws the maps of each layer and column that answer most to a photograph.
+
+    Args:
+      network: from `inference.load`.
+      image: a path, an image of PIL's, or pixels.
+
+    >>> activations(network, photograph)
+    <Picture size 1122x462 with 12 Axes>
+    """
+    c = network.config
+    pixels, names = squares(image, c.resize, c.exif_orientation)
+    layers = [layer for layer in CONVOLUTIONS if layer in network.params]
+    found = features.of_layers(network, layers)(pixels[:1])
+    columns = network.config.model.columns
+    maps = {}
+    for layer in layers:
+        channels = len(network.params[layer]["bias"])
+        values = np.asarray(found[layer])[0]
+        side = round((values.size / channels) ** 0.5)
+        maps[layer] = values.reshape(side, side, channels)
+    return activations_figure.draw(pixels[0], maps, columns, names[0])
 
 
 def neighbours(

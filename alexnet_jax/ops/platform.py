@@ -52,6 +52,12 @@ def platform_in_use() -> str:
     return "rocm" if "rocm" in jax.devices()[0].client.platform_version.lower() else "cuda"
 
 
+# What a program that leaves this package is compiled for.
+EXPORTED_TO = ("cpu", "cuda", "tpu")
+# The environment of a process that leaves the devices to others.
+WITHOUT_DEVICES = {"JAX_PLATFORMS": "cpu"}
+
+
 def simulate(devices: int) -> None:
     """Lets JAX have so many devices of a CPU, and no others; before its first use."""
     jax.config.update("jax_platforms", "cpu")

@@ -74,6 +74,10 @@ class History(contextlib.AbstractContextManager):
         """Notes a checkpoint, and what the time until then went to."""
         self._add("save", step=step, spent=self._span())
 
+    def evaluated(self, step: int) -> None:
+        """Notes an evaluation."""
+        self._add("evaluate", step=step)
+
     def finish(self) -> None:
         """Notes the end of a run that has reached its last step and is evaluated."""
         self._add("end", step=self._step, reason=FINISHED, spent=self._span())
@@ -143,9 +147,9 @@ def _checked(event: Event) -> Event:
     Raises:
       ValueError, TypeError, KeyError: it is none.
     """
-    if event["event"] not in ("start", "save", "end"):
+    if event["event"] not in ("start", "save", "evaluate", "end"):
         raise ValueError("another event")
-    if _seconds(event["at"]) < 0 or type(event.get("step", 0)) is not int:
+    if seconds_of(event["at"]) < 0 or type(event.get("step", 0)) is not int:
         raise ValueError("a time before all, or no step")
     if not all(0 <= float(seconds) < 1e9 for seconds in event.get("spent", {}).values()):
         raise ValueError("no time")
@@ -168,7 +172,7 @@ def account(events: Sequence[Event]) -> dict[str, float]:
     ended_at: float | None = None
     finished = False
     for event in events:
-        at, spent = _seconds(event["at"]), event.get("spent", {})
+        at, spent = seconds_of(event["at"]), event.get("spent", {})
         if event["event"] == "start":
             starts += 1
             if ended_at is not None and not finished:
@@ -177,6 +181,8 @@ def account(events: Sequence[Event]) -> dict[str, float]:
             lost += sum(sum(span.values()) for span in undone)
             kept = [(step, span) for step, span in kept if step <= event["step"]]
             ended_at = at
+        elif event["event"] == "evaluate":
+            continue  # its time is in the next event's
         elif "spent" in event:
             kept.append((event["step"], spent))
             ended_at = at
@@ -213,7 +219,7 @@ def _reason(error: BaseException) -> str:
 
 def _last_sign_of_life(workdir: pathlib.Path, last: Event) -> str:
     """Returns when a run that was killed last wrote anything, as the next start sees it."""
-    signs = [_seconds(last["at"])]
+    signs = [seconds_of(last["at"])]
     for name in ("metrics.jsonl", FILE):
         with contextlib.suppress(FileNotFoundError):
             signs.append((workdir / name).stat().st_mtime)
@@ -229,7 +235,7 @@ def _text(seconds: float) -> str:
     return at.isoformat(timespec="milliseconds")
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float:
     """Returns the seconds of a time as the events have it.
 
     Raises:

@@ -24,6 +24,7 @@ from alexnet_jax.steps.nonfinite import first_nonfinite_layer
 from alexnet_jax.steps.state import TrainState
 from alexnet_jax.training.checks import Checks
 from alexnet_jax.training.history import History
+from alexnet_jax.training.page_maker import PageMaker
 from alexnet_jax.training.run import Run
 from alexnet_jax.training.writers import NoWriters, Writers
 
@@ -80,6 +81,7 @@ class Loop:
         self.progress, self.signals, self.checks = progress, signals, checks
         self.watchdog, self.history = watchdog, history
         self._time = history.stopwatch
+        self.page = PageMaker(run.workdir, run.config.report_every_minutes)
         self.clock = Clock()
         self._pending: tuple[range, Any, Any, list[Callable[[], None]]] | None = None
         self._stop = False
@@ -216,6 +218,7 @@ class Loop:
             if len(known) < len(views):
                 with self.watchdog.paused():
                     self.writers.draw()
+                self.page.make_if_due()
         run.checkpoints.evaluated(at, rows[0]["top1_error"])
         return self._follow_plateau(state, rows[0]), rows[-1]
 
@@ -235,7 +238,10 @@ class Loop:
             self._run.checkpoints.wait()
             processes.first_does(lambda: self._run.checkpoints.set_aside(at))
             raise self._stopped(at, "the evaluation's loss is NaN or Inf")
+        if views == 1:
+            row |= self._run.mean_sizes(state)
         self.writers.write(row)
+        self.history.evaluated(at)
         return row
 
     def _follow_plateau(self, state: TrainState, evaluation: dict[str, Any]) -> TrainState:

@@ -17,7 +17,7 @@ from alexnet_jax.feed.host import HostFeed
 from alexnet_jax.feed.resident import ResidentFeed
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.parallel import processes
-from alexnet_jax.steps import evaluation
+from alexnet_jax.steps import evaluation, norms
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import TrainState, abstract_state
 from alexnet_jax.steps.stored_form import StoredForm
@@ -81,6 +81,7 @@ class Run:
         self._dataset, self.notes = dataset, dataset.notes
         self._eval_steps: dict[int, jax.stages.Compiled] = {}
         self._told_bad: set[str] = set()
+        self._mean_sizes = jax.jit(norms.mean_sizes)
         self._resident_budget = choice.resident_budget(config)
         begun, sealed = bool(checkpoints.steps()), checkpoints.newest_seal()
         known = sealed.run.get(run_files.FINGERPRINT) if sealed else None
@@ -173,6 +174,11 @@ class Run:
                 self.setup, self.eval_feed.feeding, self.abstract.weights, views
             )
 
+    def mean_sizes(self, state: TrainState) -> dict[str, float]:
+        """Returns how large weights and updates are, by layer."""
+        found = jax.device_get(self._mean_sizes(self.stored_form.of(state)))
+        return {name: float(size) for name, size in found.items()}
+
     def evaluate(
         self,
         state: TrainState,
@@ -219,7 +225,8 @@ class Run:
         summary: dict[str, Any] = {}
 
         def write() -> None:
-            summary.update(row | {"time": self.history.account()})
+            summary.update({name: value for name, value in row.items() if "/" not in name})
+            summary["time"] = self.history.account()
             run_files.write_summary(self.workdir, summary)
             self.history.finish()
             processes.say(described_time(summary["time"]))

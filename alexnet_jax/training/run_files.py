@@ -1,5 +1,6 @@
 """Files of a workdir that describe its run: config.json, dataset.json and its colours."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -13,12 +14,14 @@ from alexnet_jax.data import statistics as colour
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.errors import printable
 from alexnet_jax.host import files
+from alexnet_jax.steps.communication import Collective
 from alexnet_jax.training import history
 from alexnet_jax.training.writers import METRICS, read_rows
 
 CONFIG_FILE = "config.json"
 DATASET_FILE = "dataset.json"
 SUMMARY_FILE = "summary.json"
+EXCHANGES_FILE = "exchanges.json"  # of its compiled step
 FINGERPRINT = "data set"  # in a seal
 
 # Fields that may differ between a run and its continuation: where and how it is computed, what is
@@ -44,6 +47,7 @@ RESUMABLE = (
     "num_epochs",
     "num_steps",
     "stuck_after_seconds",
+    "report_every_minutes",
     "join_seconds",
     "check_replicas_every",
     "replay_every",
@@ -54,7 +58,7 @@ RESUMABLE = (
 LEFT = ("checkpoints", "tensorboard", "plots")
 LEFT_FILES = (
     *(CONFIG_FILE, DATASET_FILE, "environment.json", METRICS, SUMMARY_FILE),
-    *("checkpoints.json", "init.json", history.FILE),
+    *("checkpoints.json", "init.json", history.FILE, EXCHANGES_FILE, "report.html"),
 )
 
 
@@ -331,6 +335,28 @@ def refuse_lost_checkpoints(workdir: pathlib.Path) -> None:
             "mounted? Restore it, or begin anew with --overwrite (overwrite=True), which removes "
             "what that run left"
         )
+
+
+def write_exchanges(workdir: pathlib.Path, shape: dict[str, int], found: list[Collective]) -> None:
+    """Writes what the devices of a mesh send each other in a step.
+
+    Args:
+      workdir: of the run.
+      shape: of the mesh, by axis.
+      found: from `communication.compiled`.
+    """
+    about = {"mesh": shape, "exchanges": [dataclasses.asdict(one) for one in found]}
+    files.replace_text(workdir / EXCHANGES_FILE, json.dumps(about) + "\n")
+
+
+def read_exchanges(workdir: pathlib.Path) -> tuple[dict[str, int], list[Collective]]:
+    """Returns what `write_exchanges` wrote; nothing where it did not, or the file is damaged."""
+    try:
+        about = files.read_object(workdir / EXCHANGES_FILE)
+        found = [Collective(**one) for one in about["exchanges"]]
+        return {name: int(size) for name, size in about["mesh"].items()}, found
+    except (FileNotFoundError, files.DamagedFileError, KeyError, TypeError, ValueError):
+        return {}, []
 
 
 def write_class_names(workdir: pathlib.Path, class_names: list[str]) -> None:

@@ -13,11 +13,10 @@ import numpy as np
 from jax import export
 
 from alexnet_jax import model
+from alexnet_jax.ops import platform
 from alexnet_jax.ops.compilation import Numerics
 from alexnet_jax.steps.augment import Views
 from alexnet_jax.weights.types import Weights
-
-PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(weights: Weights, path: pathlib.Path, from_images: bool = False) -> None:
@@ -47,5 +46,5 @@ def write(weights: Weights, path: pathlib.Path, from_images: bool = False) -> No
     # XLA's own operations: ours are calls of what a machine has.
     numerics = Numerics("reference", matmul_precision=config.matmul_precision)
     with numerics.apply():
-        exported = export.export(jax.jit(logits), platforms=PLATFORMS)(images)
+        exported = export.export(jax.jit(logits), platforms=platform.EXPORTED_TO)(images)
     path.write_bytes(exported.serialize())

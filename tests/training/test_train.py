@@ -110,7 +110,8 @@ def test_the_first_loss_is_that_of_the_initial_network(finished, folder):
 def test_a_finished_run_is_evaluated_not_trained(finished, folder, capsys):
     workdir, summary = finished
     before = small.rows(workdir)
-    assert train.train(small.config(folder), workdir) == summary
+    again = train.train(small.config(folder), workdir)
+    assert again | {"time": None} == summary | {"time": None}
     assert "is finished at step 5" in capsys.readouterr().out
     assert small.rows(workdir) == before
 

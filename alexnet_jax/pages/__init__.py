@@ -1,0 +1,1 @@
+"""Pages: a run, or several, as one file of HTML."""

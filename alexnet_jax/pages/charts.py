@@ -1,0 +1,90 @@
+"""Curves of runs as the page's charts have them: numbers alone, drawn in the browser by uPlot.
+
+uPlot 1.6.32 (MIT) stands in templates/: 53 kB that a page can hold, with hover, zoom and
+logarithmic axes. Plotly's smallest is twenty times that.
+"""
+
+import dataclasses
+from typing import Any
+
+from alexnet_jax.pages.run import Run
+
+MOST_POINTS = 1500  # of one curve; more are thinned out
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A curve of one run; y has as many values as x."""
+
+    label: str
+    x: list[float]
+    y: list[float]
+    points: bool  # few, each of them measured
+
+    def described(self) -> str:
+        """Says the curve in words."""
+        if not self.y:
+            return f"{self.label}: no values"
+        least = min(range(len(self.y)), key=self.y.__getitem__)
+        return (
+            f"{self.label}: {self.y[0]:.4g} at step {self.x[0]:,.0f}, {self.y[-1]:.4g} at step "
+            f"{self.x[-1]:,.0f}; least {self.y[least]:.4g} at step {self.x[least]:,.0f}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """Curves on one pair of axes."""
+
+    title: str
+    unit: str
+    curves: list[Curve]
+    log: bool = False
+
+
+KINDS = (
+    ("loss", "loss", "nats", 1.0, False),
+    ("top-1 error", "top1_error", "%", 100.0, False),
+    ("top-5 error", "top5_error", "%", 100.0, False),
+    ("learning rate", "learning_rate", "", 1.0, True),
+    ("gradient norm", "gradient_norm", "", 1.0, True),
+    ("images/s", "images_per_second", "images/s", 1.0, False),
+    ("waiting for data", "data_wait_fraction", "% of the time", 100.0, False),
+)
+SIZES = (("mean |weight| by layer", "weights/"), ("mean |update| by layer", "updates/"))
+
+
+def charts(runs: list[Run]) -> list[Chart]:
+    """Returns the charts of some runs, each on the same axes; without those that nobody has."""
+    found = []
+    for title, name, unit, scale, log in KINDS:
+        curves = [curve for run in runs for curve in _curves(run, name, scale, len(runs) > 1)]
+        found.append(Chart(title, unit, curves, log))
+    for title, prefix in SIZES if len(runs) == 1 else ():
+        names = sorted({n for row in runs[0].rows for n in row if n.startswith(prefix)})
+        kernels = [n for n in names if n.endswith(".kernel")]
+        curves = [
+            curve
+            for n in kernels
+            for curve in _curves(runs[0], n, 1.0, False, n.removeprefix(prefix).split(".")[0])
+        ]
+        found.append(Chart(title, "", curves, True))
+    return [chart for chart in found if chart.curves]
+
+
+def _curves(run: Run, name: str, scale: float, several: bool, label: str = "") -> list[Curve]:
+    """One curve for training, and one for each number of views."""
+    parts: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in run.rows:
+        if name in row:
+            parts.setdefault((row["split"], row.get("views", 0)), []).append(row)
+    found = []
+    for (split, views), rows in parts.items():
+        kept = rows[:: max(1, -(-len(rows) // MOST_POINTS))]
+        kept = kept if kept[-1] is rows[-1] else [*kept, rows[-1]]
+        told = split if views in (0, 1) else f"{split}, {views} views"
+        told = f"{run.name}: {told}" if several else told
+        x = [float(row["step"]) for row in kept]
+        y = [scale * float(row[name]) for row in kept]
+        found.append(Curve(label or told, x, y, split != "train"))
+    return found

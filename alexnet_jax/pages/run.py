@@ -1,0 +1,155 @@
+"""What a page says of one run, read from its workdir."""
+
+import dataclasses
+import pathlib
+import shlex
+from typing import Any
+
+from alexnet_jax import configs
+from alexnet_jax.config import Config, flatten
+from alexnet_jax.configs.flags import meanings
+from alexnet_jax.host import files
+from alexnet_jax.training import history, run_files
+from alexnet_jax.training.writers import METRICS, read_rows
+
+# Fields that say nothing of the result.
+SILENT = ("report_every_minutes", "data_dir", "stuck_after_seconds", "join_seconds", "read_threads")
+LEAST_SHARE = 0.002  # of a time line that can be seen
+
+
+@dataclasses.dataclass(frozen=True)
+class Deviation:
+    """A field that differs from the paper's."""
+
+    name: str
+    value: Any
+    papers: Any
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """A part of a time line; places are shares of the whole, 0 to 1."""
+
+    start: float
+    length: float
+    end: str
+    saves: list[float]
+    evaluations: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run, as its workdir has it.
+
+    Attributes:
+      name: of its folder, or all of its path where two are alike.
+      workdir: of it.
+      config: of it.
+      rows: of metrics.jsonl.
+      events: of history.jsonl.
+      about: environment.json.
+      account: what its time went to; {} where older code ran it.
+    """
+
+    name: str
+    workdir: pathlib.Path
+    config: Config
+    rows: list[dict[str, Any]]
+    events: list[history.Event]
+    about: dict[str, Any]
+    account: dict[str, float]
+
+    @property
+    def last(self) -> dict[int, dict[str, Any]]:
+        """The last evaluation by its views."""
+        found: dict[int, dict[str, Any]] = {}
+        for row in self.rows:
+            if row["split"] != "train":
+                found[row.get("views", 1)] = row
+        return found
+
+    @property
+    def step(self) -> int:
+        """The last step that there is a row of."""
+        return self.rows[-1]["step"] if self.rows else 0
+
+    @property
+    def command(self) -> str:
+        """The command that runs it again, in another workdir."""
+        own = flatten(self.config)
+        recipe = min(configs.names(), key=lambda name: len(_differing(own, name)))
+        fields = [
+            f"--config.{field}={own[field]!r}"
+            if not isinstance(own[field], str)
+            else f"--config.{field}={own[field]}"
+            for field in _differing(own, recipe)
+        ]
+        words = ["--workdir=NEW", f"--config={recipe}", *fields]
+        return f"python -m alexnet_jax.main {shlex.join(words)}"
+
+    @property
+    def deviations(self) -> list[Deviation]:
+        """What differs from the recipe `paper`, with what each field means."""
+        own, papers, meaning = flatten(self.config), flatten(configs.get("paper")), meanings()
+        return [
+            Deviation(field, own[field], papers[field], meaning.get(field, ""))
+            for field in _differing(own, "paper")
+        ]
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        """The run's time line: a stretch for each start."""
+        events = self.events
+        if not events:
+            return []
+        times = [history.seconds_of(event["at"]) for event in events]
+        first, whole = times[0], max(times[-1] - times[0], 1e-3)
+        found: list[Stretch] = []
+        for event, at in zip(events, times, strict=True):
+            place = (at - first) / whole
+            if event["event"] == "start":
+                found.append(Stretch(place, LEAST_SHARE, "goes on", [], []))
+            elif found:
+                last = found[-1]
+                length = max(place - last.start, LEAST_SHARE)
+                end = str(event.get("reason", last.end))
+                found[-1] = dataclasses.replace(last, length=length, end=end)
+                if event["event"] == "save":
+                    last.saves.append(place)
+                if event["event"] == "evaluate":
+                    last.evaluations.append(place)
+        return found
+
+
+def _differing(own: dict[str, Any], recipe: str) -> list[str]:
+    theirs = flatten(configs.get(recipe))
+    return [name for name in own if own[name] != theirs[name] and name not in SILENT]
+
+
+def read(workdir: pathlib.Path, name: str = "") -> Run:
+    """Reads a run.
+
+    Args:
+      workdir: of it.
+      name: to show; empty: its folder's.
+
+    Raises:
+      ConfigError: it is the workdir of no run.
+      MetricsError: its rows are damaged.
+    """
+    config = run_files.read_config(workdir)
+    try:
+        about = files.read_object(workdir / "environment.json")
+    except (FileNotFoundError, files.DamagedFileError):
+        about = {}
+    events = history.read(workdir / history.FILE)
+    account = history.account(events) if events else {}
+    rows = read_rows(workdir / METRICS)
+    return Run(name or workdir.resolve().name, workdir, config, rows, events, about, account)
+
+
+def read_all(workdirs: list[pathlib.Path]) -> list[Run]:
+    """Reads several runs, and names each so that no two are alike."""
+    alike = len({workdir.resolve().name for workdir in workdirs}) < len(workdirs)
+    return [read(workdir, str(workdir) if alike else "") for workdir in workdirs]

@@ -1,0 +1,78 @@
+"""python -m alexnet_jax.report --workdir=W [--workdir=V ...]: a page of a run, or of several.
+
+One file of HTML that needs no other: results, curves, answers, time, devices, recipe. Of one run it
+is W/report.html; several are compared, with means over seeds. A run makes its own at the end, and
+while it lasts one without answers every ten minutes (report_every_minutes).
+"""
+
+from alexnet_jax.host import command
+
+command.begin(__name__)  # before what is imported for seconds
+
+
+import pathlib
+import sys
+
+from absl import flags
+
+from alexnet_jax import cli
+from alexnet_jax.config import ConfigError
+from alexnet_jax.host import files
+
+
+def define_flags() -> None:
+    """Declares the command's flags."""
+    flags.DEFINE_multi_string("workdir", None, "the folder of a run; may be given several times")
+    flags.DEFINE_string("out", "", "the file; empty: report.html in the first workdir")
+    flags.DEFINE_bool("answers", True, "what the network answers to images of its split")
+
+
+def _run(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
+    values = flags.FLAGS
+    with cli.errors_as_one_line():
+        if not values.workdir:
+            raise ConfigError("--workdir: name the folder of a run")
+        workdirs = [files.local(name, "--workdir") for name in values.workdir]
+        out = files.local(values.out, "--out") if values.out else workdirs[0] / "report.html"
+        path = make(workdirs, out, values.answers)
+    cli.say(f"written: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+
+
+def make(workdirs: list[pathlib.Path], out: pathlib.Path, with_answers: bool) -> pathlib.Path:
+    """Writes the page of some runs.
+
+    Args:
+      workdirs: of the runs.
+      out: the file.
+      with_answers: load each network, and show what it answers. Where that cannot be, a line says
+        why, and the page is without.
+    """
+    from alexnet_jax.errors import UserError
+    from alexnet_jax.ops import compilation
+    from alexnet_jax.pages import page, run
+
+    compilation.keep_programs()
+    runs = run.read_all(workdirs)
+    shown = {}
+    for one in runs if with_answers else ():
+        from alexnet_jax import inference
+        from alexnet_jax.pages import answers
+
+        try:
+            shown[one.name] = answers.shown(inference.load(one.workdir))
+        except (UserError, OSError) as error:
+            cli.say(f"{one.workdir}: a page without answers ({error})", file=sys.stderr)
+    page.write(page.render(runs, shown), out)
+    return out
+
+
+def main() -> None:
+    """Parses the flags and writes the page."""
+    define_flags()
+    cli.run(_run)
+
+
+if __name__ == "__main__":
+    main()

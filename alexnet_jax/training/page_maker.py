@@ -1,0 +1,79 @@
+"""report.html of a run, made by another process: while it trains, and once it has ended."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import alexnet_jax
+from alexnet_jax.errors import printable
+from alexnet_jax.ops import platform
+from alexnet_jax.parallel import processes
+
+PAGE = "report.html"
+MOST_SECONDS = 300  # for the page at the end
+
+
+class PageMaker:
+    """Starts a process that makes the page, at most once in so many minutes, and waits for none."""
+
+    def __init__(self, workdir: pathlib.Path, every_minutes: float) -> None:
+        """Prepares it; the first page is due after that time. 0 minutes: never."""
+        self._workdir, self._seconds = workdir, 60 * every_minutes
+        self._last = time.monotonic()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def make_if_due(self) -> None:
+        """Starts the process, if the last page is old and no process is at it."""
+        if not self._seconds or not processes.is_first():
+            return
+        if self._process is not None and self._process.poll() is None:
+            return
+        if time.monotonic() - self._last < self._seconds:
+            return
+        self._last = time.monotonic()
+        # Without answers: the devices, and the processor, are the run's.
+        self._process = subprocess.Popen(
+            ["nice", *_command(self._workdir), "--noanswers"],
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+def make_page(workdir: pathlib.Path) -> str:
+    """Makes the page of a run that has ended; returns where it is, or "" where that failed.
+
+    A page is no part of the run: what goes wrong is a line, and the run stays finished.
+    """
+    try:
+        done = subprocess.run(
+            _command(workdir),
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=MOST_SECONDS,
+            check=False,
+        )
+        told = done.stderr.decode(errors="replace").strip().splitlines()
+        failed = done.returncode
+    except (OSError, subprocess.TimeoutExpired) as error:
+        told, failed = [str(error)], 1
+    for line in told[-1:]:
+        print(printable(f"{workdir / PAGE}: {line}"), file=sys.stderr, flush=True)
+    return "" if failed else str(workdir / PAGE)
+
+
+def _command(workdir: pathlib.Path) -> list[str]:
+    return [sys.executable, "-m", "alexnet_jax.report", f"--workdir={workdir}"]
+
+
+def _environment() -> dict[str, str]:
+    """The environment: this package is found where this process found it, and no device is taken,
+    for those are the run's."""
+    there = str(pathlib.Path(alexnet_jax.__file__).parents[1])
+    known = os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join([there, *filter(None, known.split(os.pathsep))])
+    return os.environ | {"PYTHONPATH": path} | platform.WITHOUT_DEVICES
