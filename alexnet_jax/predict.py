@@ -1,5 +1,6 @@
 """python -m alexnet_jax.predict --workdir=W photo.jpg ...: the five best classes of photographs.
 
+--serve answers in a browser instead: drop photographs there (pip install 'alexnet_jax[serve]').
 In a notebook: `alexnet_jax.inference.load(W).predict("photo.jpg")`.
 """
 
@@ -11,6 +12,7 @@ command.begin(__name__)  # before what is imported for seconds
 import itertools
 import os
 import pathlib
+import socket
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from alexnet_jax import cli
+from alexnet_jax.config import ConfigError
 from alexnet_jax.data.types import DataError
 from alexnet_jax.data.words import spoken
 from alexnet_jax.host import files
@@ -56,6 +59,10 @@ def _as_disks_see_it(path: str) -> str:
 
 def _run(arguments: list[str]) -> None:
     photographs = [pathlib.Path(name) for name in arguments[1:]]
+    if flags.FLAGS.serve:
+        if photographs:
+            sys.exit("error: --serve answers what is sent to it; leave the photographs out")
+        return _serve()
     if not photographs:
         sys.exit("error: name at least one photograph after the flags")
     with cli.errors_as_one_line():
@@ -85,10 +92,55 @@ def _run(arguments: list[str]) -> None:
     sys.exit(1 if failed else 0)
 
 
+def _serve() -> None:
+    with cli.errors_as_one_line():
+        try:
+            import uvicorn  # pyright: ignore[reportMissingImports]
+
+            from alexnet_jax.pages import server
+        except ImportError as error:
+            raise ConfigError(
+                f"--serve: needs starlette, uvicorn and python-multipart ({error}); pip install "
+                "'alexnet_jax[serve]'"
+            ) from error
+        from alexnet_jax import inference
+        from alexnet_jax.ops import compilation
+
+        compilation.keep_programs()
+        values = flags.FLAGS
+        network = inference.load(files.local(values.workdir, "--workdir"))
+        with _listening(values.host, values.port) as listener:
+            host, port = listener.getsockname()[:2]
+            views = int(values.views) if values["views"].present else 1
+            app = server.app(network, views)
+            cli.say(f"http://{host}:{port} answers; Ctrl-C ends it", flush=True)
+            config = uvicorn.Config(app, log_level="warning", lifespan="on")
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens.
+
+    Raises:
+      ConfigError: somebody else does, or there is no such address.
+    """
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"--port: cannot listen on {host}:{port} ({error.strerror}); name another, or 0 for any"
+        ) from error
+
+
 def define_flags() -> None:
     """Declares the command's flags; not at import, for another command has the same."""
     flags.DEFINE_string("workdir", None, "the folder of a run", required=True)
-    flags.DEFINE_enum("views", "10", ["1", "10"], "views whose probabilities are averaged")
+    flags.DEFINE_enum(
+        "views", "10", ["1", "10"], "views whose probabilities are averaged; 1 with --serve"
+    )
+    flags.DEFINE_bool("serve", False, "answer photographs in a browser until Ctrl-C")
+    flags.DEFINE_string("host", "127.0.0.1", "with --serve: the address to listen on")
+    flags.DEFINE_integer("port", 8000, "with --serve; 0: any that is free", 0, 65535)
     flags.DEFINE_string("out", None, "folder of the pictures; default: plots in the workdir")
 
 

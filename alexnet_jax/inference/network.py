@@ -88,6 +88,21 @@ class Network(TrainedNetwork):
             for name, p in zip(names, found, strict=True)
         ]
 
+    def probabilities(self, images: np.ndarray, views: int = 10) -> np.ndarray:
+        """Computes the probabilities of a batch of squares; each size of batch compiles once.
+
+        Args:
+          images: (N, R, R, 3) uint8, R the side that the run resized to.
+          views: 1 or 10.
+
+        Returns:
+          (N, K) float32.
+
+        >>> load(workdir).probabilities(np.zeros((1, 71, 71, 3), np.uint8), views=1).shape
+        (1, 2)
+        """
+        return self._probabilities(_checked(views))(images)
+
     def evaluate(self, split: str = "", views: int = 10) -> dict[str, Any]:
         """Evaluates every image of a split once.
 
