@@ -12,6 +12,7 @@ command.begin(__name__)  # before what is imported for seconds
 
 
 import dataclasses
+import shlex
 import sys
 from typing import Any
 
@@ -78,7 +79,11 @@ def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = Fal
         f"{workdir}: {summary['split']} top-1 error {100 * summary['top1_error']:.2f} %, "
         f"top-5 {100 * summary['top5_error']:.2f} % over {summary['count']:,} images, "
         f"{summary['views']} view{'s' if summary['views'] > 1 else ''}, step {summary['step']:,}"
-        + (f"; {page}" if page else "")
+    )
+    plots = files.local(workdir, "--workdir") / "plots" / "learning_curves.png"
+    processes.say(
+        f"see {page or plots}, or: tensorboard --logdir "
+        f"{shlex.quote(str(plots.parents[1] / 'tensorboard'))}"
     )
 
 

@@ -362,6 +362,7 @@ def _train(run: Run, start: int) -> dict[str, Any]:
     if not digests.fits(run.abstract):  # the copies that are compared are padded
         digests = StateDigests(run.abstract)
     checks = Checks(config, digests, replay)
+    processes.say("compiling the step")
     with run.history.stopwatch.on("compile"):
         update = training.compile_train_step(run.setup, feed.feeding)
     sent = communication.compiled(update)

@@ -54,7 +54,7 @@ def alternated(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[
             for name, contender in contenders.items():
                 found[name].append(contender())
                 bar.advance()
-                bar.show(f"{name}: {found[name][-1]:,.0f} images/s")
+                bar.show(name, f"{name}: {found[name][-1]:,.0f} images/s")
     return found
 
 

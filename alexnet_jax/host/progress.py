@@ -18,6 +18,10 @@ def _kind_of_bar() -> Any:
     return tqdm.tqdm
 
 
+# Of a run: on 80 columns all of it is seen, and what is left is the bar.
+_OF_STEPS = "{desc} {bar} {n_fmt}/{total_fmt}, {remaining} left{postfix}"
+
+
 class Progress:
     """One bar on a terminal; plain lines elsewhere; nothing where it is silent."""
 
@@ -34,6 +38,7 @@ class Progress:
             disable=not self.live,
             dynamic_ncols=True,
             mininterval=0.2,
+            bar_format=_OF_STEPS if unit == "step" and not in_notebook() else None,
         )
 
     def __enter__(self) -> "Progress":
@@ -46,12 +51,23 @@ class Progress:
         """Counts work done."""
         self._bar.update(min(count, (self._bar.total or count) - self._bar.n))
 
-    def show(self, text: str) -> None:
-        """Puts the latest figures beside the bar, or on a line where there is none."""
+    def show(self, at: str, figures: str) -> None:
+        """Puts the latest figures beside the bar, or on a line where there is none.
+
+        Args:
+          at: where that is, which a bar shows itself.
+          figures: of it.
+        """
         if self.live:
-            self._bar.set_postfix_str(text, refresh=False)  # at its own pace
+            short = figures.replace("top-1 ", "")
+            self._bar.set_postfix_str(short, refresh=False)  # at its own pace
         else:
-            self.say(text)
+            self.say(f"{at}: {figures}")
+
+    def about(self, text: str) -> None:
+        """Says on the bar what goes on; elsewhere nothing."""
+        if self.live:
+            self._bar.set_description_str(text)
 
     def say(self, text: str) -> None:
         """Prints a line that stays."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import signal
@@ -224,8 +225,11 @@ class Loop:
 
     def _evaluate_views(self, state: TrainState, at: int, views: int) -> dict[str, Any]:
 
+        size, batches = evaluation.eval_batch_size(self._run.config), itertools.count(1)
+
         def stop() -> bool:
             self.watchdog.beat(f"evaluation of step {at:,}", updates=0)
+            self.progress.about(f"evaluate {next(batches) * size:,}")
             return self.signals.received > 0
 
         try:
@@ -234,6 +238,8 @@ class Loop:
             row = self._run.evaluate(state, views, self.progress, stop)
         except evaluation.EvaluationStopped:
             self._interrupt(at)
+        finally:
+            self.progress.about("train")
         if not math.isfinite(row["loss"]):
             self._run.checkpoints.wait()
             processes.first_does(lambda: self._run.checkpoints.set_aside(at))
@@ -312,8 +318,8 @@ class Loop:
         self.writers.write(row)
         speed = f", {row['images_per_second']:.0f} images/s" if "images_per_second" in row else ""
         self.progress.show(
-            f"step {at:,}/{self._run.last_step:,}: loss {row['loss']:.4f}, "
-            f"top-1 error {100 * row['top1_error']:.1f} %{speed}"
+            f"step {at:,}/{self._run.last_step:,}",
+            f"loss {row['loss']:.4f}, top-1 error {100 * row['top1_error']:.1f} %{speed}",
         )
 
     def _nonfinite(self, at: int, state: TrainState, fed: Any) -> NonFiniteError:

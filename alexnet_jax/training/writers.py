@@ -171,6 +171,16 @@ def _tell_of_losses(path: pathlib.Path, lines: list[Line], known: dict[str, Any]
     print(printable(f"{said}; the run itself is whole and goes on"), file=sys.stderr, flush=True)
 
 
+def series_of(row: Row) -> str:
+    """Returns the series that a row belongs to: errors of one and of ten views do not compare.
+
+    >>> series_of({"split": "val", "views": 10}), series_of({"split": "val", "views": 1})
+    ('val, 10 views', 'val')
+    """
+    views = row.get("views", 1)
+    return row["split"] if views == 1 else f"{row['split']}, {views} views"
+
+
 class Board:
     """A file of TensorBoard's events, written by who calls: a full disk is an error of that row.
 
@@ -190,12 +200,12 @@ class Board:
         self._add(last_step + 1, session_log=_events.SessionLog(status=_events.SessionLog.START))
 
     def write(self, row: Row) -> None:
-        """Adds a row's numbers, each named SPLIT/NAME."""
-        split = row["split"]
+        """Adds a row's numbers, each named SERIES/NAME."""
+        series = series_of(row)
         numbers = [
-            _summaries.Summary.Value(tag=f"{split}/{name}", simple_value=value)
+            _summaries.Summary.Value(tag=f"{series}/{name}", simple_value=value)
             for name, value in row.items()
-            if name not in ("step", "split")
+            if name not in ("step", "split", "views")
         ]
         self._add(row["step"], summary=_summaries.Summary(value=numbers))
         if time.monotonic() > self._flushed + self.FLUSH_SECONDS:

@@ -1,0 +1,46 @@
+"""Progress on a terminal of 80 columns, and in a log."""
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+
+from alexnet_jax.host.progress import Progress
+
+ON_A_TERMINAL = """
+from alexnet_jax.host.progress import Progress
+with Progress("train", 0, 900_900, "step") as bar:
+    bar.about("evaluate 1,024")
+    bar.about("train")
+    bar.advance(123_456)
+    bar.show("step 123,456/900,900", "loss 6.9078, top-1 error 99.9 %, 12,345 images/s")
+    bar.advance(1)
+    bar._bar.refresh()
+"""
+
+
+def test_a_bar_shows_all_of_it_on_80_columns():
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "-c", ON_A_TERMINAL]
+    done = subprocess.run(command, stdout=theirs, stderr=theirs, timeout=60)
+    os.set_blocking(ours, False)
+    lines = os.read(ours, 65_536).decode().replace("\r", "\n").rstrip().split("\n")
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0, lines
+    assert any(line.startswith("evaluate 1,024") for line in lines)
+    assert all(len(line) <= 80 for line in lines), lines[-1]
+    last = next(line for line in reversed(lines) if "loss" in line)
+    for part in ("train", "123457/900900", "left", "loss 6.9078", "99.9 %", "12,345 images/s"):
+        assert part in last, last
+
+
+def test_a_log_has_lines(capsys):
+    with Progress("train", 0, 100, "step") as bar:
+        bar.about("evaluate 1,024")
+        bar.show("step 10/100", "loss 1.5")
+    assert capsys.readouterr().out == "step 10/100: loss 1.5\n"
