@@ -28,7 +28,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch_size", 128, "images of a batch", lower_bound=1)
     flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "of the network")
     flags.DEFINE_integer("rounds", 5, "of each contender, in turns", lower_bound=1)
-    flags.DEFINE_enum("against", "", ["", "torch"], "compare with PyTorch in the same run")
+    others = ["", "torch", "onnxruntime", "openvino"]
+    flags.DEFINE_enum("against", "", others, "compare in the same run; eval with all of them")
     flags.DEFINE_string("dataset", "drawn_patterns", "input: the data set, or a folder of images")
     flags.DEFINE_string("data_dir", "", "input: TFDS's data_dir")
     flags.DEFINE_float("memory_gib", 0, "memory: how much there is; 0: the device's", lower_bound=0)
@@ -62,6 +63,8 @@ def _refuse(mode: str) -> None:
         raise ConfigError(f"benchmark: {unknown(mode, MODES)}")
     if f.against and mode not in ("step", "eval", "input"):
         raise ConfigError(f"--against: {mode} is not compared with PyTorch; step, eval, input are")
+    if f.against not in ("", "torch") and mode != "eval":
+        raise ConfigError(f"--against={f.against}: {mode} is compared with PyTorch alone; eval is")
     if f.picture and mode != "layers":
         raise ConfigError(f"--picture: {mode} draws none; layers does")
     if mode == "startup":
@@ -114,7 +117,7 @@ def _measured(mode: str) -> list[Row]:
         return memory.measure(_config(), int(f.memory_gib * 2**30) or device_memory())
     from alexnet_jax.benchmarks import steps
 
-    found = steps.measure(mode, _config(), f.rounds, against_torch)
+    found = steps.measure(mode, _config(), f.rounds, f.against)
     print(steps.summary(found[0]))
     return found
 

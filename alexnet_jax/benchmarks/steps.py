@@ -1,14 +1,15 @@
 """Training and inference steps, alone or in turns with PyTorch's of the same network."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from alexnet_jax.benchmarks import work
+from alexnet_jax.benchmarks import runtimes, work
 from alexnet_jax.benchmarks.rows import Row, alternated, rate, row
 from alexnet_jax.config import Config, ConfigError, MeshConfig
 from alexnet_jax.configs.validation import validate
@@ -130,36 +131,53 @@ def contender(
     return turn
 
 
-def measure(what: str, config: Config, rounds: int, against_torch: bool) -> list[Row]:
+def measure(what: str, config: Config, rounds: int, against: str = "") -> list[Row]:
     """Measures a step.
 
     Args:
       what: step, the train step, or eval, the inference step.
       config: of the network, the batch and the precision.
       rounds: of each contender, in turns.
-      against_torch: compare with PyTorch's eager, channels_last and compiled.
+      against: torch: PyTorch's eager, channels_last and compiled; of an inference also one of
+        `runtimes.RUNTIMES`; empty: nobody.
 
     Raises:
-      ConfigError: a field that cannot be used, or PyTorch is not installed.
+      ConfigError: a field that cannot be used, or the other is not installed.
     """
     config = prepared(config)
     ours = {"step": training, "eval": inference}[what](config)
-    contenders = {what: contender(ours.again, jax.block_until_ready, config.batch_size)}
-    if against_torch:
-        from alexnet_jax.benchmarks import torch_steps
-
-        for name, again, wait in torch_steps.contenders(what, config):
-            contenders[name] = contender(again, wait, config.batch_size)
-    found = alternated(contenders, rounds)
+    single: dict[str, dict[str, float]] = {}
+    with _others(what, config, against) as others:
+        ways = [(what, ours.again, jax.block_until_ready), *others]
+        contenders = {n: contender(again, wait, config.batch_size) for n, again, wait in ways}
+        found = alternated(contenders, rounds)
+        if config.batch_size == 1:
+            single = {n: runtimes.latencies(again, wait) for n, again, wait in ways}
     best = work.ceiling(config.precision)
     more = _counts(what, config, ours, best)
     more |= {"batch_size": config.batch_size, "precision": config.precision}
-    rows = [_with_shares(row(what, found, **more), best)]
+    rows = [_with_shares(row(what, found, None, **(more | single.get(what, {}))), best)]
     for name in contenders:
         if name != what:
-            theirs = {"their_images_per_second": row(name, found).images_per_second}
+            theirs: dict[str, Any] = {"their_images_per_second": row(name, found).images_per_second}
+            theirs |= {f"their_{key}": value for key, value in single.get(name, {}).items()}
             rows.append(row(what, found, name, **(more | theirs)))
     return rows
+
+
+@contextlib.contextmanager
+def _others(what: str, config: Config, against: str) -> Iterator[list[runtimes.Contender]]:
+    if against == "torch":
+        from alexnet_jax.benchmarks import torch_steps
+
+        yield list(torch_steps.contenders(what, config))
+    elif against:
+        if what != "eval":
+            raise ConfigError(f"--against={against}: is compared in inference; use eval")
+        with runtimes.contenders(against, config) as found:
+            yield found
+    else:
+        yield []
 
 
 def _counts(what: str, config: Config, ours: Ours, best: work.Ceiling) -> dict[str, Any]:
@@ -188,10 +206,16 @@ def _with_shares(found: Row, best: work.Ceiling) -> Row:
 def summary(found: Row) -> str:
     """Says in one line what the device did with its time."""
     m = found.more
+    single = (
+        f"; one call takes {m['milliseconds_p50']:.1f} ms (p99 {m['milliseconds_p99']:.1f})"
+        if "milliseconds_p50" in m
+        else ""
+    )
     return (
         f"{m['device']}, {m['precision']}, batch {m['batch_size']}: {m['step_milliseconds']:,.1f} "
         f"ms, {m['tflops']:.3g} TFLOP/s = {100 * m['share_of_ceiling']:.0f} % of a matrix "
         f"product's {m['ceiling_flops'] / 1e12:.3g}; {m['bytes_accessed'] / 1e9:,.1f} GB accessed, "
         f"copies {m['ceiling_bytes_per_second'] / 1e9:,.0f} GB/s; peak memory "
         f"{m['peak_memory_bytes'] / 2**20:,.0f} MiB; compiled in {m['compile_seconds']:.1f} s"
+        f"{single}"
     )

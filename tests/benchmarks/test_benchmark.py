@@ -37,6 +37,20 @@ def narrow(**fields):
     return config
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_inference_beside_another_runtime(name):
+    pytest.importorskip(name)
+    pytest.importorskip("onnx")
+    config = narrow()
+    config.batch_size = 1
+    ours, theirs = steps.measure("eval", config, 1, name)
+    assert theirs.beside == name and theirs.ratio > 0
+    assert ours.more["milliseconds_p99"] >= ours.more["milliseconds_p50"] > 0
+    assert theirs.more["their_milliseconds_p50"] > 0
+    with pytest.raises(ConfigError, match="compared in inference"):
+        steps.measure("step", config, 1, name)
+
+
 def test_input_has_a_row_for_each_part(tmp_path):
     """As the command: PyTorch forks its processes, where this one's JAX has threads."""
     write_folder(tmp_path / "set", train=300, val=0)
@@ -91,7 +105,7 @@ def test_the_loops_processes_import_what_prepares_do():
 
 @pytest.mark.parametrize("what", ["step", "eval"])
 def test_steps_have_the_fields_that_are_promised(what):
-    [found] = steps.measure(what, narrow(), 1, False)
+    [found] = steps.measure(what, narrow(), 1)
     row = json.loads(json.dumps(found.json()))
     assert (row["what"], row["batch_size"], row["precision"]) == (what, 4, "float32")
     assert row["against"] is row["ratio"] is None
@@ -106,7 +120,7 @@ def test_pytorchs_ways_are_compared_with(monkeypatch):
     torch = pytest.importorskip("torch")
     # The compiler is PyTorch's own affair, and takes a minute.
     monkeypatch.setattr(torch, "compile", lambda network: network)
-    found = steps.measure("step", narrow(), 1, True)
+    found = steps.measure("step", narrow(), 1, "torch")
     names = [row.against for row in found]
     assert names == [None, "torch-eager", "torch-channels_last", "torch-compile"]
     for row in found[1:]:
