@@ -5,6 +5,7 @@ from alexnet_jax.host import command
 command.begin(__name__)  # before what is imported for seconds
 
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -18,8 +19,9 @@ from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.configs import flags as config_flags
 from alexnet_jax.errors import unknown
 from alexnet_jax.host import files, large_pages
+from alexnet_jax.parallel.schemes import LAYOUTS
 
-MODES = ("step", "eval", "input", "end_to_end", "startup", "layers", "memory")
+MODES = ("step", "eval", "input", "end_to_end", "startup", "layers", "memory", "scaling")
 
 
 def define_flags() -> None:
@@ -33,6 +35,9 @@ def define_flags() -> None:
     flags.DEFINE_string("dataset", "drawn_patterns", "input: the data set, or a folder of images")
     flags.DEFINE_string("data_dir", "", "input: TFDS's data_dir")
     flags.DEFINE_float("memory_gib", 0, "memory: how much there is; 0: the device's", lower_bound=0)
+    flags.DEFINE_list("devices", ["1", "2", "4", "8"], "scaling: how many, each in turn")
+    flags.DEFINE_list("schemes", list(LAYOUTS), "scaling: how the network is shared out")
+    flags.DEFINE_integer("batch_per_device", 0, "scaling; 0: 8 simulated, else 128", 0)
     flags.DEFINE_string("json", "", "FILE for the rows")
     flags.DEFINE_string("picture", "", "layers: FILE.png for the roofline")
 
@@ -65,8 +70,8 @@ def _refuse(mode: str) -> None:
         raise ConfigError(f"--against: {mode} is not compared with PyTorch; step, eval, input are")
     if f.against not in ("", "torch") and mode != "eval":
         raise ConfigError(f"--against={f.against}: {mode} is compared with PyTorch alone; eval is")
-    if f.picture and mode != "layers":
-        raise ConfigError(f"--picture: {mode} draws none; layers does")
+    if f.picture and mode not in ("layers", "scaling"):
+        raise ConfigError(f"--picture: {mode} draws none; layers and scaling do")
     if mode == "startup":
         given = [name for name in ("batch_size", "precision") if f[name].present]
         if f.config != configs.get("paper"):
@@ -122,10 +127,31 @@ def _measured(mode: str) -> list[Row]:
     return found
 
 
+def _scaling() -> None:
+    f = flags.FLAGS
+    if not all(count.isascii() and count.isdigit() and int(count) for count in f.devices):
+        raise ConfigError(f"--devices: {','.join(f.devices)} must be counts such as 1,2,4,8")
+    counts = [int(count) for count in f.devices]
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", max(counts))  # no others' number changes
+    from alexnet_jax.benchmarks import scaling
+
+    found = scaling.measure(_config(), counts, f.schemes, f.batch_per_device, f.rounds)
+    print(scaling.table(found))
+    if f.json:
+        path = files.local(f.json, "--json")
+        path.write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+    if f.picture:
+        scaling.draw(found).save(files.local(f.picture, "--picture"))
+
+
 def _benchmark(mode: str) -> None:
     from alexnet_jax.benchmarks import rows
 
     _refuse(mode)
+    if mode == "scaling":
+        return _scaling()
     found = _measured(mode)
     print(rows.table(found))
     asked = {"batch_size": flags.FLAGS.batch_size, "precision": flags.FLAGS.precision}

@@ -64,6 +64,11 @@ def simulate(devices: int) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
 
 
+def simulated() -> bool:
+    """Are the devices shares of one processor, as a CPU's are?"""
+    return platform_in_use() == "cpu"
+
+
 @contextlib.contextmanager
 def using(kernels: str, platform: str | None = None) -> Iterator[None]:
     """Traces programs inside for these kernels, and for a platform that may be another's.

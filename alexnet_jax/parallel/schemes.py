@@ -50,3 +50,25 @@ SCHEMES = {
 def scheme_of(config: MeshConfig) -> Scheme:
     """Returns the scheme that a config names."""
     return SCHEMES[config.scheme]
+
+
+LAYOUTS = ("data", "columns", "hybrid", "hybrid_in_turns", "zero")
+
+
+def layout(name: str, devices: int) -> tuple[MeshConfig, int]:
+    """Returns a mesh by what people call it, for comparisons.
+
+    Args:
+      name: one of LAYOUTS.
+      devices: that it is for; two at least of all but `data`.
+
+    Returns:
+      The mesh, and in how many parts a batch goes through the classifier.
+
+    >>> layout("columns", 8)[0].data
+    4
+    """
+    if name in SCHEMES and name != "columns":
+        return MeshConfig(1, devices, name), devices if SCHEMES[name].in_turns else 1
+    columns = 2 if name == "columns" else 1
+    return MeshConfig(devices // columns, columns, zero=name == "zero"), 1

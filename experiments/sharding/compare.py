@@ -18,13 +18,14 @@ import numpy as np
 from absl import app, flags
 
 from alexnet_jax import configs, train
+from alexnet_jax.benchmarks import cost
 from alexnet_jax.config import Config
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.parallel import mesh
 from alexnet_jax.steps import communication, state
 from alexnet_jax.steps.setup import Setup
-from experiments.sharding import cost, draw
+from experiments.sharding import draw
 
 _OUT = flags.DEFINE_string("out", None, "folder for table.md, table.json, pictures", required=True)
 _DEVICES = flags.DEFINE_integer(
@@ -70,6 +71,15 @@ def by_layer(said: list[communication.Collective]) -> dict[str, dict[str, float]
         if own:
             rows[place] = {"count": len(own), "bytes": sum(c.moved for c in own)}
     return rows
+
+
+def state_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Returns a device's bytes of arguments (state and batch) and of temporary memory."""
+    memory = compiled.memory_analysis()
+    return {
+        "arguments": int(memory.argument_size_in_bytes),
+        "temporary": int(memory.temp_size_in_bytes),
+    }
 
 
 def time_steps(config: Config, update: jax.stages.Compiled, steps: int) -> list[float]:
@@ -127,7 +137,7 @@ def compare(arm: str, recipe: str, batch_size: int, steps: int) -> dict[str, Any
         "least_bytes": sum(c.moved for c in wanted),
         "layers": by_layer(said),
         "least_layers": by_layer(wanted),
-        "memory": cost.state_bytes(update),
+        "memory": state_bytes(update),
         "step_seconds": statistics.median(times) if times else None,
         "step_seconds_spread": [min(times), max(times)] if times else None,
         "predicted_step_seconds": predicted,

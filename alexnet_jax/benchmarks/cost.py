@@ -3,8 +3,6 @@
 import dataclasses
 import math
 
-import jax
-
 from alexnet_jax.benchmarks.work import training_flops
 from alexnet_jax.config import Config
 from alexnet_jax.steps import communication
@@ -75,12 +73,3 @@ def step_seconds(
         machine.latency * math.ceil(math.log2(c.group)) + c.moved / machine.bandwidth for c in said
     )
     return arithmetic, talking
-
-
-def state_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Returns a device's bytes of arguments (state and batch) and of temporary memory."""
-    memory = compiled.memory_analysis()
-    return {
-        "arguments": int(memory.argument_size_in_bytes),
-        "temporary": int(memory.temp_size_in_bytes),
-    }

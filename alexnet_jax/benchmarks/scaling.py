@@ -1,0 +1,196 @@
+"""Images per second over devices by scheme, beside a model's prediction and published figures."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from alexnet_jax.benchmarks import cost, steps
+from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.configs.validation import validate
+from alexnet_jax.figures import scaling as scaling_figure
+from alexnet_jax.figures.picture import Picture
+from alexnet_jax.host.device_memory import peak_bytes
+from alexnet_jax.host.progress import Progress
+from alexnet_jax.ops import platform
+from alexnet_jax.parallel import mesh as meshes
+from alexnet_jax.parallel.schemes import LAYOUTS, layout
+from alexnet_jax.steps import communication
+
+SIMULATED_IMAGES = 8  # a device, where devices share a processor
+
+# AlexNet by others: TensorFlow's benchmarks.md (May 2017, batch 512 a GPU, synthetic data), and
+# tensorflow/benchmarks#283 (2019, fp16).
+PUBLISHED: dict[str, dict[int, float]] = {
+    "P100, DGX-1 (TensorFlow, 2017)": {1: 2987, 2: 5658, 4: 10509, 8: 17822},
+    "K80, Google (TensorFlow, 2017)": {1: 656, 2: 1209, 4: 2328, 8: 4640},
+    "V100, fp16 (TensorFlow, 2019)": {1: 5148, 2: 8816, 3: 10350, 4: 11298},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One scheme on so many devices.
+
+    Attributes:
+      scheme: one of `schemes.LAYOUTS`.
+      devices: that it is computed on.
+      batch_size: of all of them.
+      images_per_second: median of the rounds.
+      slowest: of the rounds.
+      fastest: of the rounds.
+      efficiency: images a second and device, of those of one device.
+      megabytes_sent: by each device in a step, as compiled.
+      memory_mib: of a device's, as XLA plans it.
+      predicted: efficiency on the machines of `cost.MACHINES`, by their names.
+    """
+
+    scheme: str
+    devices: int
+    batch_size: int
+    images_per_second: float
+    slowest: float
+    fastest: float
+    efficiency: float
+    megabytes_sent: float
+    memory_mib: float
+    predicted: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """What was measured, and on what.
+
+    Attributes:
+      machine: its devices.
+      simulated: do they share one processor?
+      arms: in the order of devices, then schemes.
+    """
+
+    machine: str
+    simulated: bool
+    arms: list[Arm]
+
+
+def measure(
+    config: Config, devices: Sequence[int], schemes: Sequence[str], images: int, rounds: int
+) -> Scaling:
+    """Measures train steps.
+
+    Args:
+      config: of the network, with `num_classes`.
+      devices: how many, each of which must be here.
+      schemes: some of `schemes.LAYOUTS`.
+      images: of a device; 0: 8 of simulated ones, else 128.
+      rounds: timed steps, after one that is not.
+
+    Raises:
+      ConfigError: no such scheme, or there are fewer devices.
+    """
+    here = jax.devices()
+    if max(devices) > len(here):
+        raise ConfigError(f"--devices: {max(devices)} are asked for, and {len(here)} are here")
+    simulated = platform.simulated()
+    images = images or (SIMULATED_IMAGES if simulated else 128)
+    asked = [(count, scheme) for count in devices for scheme in schemes if _fits(count, scheme)]
+    arms: list[Arm] = []
+    with Progress("measuring", 0, len(asked), "way") as bar:
+        for count, scheme in asked:
+            arms.append(_measured(_arm(config, count, scheme, images), scheme, count, rounds))
+            bar.advance()
+            bar.show(f"{scheme} on {count}", f"{arms[-1].images_per_second:,.0f} images/s")
+    return Scaling(f"{len(here)} x {here[0].device_kind}", simulated, _with_efficiency(arms))
+
+
+def _fits(devices: int, scheme: str) -> bool:
+    if scheme not in LAYOUTS:
+        raise ConfigError(f"--schemes: {scheme} is not one of {', '.join(LAYOUTS)}")
+    return devices > 1 or scheme == LAYOUTS[0]
+
+
+def _arm(config: Config, devices: int, scheme: str, images: int) -> Config:
+    """Returns the config of a scheme on so many devices."""
+    mesh, passes = layout(scheme, devices)
+    optimizer = dataclasses.replace(config.optimizer, fc_updates=passes)
+    found = dataclasses.replace(
+        config, mesh=mesh, optimizer=optimizer, batch_size=images * devices, feed="host"
+    )
+    validate(found)
+    return found
+
+
+def _measured(config: Config, scheme: str, devices: int, rounds: int) -> Arm:
+    ours = steps.training(config)
+    jax.block_until_ready(ours.again())
+    rates = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        jax.block_until_ready(ours.again())
+        rates.append(config.batch_size / (time.perf_counter() - start))
+    sent = sum(one.moved for one in communication.compiled(ours.program)) / 1e6
+    predicted = {machine.name: _predicted(config, devices, machine) for machine in cost.MACHINES}
+    return Arm(
+        *(scheme, devices, config.batch_size, statistics.median(rates), min(rates), max(rates)),
+        *(1.0, sent, peak_bytes(ours.program) / 2**20, predicted),
+    )
+
+
+def _predicted(config: Config, devices: int, machine: cost.Machine) -> float:
+    """Returns the efficiency that a machine would have, with nothing overlapped."""
+    arithmetic, talking = cost.step_seconds(
+        config, config.num_classes, meshes.data_devices(meshes.build(config.mesh)), machine
+    )
+    return arithmetic / (arithmetic + talking)
+
+
+def _with_efficiency(arms: list[Arm]) -> list[Arm]:
+    """Compares each with one device, where that was measured; else with the fewest."""
+    base = min(arms, key=lambda arm: arm.devices)
+    one = base.images_per_second / base.devices
+    return [
+        dataclasses.replace(arm, efficiency=arm.images_per_second / arm.devices / one)
+        for arm in arms
+    ]
+
+
+def table(found: Scaling) -> str:
+    """Returns the measurement as Markdown, with the published figures below it."""
+    told = found.machine
+    if found.simulated:
+        told += ", SIMULATED: they share one processor, so that bytes and memory are those of as "
+        told += "many devices, and times are not"
+    machines = list(found.arms[0].predicted) if found.arms else []
+    heads = ["scheme", "devices", "batch", "images/s", "slowest to fastest", "efficiency"]
+    heads += ["MB sent by each", "memory of each, MiB", *(f"predicted: {m}" for m in machines)]
+    lines = [told, "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for arm in found.arms:
+        cells: list[Any] = [arm.scheme, arm.devices, arm.batch_size]
+        cells += [f"{arm.images_per_second:,.0f}", f"{arm.slowest:,.0f} to {arm.fastest:,.0f}"]
+        cells += [f"{100 * arm.efficiency:.0f} %", f"{arm.megabytes_sent:,.1f}"]
+        cells += [f"{arm.memory_mib:,.0f}"]
+        cells += [f"{100 * arm.predicted[machine]:.0f} %" for machine in machines]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", "Published, data parallelism:", ""]
+    lines += ["| hardware | images/s by devices | efficiency |", "|---|---|---|"]
+    for name, speeds in PUBLISHED.items():
+        told = ", ".join(f"{count}: {speed:,.0f}" for count, speed in speeds.items())
+        most = max(speeds)
+        share = speeds[most] / most / speeds[1]
+        lines.append(f"| {name} | {told} | {100 * share:.0f} % at {most} |")
+    return "\n".join(lines)
+
+
+def draw(found: Scaling) -> Picture:
+    """Draws the efficiency by scheme, beside the published figures."""
+    measured: dict[str, dict[int, float]] = {}
+    for arm in found.arms:
+        measured.setdefault(arm.scheme, {})[arm.devices] = arm.efficiency
+    one = [arm.efficiency for arm in found.arms if arm.devices == 1]
+    for shares in measured.values():
+        if one:
+            shares[1] = one[0]
+    told = "simulated devices, which share one processor" if found.simulated else found.machine
+    return scaling_figure.draw(measured, PUBLISHED, f"training on {told}")
