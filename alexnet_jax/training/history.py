@@ -130,7 +130,7 @@ def read(path: pathlib.Path) -> list[Event]:
             event = json.loads(line) if line.strip() else None
             if event is not None:
                 found.append(_checked(event))
-        except (ValueError, RecursionError, TypeError, KeyError):
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError, OverflowError):
             if number < len(lines):  # the last one may have been cut short by a kill
                 damaged.append(number)
     if damaged:
@@ -145,12 +145,15 @@ def _checked(event: Event) -> Event:
     """Returns an event as the accounts need it.
 
     Raises:
-      ValueError, TypeError, KeyError: it is none.
+      ValueError, TypeError, KeyError, AttributeError, OverflowError: it is none.
     """
     if event["event"] not in ("start", "save", "evaluate", "end"):
         raise ValueError("another event")
-    if seconds_of(event["at"]) < 0 or type(event.get("step", 0)) is not int:
-        raise ValueError("a time before all, or no step")
+    if seconds_of(event["at"]) < 0:
+        raise ValueError("a time before all")
+    needs_step = event["event"] != "end" or "spent" in event
+    if type(event["step"] if needs_step else event.get("step", 0)) is not int:
+        raise ValueError("no step")
     if not all(0 <= float(seconds) < 1e9 for seconds in event.get("spent", {}).values()):
         raise ValueError("no time")
     return event

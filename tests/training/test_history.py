@@ -96,6 +96,27 @@ def test_a_history_that_is_damaged_is_read_without_its_broken_lines(tmp_path, ca
     assert [event["event"] for event in history.read(path)][-3:] == ["end", "start", "end"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("[]", '"start"', "1", "null", "{}", '{"event": "start"}', '{"event": ["start"]}'),
+        '{"event": "start", "at": "2026-01-01", "step": 1.5}',
+        '{"event": "start", "at": "2026-01-01"}',
+        '{"event": "start", "at": 5, "step": 1}',
+        '{"event": "start", "at": "0001-01-01", "step": 1}',
+        '{"event": "save", "at": "2026-01-01", "step": 1, "spent": []}',
+        '{"event": "save", "at": "2026-01-01", "step": 1, "spent": {"step": null}}',
+        '{"event": "save", "at": "2026-01-01", "step": 1, "spent": {"step": NaN}}',
+        '{"event": "end", "at": "2026-01-01", "spent": {"step": 1}}',
+        "[" * 3000,
+    ],
+)
+def test_what_is_no_event_is_left_out(tmp_path, line):
+    (tmp_path / history.FILE).write_text(f"{json.dumps(start(0, 0))}\n{line}\n")
+    found = history.read(tmp_path / history.FILE)
+    assert len(found) == 1 and account(found)["starts"] == 1
+
+
 def test_a_run_accounts_for_all_its_time(config, tmp_path):
     summary = train.train(config, tmp_path / "w")
     time = summary["time"]
