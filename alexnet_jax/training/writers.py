@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Any
 
+from tensorboardX import summary as board_summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
@@ -29,6 +30,30 @@ class MetricsError(UserError, RuntimeError):
 
 
 METRICS = "metrics.jsonl"
+
+# What a row of it holds. Rows of training have figures of one batch, the last one's; those of an
+# evaluation are over all images of the split.
+FIELDS = {
+    "step": "finished updates",
+    "split": "train, or the split that was evaluated",
+    "epoch": "images seen, over those of the training split",
+    "views": "of an evaluation: 1, or 10 whose probabilities are averaged",
+    "loss": "cross-entropy in nats, without weight decay",
+    "top1_error": "share of images whose likeliest class is wrong, 0 to 1",
+    "top5_error": "share whose class is not among the five likeliest",
+    "count": "images of an evaluation",
+    "bad_images": "images that could not be read, and are in no figure",
+    "learning_rate": "of the update, before factors of layers",
+    "gradient_norm": "of the whole gradient",
+    "images_per_second": "since the row before, evaluations and saves left out",
+    "step_seconds": "of an update, in the same time",
+    "data_wait_fraction": "share of that time that the loop waited for a batch",
+    "step_seconds_least": "of several processes: the fastest one's step_seconds",
+    "step_seconds_median": "the median",
+    "step_seconds_most": "the slowest one's",
+    "weights/": "of an evaluation: mean |w| of each tensor, weights/conv1.kernel and so on",
+    "updates/": "mean |v|, the velocity, which is what the next update begins with",
+}
 
 
 class MetricsFile:
@@ -211,6 +236,10 @@ class Board:
         if time.monotonic() > self._flushed + self.FLUSH_SECONDS:
             self.sync()
 
+    def write_text(self, name: str, text: str, step: int) -> None:
+        """Adds a text, shown as it is."""
+        self._add(step, summary=board_summary.text(name, f"```\n{text}\n```"))
+
     def _add(self, step: int, **about: Any) -> None:
         with files.named(self._folder):
             self._events.write_event(_events.Event(step=step, wall_time=time.time(), **about))
@@ -235,6 +264,9 @@ class Writers:
     ) -> None:
         self._metrics = MetricsFile(workdir / METRICS, last_step, known)
         self._board = Board(workdir / "tensorboard", last_step)
+        with contextlib.suppress(FileNotFoundError):  # of a run, it is there
+            text = (workdir / "config.json").read_text("utf-8", errors="replace")
+            self._board.write_text("config", text, last_step)
         self._picture = workdir / "plots" / "learning_curves.png"
 
     def __enter__(self) -> "Writers":

@@ -106,6 +106,18 @@ def test_a_full_disk_is_an_error_of_the_row_that_names_the_file(tmp_path, monkey
 def test_plain_lines_where_there_is_no_terminal(capsys):
     with Progress("train", 0, 10, "step") as progress:
         progress.advance()
-        progress.show("step 1/10: loss 2.0")
+        progress.show("step 1/10", "loss 2.0")
         progress.say("evaluated")
     assert capsys.readouterr().out.splitlines() == ["step 1/10: loss 2.0", "evaluated"]
+
+
+def test_tensorboard_shows_the_config(tmp_path):
+    (tmp_path / "config.json").write_bytes(b'{"seed": 7}\xff')
+    with Writers(tmp_path, 0):
+        pass
+    texts = {
+        value.tag: value.tensor.string_val[0].decode()
+        for event in events_of(tmp_path / "tensorboard")
+        for value in event.summary.value
+    }
+    assert '{"seed": 7}' in texts["config/text_summary"]
