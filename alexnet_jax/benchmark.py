@@ -129,6 +129,8 @@ def _measured(mode: str) -> list[Row]:
 
 def _scaling() -> None:
     f = flags.FLAGS
+    if f["batch_size"].present:
+        raise ConfigError("--batch_size: scaling has --batch_per_device, for each number of them")
     if not all(count.isascii() and count.isdigit() and int(count) for count in f.devices):
         raise ConfigError(f"--devices: {','.join(f.devices)} must be counts such as 1,2,4,8")
     counts = [int(count) for count in f.devices]

@@ -287,7 +287,8 @@ class Config(_Fields):
     # Ends a process whose updates stand still for so long, or 20 times a usual one where that is
     # more; counted from the first finished update. Whoever started it can then start it again.
     stuck_after_seconds: float = 600.0
-    # How often a run's report.html is made anew, by another process; 0: never, and none at its end.
+    # How old report.html may be before a save or an evaluation has another process make it anew; 0:
+    # it is never made, and the train command makes none at the end.
     report_every_minutes: float = 10.0
     join_seconds: float = 300.0  # how long a start waits for the other processes
 

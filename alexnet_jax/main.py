@@ -72,9 +72,11 @@ def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = Fal
             )
         with processes.ending_together():
             summary = train.train(config, workdir, overwrite)
-    page = ""
-    if config.report_every_minutes and processes.is_first():
-        page = make_page(files.local(workdir, "--workdir"))
+            made: list[str] = []
+            if config.report_every_minutes:  # the others wait: who leaves early ends the first
+                folder = files.local(workdir, "--workdir")
+                processes.first_does(lambda: made.append(make_page(folder)))
+    page = "".join(made)
     processes.say(
         f"{workdir}: {summary['split']} top-1 error {100 * summary['top1_error']:.2f} %, "
         f"top-5 {100 * summary['top5_error']:.2f} % over {summary['count']:,} images, "

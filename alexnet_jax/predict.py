@@ -113,8 +113,9 @@ def _serve() -> None:
             host, port = listener.getsockname()[:2]
             views = int(values.views) if values["views"].present else 1
             app = server.app(network, views)
-            cli.say(f"http://{host}:{port} answers; Ctrl-C ends it", flush=True)
-            config = uvicorn.Config(app, log_level="warning", lifespan="on")
+            shown = f"[{host}]" if ":" in host else host
+            cli.say(f"http://{shown}:{port} answers; Ctrl-C ends it", flush=True)
+            config = uvicorn.Config(app, log_level="warning", lifespan="on", limit_concurrency=256)
             uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -125,7 +126,8 @@ def _listening(host: str, port: int) -> socket.socket:
       ConfigError: somebody else does, or there is no such address.
     """
     try:
-        return socket.create_server((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
     except OSError as error:
         raise ConfigError(
             f"--port: cannot listen on {host}:{port} ({error.strerror}); name another, or 0 for any"

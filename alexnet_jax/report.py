@@ -1,8 +1,9 @@
 """python -m alexnet_jax.report --workdir=W [--workdir=V ...]: a page of a run, or of several.
 
 One file of HTML that needs no other: results, curves, answers, time, devices, recipe. Of one run it
-is W/report.html; several are compared, with means over seeds. A run makes its own at the end, and
-while it lasts one without answers every ten minutes (report_every_minutes).
+is W/report.html; several are compared, with means over seeds. The train command makes its run's at
+the end, and at saves and evaluations one without answers, where the last is ten minutes old
+(report_every_minutes).
 """
 
 from alexnet_jax.host import command
@@ -32,6 +33,9 @@ def _run(arguments: list[str]) -> None:
         sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
     values = flags.FLAGS
     with cli.errors_as_one_line():
+        from alexnet_jax.ops import platform
+
+        platform.leave_devices()  # the run may be at them
         if not values.workdir:
             raise ConfigError("--workdir: name the folder of a run")
         workdirs = [files.local(name, "--workdir") for name in values.workdir]
@@ -49,7 +53,6 @@ def make(workdirs: list[pathlib.Path], out: pathlib.Path, with_answers: bool) ->
       with_answers: load each network, and show what it answers. Where that cannot be, a line says
         why, and the page is without.
     """
-    from alexnet_jax.errors import UserError
     from alexnet_jax.ops import compilation
     from alexnet_jax.pages import page, run
 
@@ -62,8 +65,9 @@ def make(workdirs: list[pathlib.Path], out: pathlib.Path, with_answers: bool) ->
 
         try:
             shown[one.name] = answers.shown(inference.load(one.workdir))
-        except (UserError, OSError) as error:
-            cli.say(f"{one.workdir}: a page without answers ({error})", file=sys.stderr)
+        except Exception as error:  # of the network or its data; the rest of the page needs neither
+            told = " ".join(str(error).split())[:300] or type(error).__name__
+            cli.say(f"{one.workdir}: a page without answers ({told})", file=sys.stderr)
     page.write(page.render(runs, shown), out)
     return out
 

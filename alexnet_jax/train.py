@@ -248,9 +248,7 @@ def _say_changes(run: Run, before: Config, start: int) -> None:
     for name in ("kernels", "matmul_precision"):
         was, will = getattr(before, name), getattr(now, name)
         if was != will:
-            processes.say(
-                f"{name}: changes from {was} to {will}: the last bits change from here on"
-            )
+            processes.say(f"{name} changes from {was} to {will}: the last bits change from here on")
     length = num_train_steps(before, run.num_train)
     if length != run.last_step:
         run.say_stretched(length)
@@ -333,7 +331,11 @@ def _loop(
         Watchdog(run.config.stuck_after_seconds, trace, processes.tell_stuck) as watchdog,
         jax.transfer_guard("disallow"),
     ):
-        yield Loop(run, update, writers, progress, signals, checks, watchdog, run.history)
+        loop = Loop(run, update, writers, progress, signals, checks, watchdog, run.history)
+        try:
+            yield loop
+        finally:
+            loop.page.stop()
 
 
 def _describe(run: Run, start: int) -> None:

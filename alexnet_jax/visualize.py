@@ -8,7 +8,7 @@ confusion    the confusion matrix of a split
 curves       learning curves of several runs
 features     a layer's activations of every image of a split, as FILE.npz
 split        figure 2: what each device of a mesh computes, and what the compiled step sends; of
-             --config=NAME --config.mesh.model=2 (the recipe `paper`), as SVG and PNG
+             --config=NAME --config.mesh.model=2 (the recipe `paper`) or of a run, as SVG and PNG
 
 In a notebook the same are functions of `alexnet_jax.inference.pictures`.
 """
@@ -127,9 +127,17 @@ def _features() -> pathlib.Path:
 def _split() -> pathlib.Path:
     from alexnet_jax.ops import platform
 
-    config = config_flags.value()
+    if flags.FLAGS.workdir:
+        from alexnet_jax.training import run_files
+
+        workdir = _workdirs()[0]
+        config = run_files.read_config(workdir)
+        config.num_classes = config.num_classes or len(run_files.read_class_names(workdir))
+        config.init.weights = ""  # whatever it began with, the step is the same
+    else:
+        config = config_flags.value()
     mesh = config.mesh
-    if not by_hand(mesh) and config.model.columns > 1:
+    if not flags.FLAGS.workdir and not by_hand(mesh) and config.model.columns > 1:
         mesh.model = 2  # as in the paper
     mesh.data = max(1, mesh.data)
     devices = mesh.data * mesh.model
@@ -175,7 +183,7 @@ def _run(arguments: list[str]) -> None:
 
 def _with_a_recipe(arguments: list[str]) -> list[str]:
     """Resolves --config where it is used."""
-    if "split" in arguments or any(a.lstrip("-").startswith("config") for a in arguments[1:]):
+    if "split" in arguments or any(a.startswith(("-config", "--config")) for a in arguments[1:]):
         return config_flags.resolve(arguments, "paper")
     return arguments
 

@@ -15,17 +15,36 @@ esac
 workdir=""
 previous=""
 for argument in "$@"; do
-  case "$argument" in --workdir=*) workdir="${argument#*=}" ;; esac
-  [ "$previous" != --workdir ] || workdir="$argument"
+  case "$argument" in --workdir=* | -workdir=*) workdir="${argument#*=}" ;; esac
+  case "$previous" in --workdir | -workdir) workdir="$argument" ;; esac
   previous="$argument"
 done
+workdir="${workdir/#\~/$HOME}"
 [ -n "$workdir" ] || { echo "error: --workdir: is needed, to see whether the run gets on" >&2; exit 2; }
 
-# How many events of a kind the run's history has.
-events() {
-  local count
-  count="$(grep -c "^{\"event\": \"$1\"" "$workdir/history.jsonl" 2>/dev/null)" || true
-  echo "${count:-0}"
+# What the history of the run is; it changes when a run begins.
+history() {
+  cksum "$workdir/history.jsonl" 2>/dev/null || true
+}
+
+# The last step that has a whole checkpoint; 0 for none.
+newest() {
+  local found
+  found="$(ls "$workdir/checkpoints" 2>/dev/null | grep -E '^[0-9]+$' | sort -n | tail -n 1)" || true
+  echo "${found:-0}"
+}
+
+# Becomes the command; what it shall begin anew it begins anew once, not after each end.
+become() {
+  local argument own=()
+  for argument in "$@"; do
+    case "$argument" in
+      --overwrite | --overwrite=* | -overwrite | -overwrite=*)
+        [ -n "$begun" ] || own+=("$argument") ;;
+      *) own+=("$argument") ;;
+    esac
+  done
+  exec "${own[@]}"
 }
 
 started=""
@@ -38,10 +57,13 @@ trap stop INT TERM
 
 without=0
 pause=1
+begun=""
+reached=0
 while true; do
-  saves="$(events save)" starts="$(events start)"
-  "$@" &
+  before="$(history)"
+  become "$@" &
   started=$!
+  [ -z "$told" ] || stop  # by a signal that came meanwhile
   code=0
   wait "$started" || code=$?
   while kill -0 "$started" 2>/dev/null; do  # a signal interrupts the first wait
@@ -51,11 +73,14 @@ while true; do
   started=""
   [ "$code" != 0 ] || exit 0
   [ -z "$told" ] || exit "$code"
-  if [ "$code" -lt 128 ] && [ "$(events start)" = "$starts" ]; then
+  if [ "$(history)" != "$before" ]; then
+    begun=1
+  elif [ "$code" -lt 128 ]; then
     echo "keep_running: the command ended with $code before the run began; not started again" >&2
     exit "$code"
   fi
-  if [ "$(events save)" != "$saves" ]; then
+  if [ "$(newest)" -gt "$reached" ]; then
+    reached="$(newest)"
     without=0
     pause=1
   else

@@ -75,7 +75,7 @@ create() {
   do_it gcloud compute tpus queued-resources create "$name" "${where[@]}" "${asked[@]}"
   local now
   while [ -z "$dry" ]; do
-    now="$(state)"
+    now="$(state)" || now="not known"
     case "$now" in
       ACTIVE) break ;;
       FAILED | SUSPENDED | SUSPENDING)
@@ -86,6 +86,20 @@ create() {
     echo "waiting for $name: $now"
     sleep "${ASK_EVERY:-30}"
   done
+}
+
+# Is the slice taken away? A moment after the connection is lost it may still be called active, and
+# a question that fails says nothing.
+taken_away() {
+  local tries now
+  for ((tries = 0; tries < 5; tries++)); do
+    now="$(state)" || now=""
+    case "$now" in
+      SUSPENDED | SUSPENDING | FAILED | DELETING) return 0 ;;
+    esac
+    sleep "${ASK_EVERY:-30}"
+  done
+  return 1
 }
 
 state() {
@@ -109,7 +123,10 @@ everywhere() {
 
 copy() {
   local archive="${TMPDIR:-/tmp}/alexnet_jax-$name.tar.gz" node
-  do_it git -C "$root" archive --format=tar.gz --output="$archive" HEAD
+  # With what is not committed yet; files that git does not know stay here.
+  local tree
+  tree="$(git -C "$root" stash create 2>/dev/null)" || true
+  do_it git -C "$root" archive --format=tar.gz --output="$archive" "${tree:-HEAD}"
   for node in "${nodes[@]}"; do
     do_it "${tpus[@]}" scp "$archive" "$node:alexnet_jax.tar.gz" "${where[@]}" --worker=all
   done
@@ -154,13 +171,10 @@ case "$verb" in
       copy
       code=0
       start "$@" || code=$?
-      [ -n "$dry" ] || [ "$code" = 0 ] || [ -z "$spot" ] || [ "$(state)" = ACTIVE ] ||
-        [ "$tries" -ge "${GIVE_UP_AFTER:-20}" ] || {
-          echo "$name was taken away; asking for it again"
-          delete
-          continue
-        }
-      break
+      [ -z "$dry" ] && [ "$code" != 0 ] && [ -n "$spot" ] || break
+      [ "$tries" -lt "${GIVE_UP_AFTER:-20}" ] && taken_away || break
+      echo "$name was taken away; asking for it again"
+      delete
     done
     if [ -n "$remove" ] && [ "$code" = 0 ]; then
       delete

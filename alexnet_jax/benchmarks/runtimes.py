@@ -23,7 +23,7 @@ Contender = tuple[str, Callable[[], Any], Callable[[Any], Any]]
 
 @contextlib.contextmanager
 def contenders(name: str, config: Config) -> Iterator[list[Contender]]:
-    """Gives a runtime's way, with as many threads as this process has cores.
+    """Gives a runtime's way, with the threads that it chooses itself.
 
     Args:
       name: one of RUNTIMES.

@@ -42,7 +42,7 @@ class Arm:
       images_per_second: median of the rounds.
       slowest: of the rounds.
       fastest: of the rounds.
-      efficiency: images a second and device, of those of one device.
+      efficiency: images a second and device, of those on the fewest devices that were measured.
       megabytes_sent: by each device in a step, as compiled.
       memory_mib: of a device's, as XLA plans it.
       predicted: efficiency on the machines of `cost.MACHINES`, by their names.
@@ -95,7 +95,10 @@ def measure(
         raise ConfigError(f"--devices: {max(devices)} are asked for, and {len(here)} are here")
     simulated = platform.simulated()
     images = images or (SIMULATED_IMAGES if simulated else 128)
+    config = dataclasses.replace(config, num_classes=config.num_classes or 1000)
     asked = [(count, scheme) for count in devices for scheme in schemes if _fits(count, scheme)]
+    if not asked:
+        raise ConfigError("--devices: one device can only be shared out as data; name more")
     arms: list[Arm] = []
     with Progress("measuring", 0, len(asked), "way") as bar:
         for count, scheme in asked:
@@ -114,6 +117,10 @@ def _fits(devices: int, scheme: str) -> bool:
 def _arm(config: Config, devices: int, scheme: str, images: int) -> Config:
     """Returns the config of a scheme on so many devices."""
     mesh, passes = layout(scheme, devices)
+    if mesh.data * mesh.model != devices:
+        raise ConfigError(
+            f"--devices: {devices} cannot be shared out as {scheme}; use an even number"
+        )
     optimizer = dataclasses.replace(config.optimizer, fc_updates=passes)
     found = dataclasses.replace(
         config, mesh=mesh, optimizer=optimizer, batch_size=images * devices, feed="host"
@@ -140,6 +147,7 @@ def _measured(config: Config, scheme: str, devices: int, rounds: int) -> Arm:
 
 def _predicted(config: Config, devices: int, machine: cost.Machine) -> float:
     """Returns the efficiency that a machine would have, with nothing overlapped."""
+    config = dataclasses.replace(config, precision=machine.precision)
     arithmetic, talking = cost.step_seconds(
         config, config.num_classes, meshes.data_devices(meshes.build(config.mesh)), machine
     )

@@ -16,8 +16,8 @@ def draw_run(rows: list[Row]) -> Picture:
     by_split: dict[str, list[Row]] = {}
     for row in rows:
         views = row.get("views", 1)  # errors of one and of ten do not compare
-        name = row["split"] if views == 1 else f"{row['split']}, {views} views"
-        by_split.setdefault(name, []).append(row)
+        series = row["split"] if views == 1 else f"{row['split']}, {views} views"
+        by_split.setdefault(series, []).append(row)
     figure = Picture(figsize=(12, 4), layout="constrained", dpi=110)
     axes = figure.subplots(1, 3)
     for split, own in by_split.items():

@@ -40,7 +40,7 @@ def draw(
     axis.set_xscale("log", base=2)
     every = sorted({count for shares in measured.values() for count in shares})
     axis.set_xticks(every, [str(count) for count in every])
-    axis.set(title=title, xlabel="devices", ylabel="images a second and device, % of one device's")
+    axis.set(title=title, xlabel="devices", ylabel="images a second and device, % of the fewest's")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)

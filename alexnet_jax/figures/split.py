@@ -146,12 +146,13 @@ def draw(
         _draw_row(axes, row, boxes, f"device {row}", COLUMNS[kind % len(COLUMNS)])
     for at, layer in enumerate([*layers, LOSS]):
         here = [e for e in found if e.before == layer]
+        arrows = [e for e in here if not _over_data(e)]
         for first in range(0, rows, rows // groups):
             own = range(first, first + rows // groups)
-            for group, backward in sorted({(e.group, e.backward) for e in here if _gathers(e)}):
+            for group, backward in sorted({(e.group, e.backward) for e in arrows if _gathers(e)}):
                 for start in range(0, len(own), group):
                     _cross(axes, at - 0.5, own[start : start + group], backward)
-            for backward in {e.backward for e in here if not _gathers(e)}:
+            for backward in {e.backward for e in arrows if not _gathers(e)}:
                 size = len(own) if config.model.lrn.across_columns else _per_column(config)
                 for start in range(0, len(own), size):
                     _pass_on(axes, at - 0.5, own[start : start + size], backward)
@@ -185,6 +186,14 @@ def _per_column(config: Config) -> int:
     return max(1, config.mesh.model // config.model.columns)
 
 
+def _over_data(e: Exchange) -> bool:
+    """Is it between devices that share the images: means of a batch, or images of each other's?
+
+    Their arrows would go to rows of other shards; the text below says it.
+    """
+    return e.of == INPUT or (e.of.startswith("norm") and e.kind == "all-reduce")
+
+
 def _gathers(e: Exchange) -> bool:
     """Do all of a group send to all, and not each to the next?"""
     return e.kind != "collective-permute"
@@ -210,6 +219,7 @@ def _tell(axes: Axes, x: float, y: float, here: list[Exchange]) -> None:
         colour = BACKWARD if e.backward else FORWARD
         way = "\N{LEFTWARDS ARROW}" if e.backward else "\N{RIGHTWARDS ARROW}"
         kind = e.kind.replace("collective-", "")
+        kind += f" over {e.group} shards" if _over_data(e) else ""
         text = f"{own}{many}{kind}\n{way} {_megabytes(e.moved)}"
         axes.text(x, y, text, color=colour, fontsize=6.5, ha="center", va="top", linespacing=1.1)
         y += 0.27

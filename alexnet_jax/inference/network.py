@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -149,6 +149,21 @@ class Network(TrainedNetwork):
         with interruptible("features"):
             found = [np.asarray(compute(part)) for part in _batches(pixels)]
         return np.concatenate(found)[: len(names)]
+
+    def layers(self, images: np.ndarray, layers: Sequence[str]) -> dict[str, jax.Array]:
+        """Computes the activations of several layers of a batch of squares in one pass.
+
+        Args:
+          images: (N, R, R, 3) uint8, R the side that the run resized to.
+          layers: as of `features`.
+
+        Returns:
+          By layer, (N, D) float32.
+        """
+        key = ",".join(layers)
+        if key not in self._programs:
+            self._programs[key] = inside.of_layers(self, layers)
+        return self._programs[key](images)
 
     def _squares(self, images: AnyImage | Iterable[AnyImage]) -> tuple[np.ndarray, list[str]]:
         return squares(images, self.config.resize, self.config.exif_orientation)

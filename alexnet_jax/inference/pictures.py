@@ -96,7 +96,7 @@ def activations(network: Network, image: AnyImage) -> Picture:
     c = network.config
     pixels, names = squares(image, c.resize, c.exif_orientation)
     layers = [layer for layer in CONVOLUTIONS if layer in network.params]
-    found = features.of_layers(network, layers)(pixels[:1])
+    found = network.layers(pixels[:1], layers)
     columns = network.config.model.columns
     maps = {}
     for layer in layers:

@@ -58,6 +58,11 @@ EXPORTED_TO = ("cpu", "cuda", "tpu")
 WITHOUT_DEVICES = {"JAX_PLATFORMS": "cpu"}
 
 
+def leave_devices() -> None:
+    """Lets this process compute on the CPU alone; before JAX's first use."""
+    jax.config.update("jax_platforms", WITHOUT_DEVICES["JAX_PLATFORMS"])
+
+
 def simulate(devices: int) -> None:
     """Lets JAX have so many devices of a CPU, and no others; before its first use."""
     jax.config.update("jax_platforms", "cpu")

@@ -59,14 +59,14 @@ def shown(network: Network) -> list[Shown]:
     if not found.counted.any():
         raise ConfigError(f"split: {split} has no labels")
     error = 100 * found.wrong(1)[found.counted].mean()
-    of = f"{len(chosen):,} images of {split}"
+    of = f"{len(chosen):,} images of {split}, after {network.step:,} updates"
     told = f"top-1 error {error:.2f} %, one view, {of}"
     best, worst = _extremes(found)
     made = [
         _images(network, reader, found, chosen, best, f"the surest right answers ({of})"),
         _images(network, reader, found, chosen, worst, f"the surest wrong answers ({of})"),
     ]
-    classes = len(network.class_names)
+    classes = max(len(network.class_names), int(found.classes[found.counted, 0].max()) + 1)
     if 1 < classes <= CLASSES:
         counts = confusion_figure.matrix(
             found.labels[found.counted], found.classes[found.counted, 0], classes

@@ -49,6 +49,15 @@ class Batches:
             raise BusyError("too many images are waiting; try again in a moment") from error
         return answer
 
+    def refuse_if_full(self) -> None:
+        """Refuses an image before anything is done for it.
+
+        Raises:
+          BusyError: too many wait already.
+        """
+        if self._waiting.full():
+            raise BusyError("too many images are waiting; try again in a moment")
+
     def close(self) -> None:
         """Ends the thread, after what is waiting."""
         self._waiting.put(None)

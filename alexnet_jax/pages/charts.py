@@ -5,9 +5,11 @@ logarithmic axes. Plotly's smallest is twenty times that.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from alexnet_jax.pages.run import Run
+from alexnet_jax.training.writers import series_of
 
 MOST_POINTS = 1500  # of one curve; more are thinned out
 
@@ -74,17 +76,16 @@ def charts(runs: list[Run]) -> list[Chart]:
 
 def _curves(run: Run, name: str, scale: float, several: bool, label: str = "") -> list[Curve]:
     """One curve for training, and one for each number of views."""
-    parts: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    parts: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for row in run.rows:
-        if name in row:
-            parts.setdefault((row["split"], row.get("views", 0)), []).append(row)
+        if name in row and math.isfinite(row[name]):
+            parts.setdefault((series_of(row), row["split"] != "train"), []).append(row)
     found = []
-    for (split, views), rows in parts.items():
+    for (series, measured), rows in parts.items():
         kept = rows[:: max(1, -(-len(rows) // MOST_POINTS))]
         kept = kept if kept[-1] is rows[-1] else [*kept, rows[-1]]
-        told = split if views in (0, 1) else f"{split}, {views} views"
-        told = f"{run.name}: {told}" if several else told
+        told = f"{run.name}: {series}" if several else series
         x = [float(row["step"]) for row in kept]
         y = [scale * float(row[name]) for row in kept]
-        found.append(Curve(label or told, x, y, split != "train"))
+        found.append(Curve(label or told, x, y, measured))
     return found

@@ -18,10 +18,12 @@ class Group:
 
     Attributes:
       names: of the runs.
+      steps: that their last evaluations are of, one where all are alike.
       errors: by views: the mean top-1 error, and half of its 95 % interval (NaN of one run).
     """
 
     names: list[str]
+    steps: list[int]
     errors: dict[int, tuple[float, float]]
 
 
@@ -49,7 +51,8 @@ def groups(runs: list[Run]) -> list[Group]:
         for count in views:
             values = [run.last[count]["top1_error"] for run in own if count in run.last]
             errors[count] = interval(values)
-        made.append(Group([run.name for run in own], errors))
+        steps = sorted({row["step"] for run in own for row in run.last.values()})
+        made.append(Group([run.name for run in own], steps, errors))
     return made
 
 

@@ -1,5 +1,6 @@
 """The page: what was read of runs, put into templates/page.html."""
 
+import copy
 import dataclasses
 import datetime
 import importlib.resources
@@ -38,7 +39,9 @@ def render(runs: list[Run], shown: dict[str, list[answers.Shown]]) -> str:
         runs=runs,
         charts=drawn,
         # "</script>" in a name would end the script that holds it.
-        data=json.dumps([dataclasses.asdict(chart) for chart in drawn]).replace("<", "\\u003c"),
+        data=json.dumps([dataclasses.asdict(chart) for chart in drawn], allow_nan=False).replace(
+            "<", "\\u003c"
+        ),
         style=_read("uPlot.min.css") + _read("page.css"),
         script=_read("uPlot.iife.min.js") + _read("page.js"),
         kinds=history.KINDS,
@@ -66,7 +69,7 @@ def _split(run: Run) -> answers.Shown | None:
     mesh, exchanges = run_files.read_exchanges(run.workdir)
     if not mesh or not exchanges:
         return None
-    config = run.config
+    config = copy.deepcopy(run.config)
     config.mesh.data, config.mesh.model = mesh["data"], mesh["model"]
     try:
         classes = config.num_classes or len(run_files.read_class_names(run.workdir))

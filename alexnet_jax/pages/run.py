@@ -13,7 +13,7 @@ from alexnet_jax.training import history, run_files
 from alexnet_jax.training.writers import METRICS, read_rows
 
 # Fields that say nothing of the result.
-SILENT = ("report_every_minutes", "data_dir", "stuck_after_seconds", "join_seconds", "read_threads")
+SILENT = ("report_every_minutes", "stuck_after_seconds", "join_seconds", "read_threads")
 LEAST_SHARE = 0.002  # of a time line that can be seen
 
 

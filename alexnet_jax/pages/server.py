@@ -7,11 +7,11 @@ import asyncio
 import contextlib
 import importlib.resources
 import io
-import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -32,6 +32,9 @@ from alexnet_jax.pages.batches import SIZES, Batches, BusyError
 MOST_BYTES = 20 * 2**20  # of a request
 MOST_IMAGES = 16  # in one
 MOST_SECONDS = 30.0  # that an answer may take
+MOST_PIXELS = 50_000_000  # of an image
+DECODED_AT_ONCE = 2  # which are 150 MB each, at the most
+MOST_DRAWINGS = 8  # that may wait
 
 Named = tuple[str, bytes]
 
@@ -52,17 +55,21 @@ def app(network: Network, views: int = 1) -> Starlette:
     for size in SIZES:
         compute(np.zeros((size, side, side, 3), np.uint8))
     batches = Batches(compute)
-    drawing = threading.Lock()  # matplotlib is for one at a time
+    decoding, drawing = asyncio.Semaphore(DECODED_AT_ONCE), asyncio.Semaphore(1)
+    drawings = [0]
     page = (importlib.resources.files("alexnet_jax.pages") / "templates" / "serve.html").read_text(
         "utf-8"
     )
 
     def square(name: str, encoded: bytes) -> np.ndarray:
+        _refuse_large(name, encoded)
         return decode(encoded, name, side, config.exif_orientation)
 
     async def answer(name: str, encoded: bytes) -> dict[str, Any]:
         try:
-            image = await run_in_threadpool(square, name, encoded)
+            batches.refuse_if_full()
+            async with decoding:
+                image = await run_in_threadpool(square, name, encoded)
             said = await asyncio.wait_for(asyncio.wrap_future(batches.submit(image)), MOST_SECONDS)
         except DataError as error:
             return {"image": name, "error": printable(error)}
@@ -82,16 +89,21 @@ def app(network: Network, views: int = 1) -> Starlette:
 
     def maps(name: str, encoded: bytes) -> bytes:
         image, buffer = square(name, encoded), io.BytesIO()
-        with drawing:
-            pictures.activations(network, image).savefig(buffer, format="png")
+        pictures.activations(network, image).savefig(buffer, format="png")
         return buffer.getvalue()
 
     async def activations(request: Request) -> Response:
         [one, *_] = await _images(request)
+        if drawings[0] >= MOST_DRAWINGS:
+            raise BusyError("too many pictures are being drawn; try again in a moment")
+        drawings[0] += 1
         try:
-            return Response(await run_in_threadpool(maps, *one), media_type="image/png")
+            async with drawing:  # matplotlib is for one at a time
+                return Response(await run_in_threadpool(maps, *one), media_type="image/png")
         except DataError as error:
             return JSONResponse({"image": one[0], "error": printable(error)}, 422)
+        finally:
+            drawings[0] -= 1
 
     async def home(_: Request) -> Response:
         return HTMLResponse(page)
@@ -117,6 +129,21 @@ def app(network: Network, views: int = 1) -> Starlette:
         Exception: _failed,
     }
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+
+
+def _refuse_large(name: str, encoded: bytes) -> None:
+    """Refuses an image by what its header says, before it is decoded.
+
+    Raises:
+      DataError: it has too many pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            width, height = image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return  # the decoder says what is wrong
+    if width * height > MOST_PIXELS:
+        raise DataError(f"{name}: has {width:,} x {height:,} pixels; at most {MOST_PIXELS:,} here")
 
 
 async def _images(request: Request) -> list[Named]:

@@ -60,8 +60,9 @@ class History(contextlib.AbstractContextManager):
         self.events = read(self._path)
         with files.named(self._path):
             self._file = self._path.open("a")
-            if self._path.stat().st_size and not self._path.read_bytes().endswith(b"\n"):
-                self._file.write("\n")  # a kill cut the last event short
+            written = self._path.read_bytes()
+            if not written.endswith(b"\n"):  # a kill cut the last event short
+                self._file.truncate(written.rfind(b"\n") + 1)
         if self.events and self.events[-1]["event"] != "end":
             self._add("end", reason=KILLED, at=_last_sign_of_life(self._workdir, self.events[-1]))
         self._add("start", step=step, processes=processes, devices=devices)

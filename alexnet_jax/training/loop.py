@@ -137,6 +137,7 @@ class Loop:
                     with saving, self._time.on("save"):
                         run.checkpoints.save(at, run.stored_form.of(state), self.writers.sync())
                     self.history.saved(at)
+                    self.page.make_if_due()
                     if stops:
                         self._interrupt(at)
                     if at == run.last_step or self._is_epoch_end(at):

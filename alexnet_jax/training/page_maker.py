@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -34,13 +35,23 @@ class PageMaker:
             return
         self._last = time.monotonic()
         # Without answers: the devices, and the processor, are the run's.
-        self._process = subprocess.Popen(
-            ["nice", *_command(self._workdir), "--noanswers"],
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        nice = [found] if (found := shutil.which("nice")) else []
+        try:
+            self._process = subprocess.Popen(
+                [*nice, *_command(self._workdir), "--noanswers"],
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:  # a page is no part of the run
+            print(printable(f"{self._workdir / PAGE}: {error}"), file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        """Ends the process, if it still is at it: the page at the end is another's."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
 
 
 def make_page(workdir: pathlib.Path) -> str:

@@ -232,7 +232,7 @@ class Run:
             processes.say(described_time(summary["time"]))
 
         processes.first_does(write)
-        return summary or row
+        return summary or {name: value for name, value in row.items() if "/" not in name}
 
 
 def _refuse_unlabelled(source: Source, name: str) -> None:

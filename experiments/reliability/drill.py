@@ -45,6 +45,7 @@ class Kept(Chain):
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "WAIT_AT_MOST": "2",
+            "GIVE_UP_AFTER": "40",  # kills come before the first save too
         }
         script = ["bash", str(LAUNCH / "keep_running.sh"), *command]
         return [
@@ -78,7 +79,7 @@ def drill(chain: Kept, kills: int, rng: random.Random) -> tuple[int, str]:
     [script] = chain.start()
     count, before = 0, set()
     while count < kills and script.poll() is None:
-        after = time.monotonic() + rng.uniform(1.0, 20.0)
+        after = time.monotonic() + rng.uniform(1.0, 10.0 + 10.0 * chain.processes)
         while time.monotonic() < after and script.poll() is None:
             time.sleep(0.05)
         new = [number for number in chain.running() if number not in before]

@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--photographs", required=True, help="a folder of JPEGs, at any depth")
     parser.add_argument("--requests", type=int, default=10_000)
     asked = parser.parse_args()
-    paths = sorted(pathlib.Path(asked.photographs).rglob("*.JPEG"))[:500]
+    paths = sorted(pathlib.Path(asked.photographs).rglob("*.[jJ][pP]*[gG]"))[:500]
     photographs = [path.read_bytes() for path in paths]
     command = [sys.executable, "-m", "alexnet_jax.predict", "--serve", "--port=0"]
     server = subprocess.Popen(

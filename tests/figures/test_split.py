@@ -6,6 +6,7 @@ import re
 import jax
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 
 from alexnet_jax import configs, train
 from alexnet_jax.figures import split
@@ -126,6 +127,17 @@ def test_texts_do_not_lie_on_each_other():
         for i, one in enumerate(boxes):
             for other in boxes[:i]:
                 assert not one.overlaps(other), (data, model, rest)
+
+
+def test_what_shards_of_the_images_tell_each_other_is_told_without_arrows():
+    config = configs.get("alexnet_bn")
+    config.mesh.data, config.mesh.model = 2, 1
+    found = communication.expected(config, 1000, 2)
+    axes = split.draw(config, 1000, found, 2).axes[0]
+    told = [t.get_text() for t in axes.texts if "norm1" in t.get_text()]
+    assert told and all("over 2 shards" in text for text in told)
+    colours = {patch.get_edgecolor() for patch in axes.patches}
+    assert to_rgba(split.FORWARD) not in colours
 
 
 def test_a_mesh_of_many_devices_shows_one_shard():

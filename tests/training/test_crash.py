@@ -63,7 +63,7 @@ def test_the_kernels_may_change_on_a_resume(config, tmp_path, capsys):
     config.num_steps, config.kernels = 4, "reference"
     train.train(config, tmp_path / "w")
     said = capsys.readouterr().out
-    assert "kernels: changes from auto to reference: the last bits change from here on" in said
+    assert "kernels changes from auto to reference: the last bits change from here on" in said
     assert json.loads((tmp_path / "w" / "config.json").read_text())["kernels"] == "reference"
     (tmp_path / "again").mkdir()
     auto = small.config(tmp_path / "set")
