@@ -77,15 +77,15 @@ def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = Fal
                 folder = files.local(workdir, "--workdir")
                 processes.first_does(lambda: made.append(make_page(folder)))
     page = "".join(made)
-    processes.say(
-        f"{workdir}: {summary['split']} top-1 error {100 * summary['top1_error']:.2f} %, "
-        f"top-5 {100 * summary['top5_error']:.2f} % over {summary['count']:,} images, "
-        f"{summary['views']} view{'s' if summary['views'] > 1 else ''}, step {summary['step']:,}"
-    )
     plots = files.local(workdir, "--workdir") / "plots" / "learning_curves.png"
     processes.say(
         f"see {page or plots}, or: tensorboard --logdir "
         f"{shlex.quote(str(plots.parents[1] / 'tensorboard'))}"
+    )
+    processes.say(
+        f"{workdir}: {summary['split']} top-1 error {100 * summary['top1_error']:.2f} %, "
+        f"top-5 {100 * summary['top5_error']:.2f} % over {summary['count']:,} images, "
+        f"{summary['views']} view{'s' if summary['views'] > 1 else ''}, step {summary['step']:,}"
     )
 
 

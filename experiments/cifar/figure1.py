@@ -64,7 +64,7 @@ def run(start: str, activation: str, rate: float, seed: int, epochs: float, trai
                 error = sum(last) / len(last)
                 curve.append((round(epoch, 3), round(error, 4)))
                 bar.advance(BATCH * REPORTED)
-                bar.show(f"epoch {epoch:.2f}, error {100 * error:.1f} %")
+                bar.show(f"epoch {epoch:.2f}", f"error {100 * error:.1f} %")
                 if len(last) == last.maxlen and error <= GOAL:
                     row["reached"] = round(epoch, 3)
                     break

@@ -87,7 +87,8 @@ def run(
             if len(curve) % SAVED == 0:
                 state = {"curve": np.array(curve), "what": np.array(what)}
                 _keep(unfinished, training.state() | state)
-                bar.show(f"epoch {epoch:.0f}, training error {100 * found['top1_error']:.1f} %")
+                error = 100 * found["top1_error"]
+                bar.show(f"epoch {epoch:.0f}", f"training error {error:.1f} %")
     row = {"arm": arm, "seed": seed, "epochs": epochs, "schedule": schedule, "curve": curve}
     row |= {f"test_error_{views}": training.test_error(test, views) for views in (1, 10)}
     said = ", ".join(f"{views} views {100 * row[f'test_error_{views}']:.2f} %" for views in (1, 10))

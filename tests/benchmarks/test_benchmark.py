@@ -37,6 +37,7 @@ def narrow(**fields):
     return config
 
 
+@pytest.mark.filterwarnings("ignore")  # OpenVINO's telemetry forks
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_inference_beside_another_runtime(name):
     pytest.importorskip(name)

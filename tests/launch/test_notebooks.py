@@ -115,7 +115,7 @@ def test_a_command_in_a_cell_leaves_its_kernel(cells):
 def test_a_cell_is_interrupted_and_run_again_with_another_config(cells):
     assert cells.run(CONFIG)[1] == ""
     train = "config.log_every_steps = 1; config.num_steps = {}; row = train.train(config, 'w')"
-    said, error = cells.run(train.format(100_000), interrupted_after="/100,000: loss")
+    said, error = cells.run(train.format(100_000), interrupted_after=", loss ")
     assert error.startswith("Interrupted: stopped and saved after step ") and "\n" not in error
     at = int(re.search(r"after step ([\d,]+)", error)[1].replace(",", ""))
     said, error = cells.run(train.format(at + 3) + "; print(row['step'] - " + f"{at})")

@@ -701,5 +701,5 @@ def test_the_command(trained_run, tmp_path):
         "light",
     ]
     assert set(convert.FROM) == set(run_weights.FORMATS)
-    assert set(convert.TO) == {*formats.WRITERS, "workdir"}
+    assert set(convert.TO) == {*formats.WRITERS, *formats.GRAPHS, "workdir"}
     assert dataclasses.is_dataclass(trained.load(tmp_path / "w"))
