@@ -50,7 +50,7 @@ KINDS = (
     ("top-5 error", "top5_error", "%", 100.0, False),
     ("learning rate", "learning_rate", "", 1.0, True),
     ("gradient norm", "gradient_norm", "", 1.0, True),
-    ("images/s", "images_per_second", "images/s", 1.0, False),
+    ("images/s", "images_per_second", "", 1.0, False),
     ("waiting for data", "data_wait_fraction", "% of the time", 100.0, False),
 )
 SIZES = (("mean |weight| by layer", "weights/"), ("mean |update| by layer", "updates/"))
