@@ -1,18 +1,10 @@
 """Means of paired differences with their intervals."""
 
 import math
-import statistics
 
-# Two-sided 95 % points of Student's t by degrees of freedom, from 1.
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+from alexnet_jax.pages.comparison import interval
 
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Returns the mean of values and half the width of its 95 % interval; NaN for one value."""
-    mean, n = statistics.mean(values), len(values)
-    if n < 2:
-        return mean, math.nan
-    return mean, T95[min(n - 1, len(T95)) - 1] * statistics.stdev(values) / math.sqrt(n)
+__all__ = ["interval", "shown"]
 
 
 def shown(values: list[float]) -> str:

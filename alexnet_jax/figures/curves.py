@@ -3,6 +3,7 @@
 from typing import Any
 
 from alexnet_jax.figures.picture import Picture
+from alexnet_jax.steps.metrics import series_of
 
 Row = dict[str, Any]  # of metrics.jsonl
 
@@ -15,9 +16,7 @@ def draw_run(rows: list[Row]) -> Picture:
     """
     by_split: dict[str, list[Row]] = {}
     for row in rows:
-        views = row.get("views", 1)  # errors of one and of ten do not compare
-        series = row["split"] if views == 1 else f"{row['split']}, {views} views"
-        by_split.setdefault(series, []).append(row)
+        by_split.setdefault(series_of(row), []).append(row)
     figure = Picture(figsize=(12, 4), layout="constrained", dpi=110)
     axes = figure.subplots(1, 3)
     for split, own in by_split.items():

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from alexnet_jax.pages.run import Run
-from alexnet_jax.training.writers import series_of
+from alexnet_jax.steps.metrics import series_of
 
 MOST_POINTS = 1500  # of one curve; more are thinned out
 

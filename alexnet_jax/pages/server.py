@@ -46,81 +46,12 @@ def app(network: Network, views: int = 1) -> Starlette:
       network: from `inference.load`; its programs are compiled here.
       views: 1, or 10 whose probabilities are averaged.
     """
-    config = network.config
-    side = config.resize
-
-    def compute(images: np.ndarray) -> np.ndarray:
-        return network.probabilities(images, views)
-
-    for size in SIZES:
-        compute(np.zeros((size, side, side, 3), np.uint8))
-    batches = Batches(compute)
-    decoding, drawing = asyncio.Semaphore(DECODED_AT_ONCE), asyncio.Semaphore(1)
-    drawings = [0]
-    page = (importlib.resources.files("alexnet_jax.pages") / "templates" / "serve.html").read_text(
-        "utf-8"
-    )
-
-    def square(name: str, encoded: bytes) -> np.ndarray:
-        _refuse_large(name, encoded)
-        return decode(encoded, name, side, config.exif_orientation)
-
-    async def answer(name: str, encoded: bytes) -> dict[str, Any]:
-        try:
-            batches.refuse_if_full()
-            async with decoding:
-                image = await run_in_threadpool(square, name, encoded)
-            said = await asyncio.wait_for(asyncio.wrap_future(batches.submit(image)), MOST_SECONDS)
-        except DataError as error:
-            return {"image": name, "error": printable(error)}
-        best = best_five(said, network.class_name)
-        return {
-            "image": name,
-            "best": [{"class": c, "words": spoken(c), "probability": p} for c, p in best],
-        }
-
-    async def predict(request: Request) -> Response:
-        images = await _images(request)
-        found = await asyncio.gather(*(answer(*one) for one in images))
-        wrong = [one for one in found if "error" in one]
-        if len(images) == 1 and wrong:
-            return JSONResponse(wrong[0], 422)
-        return JSONResponse({"images": found})
-
-    def maps(name: str, encoded: bytes) -> bytes:
-        image, buffer = square(name, encoded), io.BytesIO()
-        pictures.activations(network, image).savefig(buffer, format="png")
-        return buffer.getvalue()
-
-    async def activations(request: Request) -> Response:
-        [one, *_] = await _images(request)
-        if drawings[0] >= MOST_DRAWINGS:
-            raise BusyError("too many pictures are being drawn; try again in a moment")
-        drawings[0] += 1
-        try:
-            async with drawing:  # matplotlib is for one at a time
-                return Response(await run_in_threadpool(maps, *one), media_type="image/png")
-        except DataError as error:
-            return JSONResponse({"image": one[0], "error": printable(error)}, 422)
-        finally:
-            drawings[0] -= 1
-
-    async def home(_: Request) -> Response:
-        return HTMLResponse(page)
-
-    async def health(_: Request) -> Response:
-        return JSONResponse({"classes": network.num_classes, "step": network.step})
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
-        batches.close()
-
+    server = _Server(network, views)
     routes = [
-        Route("/", home),
-        Route("/health", health),
-        Route("/predict", predict, methods=["POST"]),
-        Route("/activations", activations, methods=["POST"]),
+        Route("/", server.home),
+        Route("/health", server.health),
+        Route("/predict", server.predict, methods=["POST"]),
+        Route("/activations", server.activations, methods=["POST"]),
     ]
     handlers: dict[Any, Any] = {
         HTTPException: _refused,
@@ -128,7 +59,89 @@ def app(network: Network, views: int = 1) -> Starlette:
         TimeoutError: _late,
         Exception: _failed,
     }
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        server.batches.close()
+
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+
+
+class _Server:
+    """What is answered, and how much of it at once."""
+
+    def __init__(self, network: Network, views: int) -> None:
+        self._network = network
+        side = network.config.resize
+
+        def compute(images: np.ndarray) -> np.ndarray:
+            return network.probabilities(images, views)
+
+        for size in SIZES:
+            compute(np.zeros((size, side, side, 3), np.uint8))
+        self.batches = Batches(compute)
+        self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
+        self._drawing = asyncio.Semaphore(1)  # matplotlib is for one at a time
+        self._drawings = 0
+        templates = importlib.resources.files("alexnet_jax.pages") / "templates"
+        self._page = (templates / "serve.html").read_text("utf-8")
+
+    async def home(self, _: Request) -> Response:
+        """The page."""
+        return HTMLResponse(self._page)
+
+    async def health(self, _: Request) -> Response:
+        """Is it there, and which network is it?"""
+        return JSONResponse({"classes": self._network.num_classes, "step": self._network.step})
+
+    async def predict(self, request: Request) -> Response:
+        """The likeliest classes of each image, in the order in which they came."""
+        images = await _images(request)
+        found = await asyncio.gather(*(self._answer(*one) for one in images))
+        wrong = [one for one in found if "error" in one]
+        if len(images) == 1 and wrong:
+            return JSONResponse(wrong[0], 422)
+        return JSONResponse({"images": found})
+
+    async def activations(self, request: Request) -> Response:
+        """A picture of what each layer and column makes of an image."""
+        [one, *_] = await _images(request)
+        if self._drawings >= MOST_DRAWINGS:
+            raise BusyError("too many pictures are being drawn; try again in a moment")
+        self._drawings += 1
+        try:
+            async with self._drawing:
+                return Response(await run_in_threadpool(self._maps, *one), media_type="image/png")
+        except DataError as error:
+            return JSONResponse({"image": one[0], "error": printable(error)}, 422)
+        finally:
+            self._drawings -= 1
+
+    async def _answer(self, name: str, encoded: bytes) -> dict[str, Any]:
+        try:
+            self.batches.refuse_if_full()
+            async with self._decoding:
+                image = await run_in_threadpool(self._square, name, encoded)
+            coming = asyncio.wrap_future(self.batches.submit(image))
+            said = await asyncio.wait_for(coming, MOST_SECONDS)
+        except DataError as error:
+            return {"image": name, "error": printable(error)}
+        best = best_five(said, self._network.class_name)
+        return {
+            "image": name,
+            "best": [{"class": c, "words": spoken(c), "probability": p} for c, p in best],
+        }
+
+    def _square(self, name: str, encoded: bytes) -> np.ndarray:
+        _refuse_large(name, encoded)
+        config = self._network.config
+        return decode(encoded, name, config.resize, config.exif_orientation)
+
+    def _maps(self, name: str, encoded: bytes) -> bytes:
+        image, buffer = self._square(name, encoded), io.BytesIO()
+        pictures.activations(self._network, image).savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
 def _refuse_large(name: str, encoded: bytes) -> None:

@@ -1,6 +1,7 @@
 """Loss and errors as masked sums, divided once at the end."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,3 +59,14 @@ def compute(sums: Sums) -> dict[str, float]:
         for name, value in sums.items()
     }
     return means | {"count": int(sums["loss"].count)}
+
+
+def series_of(row: dict[str, Any]) -> str:
+    """Returns the series that a row of metrics belongs to: errors of one and of ten views do not
+    compare.
+
+    >>> series_of({"split": "val", "views": 10}), series_of({"split": "val", "views": 1})
+    ('val, 10 views', 'val')
+    """
+    views = row.get("views", 1)
+    return row["split"] if views == 1 else f"{row['split']}, {views} views"

@@ -17,6 +17,7 @@ from tensorboardX.proto import event_pb2, summary_pb2
 
 from alexnet_jax.errors import UserError, printable
 from alexnet_jax.host import files
+from alexnet_jax.steps.metrics import series_of
 
 Row = dict[str, Any]
 
@@ -194,16 +195,6 @@ def _tell_of_losses(path: pathlib.Path, lines: list[Line], known: dict[str, Any]
     else:
         said += f"some of its first {wanted} rows are not what was written"
     print(printable(f"{said}; the run itself is whole and goes on"), file=sys.stderr, flush=True)
-
-
-def series_of(row: Row) -> str:
-    """Returns the series that a row belongs to: errors of one and of ten views do not compare.
-
-    >>> series_of({"split": "val", "views": 10}), series_of({"split": "val", "views": 1})
-    ('val, 10 views', 'val')
-    """
-    views = row.get("views", 1)
-    return row["split"] if views == 1 else f"{row['split']}, {views} views"
 
 
 class Board:
