@@ -29,7 +29,7 @@ class Progress:
         self, description: str, done: int, total: int, unit: str, silent: bool = False
     ) -> None:
         self.silent = silent
-        self.live = not silent and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        self.live = not silent and (sys.stderr.isatty() or in_notebook())
         self._bar = _kind_of_bar()(
             desc=description,
             initial=done,

@@ -39,7 +39,8 @@ def test_a_bar_shows_all_of_it_on_80_columns():
         assert part in last, last
 
 
-def test_a_log_has_lines(capsys):
+def test_a_log_has_lines_whoever_imported_a_kernel(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)  # a library that can be used in one
     with Progress("train", 0, 100, "step") as bar:
         bar.about("evaluate 1,024")
         bar.show("step 10/100", "loss 1.5")
