@@ -1,0 +1,1 @@
+"""How fast images come, and what data sets of ImageNet's size cost."""
