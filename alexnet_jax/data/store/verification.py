@@ -8,8 +8,10 @@ import numpy as np
 from alexnet_jax.data.decode import read_square
 from alexnet_jax.data.store import pixel_index, store
 from alexnet_jax.data.store.store import StoredSplit
-from alexnet_jax.data.types import DataError
+from alexnet_jax.data.types import DataError, ReadyPixels
 from alexnet_jax.host import files
+
+AT_ONCE = 128  # records that are compared together
 
 
 def record_files(folder: pathlib.Path) -> dict[str, list[str]]:
@@ -51,17 +53,44 @@ def check_file(
         ready = records.pixels()
     except DataError:
         ready = None  # the index is a file of its own, and named as such
-    out = np.empty((1, side, side, 3), np.uint8)
-    for index in range(len(records)):
-        try:
-            image, example = read_square(records, index, side)
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        if not -1 <= example.label < len(class_names):
-            problems.append(f"{records.where(index)}: label {example.label} is no class")
-        if ready:
-            good = ready.read(np.array([index]), out.reshape(1, -1))[0]
-            if not good or ready.label[index] != example.label or not np.array_equal(out[0], image):
-                problems.append(f"{records.where(index)}: is not what is found by its index")
+    for start in range(0, len(records), AT_ONCE):
+        some = range(start, min(start + AT_ONCE, len(records)))
+        problems += _check_records(records, some, side, len(class_names), ready)
     return problems
+
+
+def _check_records(
+    records: StoredSplit, some: range, side: int, classes: int, ready: ReadyPixels | None
+) -> list[str]:
+    """Returns what is wrong with records, a line each, in their order.
+
+    Args:
+      records: of a file.
+      some: of them.
+      side: of their images, in pixels.
+      classes: how many there are.
+      ready: finds the same records by the file's index.
+    """
+    problems: list[tuple[int, str]] = []
+    images = np.zeros((len(some), side, side, 3), np.uint8)
+    labels = np.full(len(some), -1)
+    read = np.zeros(len(some), bool)
+    for row, index in enumerate(some):
+        try:
+            images[row], example = read_square(records, index, side)
+        except DataError as error:
+            problems.append((index, str(error)))
+            continue
+        labels[row], read[row] = example.label, True
+        if not -1 <= example.label < classes:
+            where = records.where(index)
+            problems.append((index, f"{where}: label {example.label} is no class"))
+    if ready:
+        found = np.zeros_like(images)
+        same = ready.read(np.array(some), found.reshape(len(some), -1))
+        same &= ready.label[some.start : some.stop] == labels
+        same &= (found == images).all(axis=(1, 2, 3))
+        for row in np.flatnonzero(read & ~same):
+            where = records.where(some[row])
+            problems.append((some[row], f"{where}: is not what is found by its index"))
+    return [text for _, text in sorted(problems)]
