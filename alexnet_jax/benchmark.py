@@ -18,7 +18,7 @@ from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.configs import flags as config_flags
 from alexnet_jax.errors import unknown
-from alexnet_jax.host import files, large_pages
+from alexnet_jax.host import large_pages, paths
 from alexnet_jax.parallel.schemes import LAYOUTS
 
 MODES = ("step", "eval", "input", "end_to_end", "startup", "layers", "memory", "scaling")
@@ -85,7 +85,7 @@ def _refuse(mode: str) -> None:
 def _refuse_unwritable(flag: str, value: str) -> None:
     if not value:
         return
-    path = files.local(value, f"--{flag}")
+    path = paths.local(value, f"--{flag}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"--{flag}: {path} cannot be written; name a file")
@@ -142,10 +142,10 @@ def _scaling() -> None:
     found = scaling.measure(_config(), counts, f.schemes, f.batch_per_device, f.rounds)
     print(scaling.table(found))
     if f.json:
-        path = files.local(f.json, "--json")
+        path = paths.local(f.json, "--json")
         path.write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
     if f.picture:
-        scaling.draw(found).save(files.local(f.picture, "--picture"))
+        scaling.draw(found).save(paths.local(f.picture, "--picture"))
 
 
 def _benchmark(mode: str) -> None:
@@ -158,7 +158,7 @@ def _benchmark(mode: str) -> None:
     print(rows.table(found))
     asked = {"batch_size": flags.FLAGS.batch_size, "precision": flags.FLAGS.precision}
     if flags.FLAGS.json:
-        path = files.local(flags.FLAGS.json, "--json")
+        path = paths.local(flags.FLAGS.json, "--json")
         path.write_text(json.dumps([asked | row.json() for row in found], indent=1) + "\n")
 
 

@@ -16,14 +16,14 @@ import sys
 from absl import flags
 
 from alexnet_jax import cli
-from alexnet_jax.host import files
+from alexnet_jax.host import files, paths
 
 
 def _run(arguments: list[str]) -> None:
     if len(arguments) > 1:
         sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
     with cli.errors_as_one_line():
-        workdir = files.local(flags.FLAGS.workdir, "--workdir")
+        workdir = paths.local(flags.FLAGS.workdir, "--workdir")
         damaged = listed(workdir, flags.FLAGS.verify)
     sys.exit(1 if damaged else 0)
 

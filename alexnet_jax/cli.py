@@ -108,8 +108,12 @@ def errors_as_one_line() -> Iterator[None]:
     logging.getLogger("absl").setLevel(logging.ERROR)
     import jax
 
+    from alexnet_jax.host import mirror
+
     try:
         yield
+        if mirror.any_opened() and jax.process_index() == 0:
+            mirror.write_back()
     except KeyboardInterrupt:
         sys.exit(130)
     except (UserError, OSError) as error:

@@ -19,7 +19,7 @@ from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.data.words import read_names
-from alexnet_jax.host import files
+from alexnet_jax.host import paths
 
 FROM = ["caffe", "torchvision", "onnx", "safetensors", "workdir"]
 TO = ["workdir", "safetensors", "torchvision", "onnx", "stablehlo"]
@@ -30,7 +30,7 @@ def _run(arguments: list[str]) -> None:
     if len(arguments) != 3:
         sys.exit("error: name one input and one output: --from=FORMAT IN --to=FORMAT OUT")
     with cli.errors_as_one_line():
-        source, out = files.local(arguments[1], "IN"), files.local(arguments[2], "OUT")
+        source, out = paths.local(arguments[1], "IN"), paths.local(arguments[2], "OUT")
         from alexnet_jax.training import run_weights
         from alexnet_jax.weights import formats
 
@@ -41,7 +41,7 @@ def _run(arguments: list[str]) -> None:
             weights.config.data_dir = values.data_dir
         if values.class_names:
             names = read_names(
-                files.local(values.class_names, "--class_names"), len(weights.params["fc8"]["bias"])
+                paths.local(values.class_names, "--class_names"), len(weights.params["fc8"]["bias"])
             )
             weights = dataclasses.replace(weights, class_names=names)
         run_weights.write(values.to, weights, out, values.from_images)

@@ -26,7 +26,7 @@ from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.words import read_names
 from alexnet_jax.feed.host import HostBatches
-from alexnet_jax.host import files
+from alexnet_jax.host import paths
 from alexnet_jax.inference import pictures, trained
 from alexnet_jax.inference.predictions import (
     BEST,
@@ -106,18 +106,18 @@ def _network(workdir: pathlib.Path) -> TrainedNetwork:
     config.eval_batch_size = -(-size // devices) * devices
     if flags.FLAGS.class_names:
         names = read_names(
-            files.local(flags.FLAGS.class_names, "--class_names"), network.num_classes
+            paths.local(flags.FLAGS.class_names, "--class_names"), network.num_classes
         )
         network = dataclasses.replace(network, class_names=names)
     return network
 
 
 def _evaluate() -> None:
-    workdirs = [files.local(name, "--workdir") for name in flags.FLAGS.workdir]
+    workdirs = [paths.local(name, "--workdir") for name in flags.FLAGS.workdir]
     networks, order = _networks(workdirs), None
     workdir, network = workdirs[0], networks[0]
     if flags.FLAGS.label_order:
-        order = _lines(files.local(flags.FLAGS.label_order, "--label_order"))
+        order = _lines(paths.local(flags.FLAGS.label_order, "--label_order"))
     numbers = label_numbers(network.class_names, network.num_classes, order)
     _, split = network.source(flags.FLAGS.split)
     path = _file_of_predictions(network, split)
@@ -146,7 +146,7 @@ def _file_of_predictions(network: TrainedNetwork, split: str) -> pathlib.Path | 
     """
     if not flags.FLAGS.predictions:
         return None
-    path = files.local(flags.FLAGS.predictions, "--predictions")
+    path = paths.local(flags.FLAGS.predictions, "--predictions")
     if path.suffix not in (SUBMISSION, ".csv", ".jsonl"):
         raise ConfigError(f"--predictions: {path} must end in .csv, .jsonl or {SUBMISSION}")
     if path.is_dir():

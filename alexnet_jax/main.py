@@ -21,7 +21,7 @@ from absl import flags
 from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.configs import flags as config_flags
-from alexnet_jax.host import files, large_pages
+from alexnet_jax.host import large_pages, paths
 
 config_flags.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "the folder that the run is kept in", required=True)
@@ -74,10 +74,10 @@ def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = Fal
             summary = train.train(config, workdir, overwrite)
             made: list[str] = []
             if config.report_every_minutes:  # the others wait: who leaves early ends the first
-                folder = files.local(workdir, "--workdir")
+                folder = paths.local(workdir, "--workdir")
                 processes.first_does(lambda: made.append(make_page(folder)))
     page = "".join(made)
-    plots = files.local(workdir, "--workdir") / "plots" / "learning_curves.png"
+    plots = paths.local(workdir, "--workdir") / "plots" / "learning_curves.png"
     processes.say(
         f"see {page or plots}, or: tensorboard --logdir "
         f"{shlex.quote(str(plots.parents[1] / 'tensorboard'))}"

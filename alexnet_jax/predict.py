@@ -23,7 +23,7 @@ from alexnet_jax import cli
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.types import DataError
 from alexnet_jax.data.words import spoken
-from alexnet_jax.host import files
+from alexnet_jax.host import paths
 
 MOST_BYTES = 200  # of a picture's name; disks take 255
 
@@ -66,9 +66,9 @@ def _run(arguments: list[str]) -> None:
     if not photographs:
         sys.exit("error: name at least one photograph after the flags")
     with cli.errors_as_one_line():
-        workdir = files.local(flags.FLAGS.workdir, "--workdir")
+        workdir = paths.local(flags.FLAGS.workdir, "--workdir")
         out = flags.FLAGS.out
-        folder = files.local(out, "--out") if out else workdir / "plots" / "predictions"
+        folder = paths.local(out, "--out") if out else workdir / "plots" / "predictions"
         from alexnet_jax import inference
         from alexnet_jax.figures import answers
         from alexnet_jax.inference.images import squares
@@ -108,7 +108,7 @@ def _serve() -> None:
 
         compilation.keep_programs()
         values = flags.FLAGS
-        network = inference.load(files.local(values.workdir, "--workdir"))
+        network = inference.load(paths.local(values.workdir, "--workdir"))
         with _listening(values.host, values.port) as listener:
             host, port = listener.getsockname()[:2]
             views = int(values.views) if values["views"].present else 1

@@ -22,7 +22,7 @@ from absl import logging as absl_logging
 from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.errors import UserError
-from alexnet_jax.host import files, large_pages, machine, signals
+from alexnet_jax.host import files, large_pages, machine, mirror, paths, signals
 
 MOST_PIXELS = 4096  # of a side: sums of one take 200 MB in each process, 400 in the parent
 
@@ -46,8 +46,8 @@ def prepare() -> None:
     f = flags.FLAGS
     if not f.dataset or not f.out:
         raise ConfigError("--dataset, --out: both are needed (or --verify STORE)")
-    folder = files.local(f.out, "--out")
-    source = files.local(f.dataset, "--dataset")
+    folder = paths.local(f.out, "--out")
+    source = paths.local(f.dataset, "--dataset")
     if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"--out: {folder} lies inside the data set {f.dataset}")
     begun = (folder / store.MANIFEST).is_file() or (folder / store.UNFINISHED).is_dir()
@@ -71,14 +71,15 @@ def prepare() -> None:
             shutil.rmtree(folder / store.UNFINISHED)
         return
     workers = f.workers or machine.cores()
-    with files.only_process(folder / store.UNFINISHED):
-        preparation = Preparation(dataset, folder, options)
-        if preparation.done:
-            cli.say(f"going on in {folder}: {preparation.done:,} images are there", flush=True)
-        with Progress("prepare", preparation.done, preparation.total, "image") as progress:
-            preparation.write(workers, progress.advance)
-        preparation.finish()
-    shutil.rmtree(folder / store.UNFINISHED)  # after its lock is closed, as some disks demand
+    with mirror.held(folder) as bucket:
+        with files.only_process(folder / store.UNFINISHED):
+            preparation = Preparation(dataset, folder, options, bucket.push if bucket else None)
+            if preparation.done:
+                cli.say(f"going on in {folder}: {preparation.done:,} images are there", flush=True)
+            with Progress("prepare", preparation.done, preparation.total, "image") as progress:
+                preparation.write(workers, progress.advance)
+            preparation.finish()
+        shutil.rmtree(folder / store.UNFINISHED)  # its lock is closed, as some disks demand
     _tell(folder, dataset.sizes, preparation.bad_images)
     if cost := preparation.jpeg_cost():
         cli.say(
@@ -145,7 +146,7 @@ def _run(arguments: list[str]) -> None:
 
 def _prepare_or_verify(arguments: list[str]) -> None:
     if flags.FLAGS.verify and len(arguments) == 2:
-        verify(files.local(arguments[1], "STORE"))
+        verify(paths.local(arguments[1], "STORE"))
     elif flags.FLAGS.verify or len(arguments) > 1:
         raise ConfigError("--verify STORE: name one store, and nothing without --verify")
     else:

@@ -17,7 +17,7 @@ import sys
 from absl import flags
 
 from alexnet_jax import cli
-from alexnet_jax.host import files
+from alexnet_jax.host import files, paths
 
 
 def _run(arguments: list[str]) -> None:
@@ -37,7 +37,7 @@ def _probe() -> None:
     from alexnet_jax.inference import probe, trained
 
     f = flags.FLAGS
-    network = trained.load(files.local(f.workdir, "--workdir"), which=f.checkpoint)
+    network = trained.load(paths.local(f.workdir, "--workdir"), which=f.checkpoint)
     config = network.config
     if f.dataset:  # which has no splits of the run's
         config.dataset, config.train_split, config.eval_split = f.dataset, "train", ""
@@ -76,7 +76,7 @@ def _probe() -> None:
             )
     if f.out:
         about = {"workdir": f.workdir, "step": network.step, "train": trained_on, "test": tested_on}
-        out = pathlib.Path(files.local(f.out, "--out"))
+        out = pathlib.Path(paths.local(f.out, "--out"))
         out.parent.mkdir(parents=True, exist_ok=True)
         with files.named(out):
             files.replace_text(out, json.dumps(about | {"probes": rows}, indent=1) + "\n")

@@ -18,7 +18,7 @@ from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.config import ConfigError
-from alexnet_jax.host import files
+from alexnet_jax.host import paths
 
 
 def define_flags() -> None:
@@ -38,8 +38,8 @@ def _run(arguments: list[str]) -> None:
         platform.leave_devices()  # the run may be at them
         if not values.workdir:
             raise ConfigError("--workdir: name the folder of a run")
-        workdirs = [files.local(name, "--workdir") for name in values.workdir]
-        out = files.local(values.out, "--out") if values.out else workdirs[0] / "report.html"
+        workdirs = [paths.local(name, "--workdir") for name in values.workdir]
+        out = paths.local(values.out, "--out") if values.out else workdirs[0] / "report.html"
         path = make(workdirs, out, values.answers)
     cli.say(f"written: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
 

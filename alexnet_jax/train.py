@@ -19,7 +19,8 @@ from alexnet_jax.errors import Interrupted, in_notebook, interruptible, printabl
 from alexnet_jax.feed import choice, resident
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.feed.protocol import Feeding
-from alexnet_jax.host import files
+from alexnet_jax.host import files, paths
+from alexnet_jax.host import mirror as mirrors
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.host.signals import Remembered
 from alexnet_jax.host.stopwatch import Stopwatch
@@ -136,20 +137,27 @@ def train(
     if in_notebook():
         compilation.keep_programs()  # for the next kernel, as commands do
     stopwatch = Stopwatch("start")
-    folder = files.local(workdir, "--workdir")
+    folder = paths.local(workdir, "--workdir")
     processes.agree(config, str(folder))
+    if mirrors.of(folder):
+        processes.on_one_machine(f"--workdir: {os.fspath(workdir)}")
     _validate(config)
     run_files.refuse_nested(folder, config)
     mesh = _build_mesh(config)
     with interruptible("training"), contextlib.ExitStack() as held:
-        processes.first_does(lambda: held.enter_context(files.only_process(folder)))
+        opened: list[mirrors.Mirror | None] = [None]
+        processes.first_does(lambda: opened.append(held.enter_context(_holding(folder))))
+        mirror = opened[-1]
         dataset, weights = None, None
         if overwrite:  # before anything is removed
             weights = starts.read(config, folder)
             config = weights.config if weights else config
             dataset = _open_dataset(config)
         processes.first_does(lambda: _clear_or_keep(folder, overwrite))
-        checkpoints = held.enter_context(checkpoint.Checkpoints(folder, config.keep_checkpoints))
+        if mirror and overwrite:
+            mirror.push()
+        keep = config.keep_checkpoints
+        checkpoints = held.enter_context(checkpoint.Checkpoints(folder, keep, mirror=mirror))
         held.enter_context(crash.told_of(folder))
         history = held.enter_context(History(folder, stopwatch, processes.is_first()))
         before = None
@@ -185,7 +193,7 @@ def preview(config: Config, workdir: str | os.PathLike[str], overwrite: bool = F
     Raises:
       ConfigError, DataError: what `train` would be ended by before its first update.
     """
-    folder = files.local(workdir, "--workdir")
+    folder = paths.local(workdir, "--workdir")
     _validate(config)
     run_files.refuse_nested(folder, config)
     mesh = _build_mesh(config)
@@ -224,6 +232,13 @@ def preview(config: Config, workdir: str | os.PathLike[str], overwrite: bool = F
         f"{folder} {what}; nothing was made or changed",
     ]
     return "\n\n".join(lines)
+
+
+@contextlib.contextmanager
+def _holding(folder: pathlib.Path) -> Iterator[mirrors.Mirror | None]:
+    """Holds a workdir for this process, and the bucket that it is a copy of."""
+    with files.only_process(folder), mirrors.held(folder) as mirror:
+        yield mirror
 
 
 def _clear_or_keep(folder: pathlib.Path, overwrite: bool) -> None:

@@ -30,7 +30,7 @@ from alexnet_jax.config import ConfigError
 from alexnet_jax.configs import flags as config_flags
 from alexnet_jax.configs.by_hand import by_hand
 from alexnet_jax.errors import unknown
-from alexnet_jax.host import files
+from alexnet_jax.host import paths
 
 
 def define_flags() -> None:
@@ -51,12 +51,12 @@ def define_flags() -> None:
 def _workdirs() -> list[pathlib.Path]:
     if not flags.FLAGS.workdir:
         raise ConfigError("--workdir: name the folder of a run")
-    return [files.local(name, "--workdir") for name in flags.FLAGS.workdir]
+    return [paths.local(name, "--workdir") for name in flags.FLAGS.workdir]
 
 
 def _out(name: str) -> pathlib.Path:
     given = flags.FLAGS.out
-    return files.local(given, "--out") if given else _workdirs()[0] / "plots" / name
+    return paths.local(given, "--out") if given else _workdirs()[0] / "plots" / name
 
 
 def _load(workdir: pathlib.Path) -> Any:
@@ -151,7 +151,7 @@ def _split() -> pathlib.Path:
     cli.say(f"compiling a step for {devices} simulated devices")
     found = communication.compiled(train.compile_train_step(config))
     picture = split.draw(config, config.num_classes, found, mesh.data)
-    path = files.local(flags.FLAGS.out or "split.svg", "--out")
+    path = paths.local(flags.FLAGS.out or "split.svg", "--out")
     picture.save(path)
     picture.save(path.with_suffix(".png" if path.suffix != ".png" else ".svg"))
     sent = sum(one.moved for one in found)

@@ -20,6 +20,9 @@ for argument in "$@"; do
   previous="$argument"
 done
 workdir="${workdir/#\~/$HOME}"
+case "$workdir" in  # of a bucket there is a copy
+  gs://*) workdir="${XDG_CACHE_HOME:-$HOME/.cache}/alexnet_jax/buckets/${workdir#gs://}" ;;
+esac
 [ -n "$workdir" ] || { echo "error: --workdir: is needed, to see whether the run gets on" >&2; exit 2; }
 
 # What the history of the run is; it changes when a run begins.

@@ -1,9 +1,12 @@
 """Trains a config in a process of its own, and ends it with a signal at a given point.
 
 run_and_die.py CONFIG.json WORKDIR "step 3" | "save 2" | "committing 2" | "sealing 2"
-    | "sealed 2" | "evaluate 3" | "row 3" | "signal 15 2" | ""
+    | "sealed 2" | "evaluate 3" | "row 3" | "signal 15 2" | "upload 20" | "removal 3" | ""
+
+An upload is the 20th object that is written to a bucket, and a removal the 3rd that is removed.
 """
 
+import itertools
 import os
 import pathlib
 import signal
@@ -15,6 +18,7 @@ from alexnet_jax import train  # noqa: E402
 from alexnet_jax.config import from_json  # noqa: E402
 from alexnet_jax.feed import host as host_feed  # noqa: E402
 from alexnet_jax.feed import resident  # noqa: E402
+from alexnet_jax.host import bucket  # noqa: E402
 from alexnet_jax.training import checkpoint, run, seal, writers  # noqa: E402
 
 
@@ -68,6 +72,20 @@ def arm(point: str) -> None:
             end()
         write(self, row)
 
+    sent, removed = itertools.count(1), itertools.count(1)
+    upload, delete = bucket.Bucket.upload, bucket.Bucket.delete
+
+    def dying_upload(self, name, data):  # noqa: ANN001, ANN202
+        if kind == "upload" and next(sent) >= at:
+            end()
+        upload(self, name, data)
+
+    def dying_delete(self, name):  # noqa: ANN001, ANN202
+        if kind == "removal" and next(removed) >= at:
+            end()
+        delete(self, name)
+
+    bucket.Bucket.upload, bucket.Bucket.delete = dying_upload, dying_delete
     host_feed.HostFeed.training = dying(host_feed.HostFeed.training)
     resident.ResidentFeed.training = dying(resident.ResidentFeed.training)
     checkpoint.Checkpoints.save = dying_save

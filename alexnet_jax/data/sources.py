@@ -15,7 +15,7 @@ from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.folder import Folder
 from alexnet_jax.data.store.store import Store, is_store
 from alexnet_jax.data.types import DataError
-from alexnet_jax.host import files
+from alexnet_jax.host import paths
 
 
 def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) -> Dataset:
@@ -32,7 +32,7 @@ def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) 
       DataError: no such data set or folder, one that is not of images with labels, or a store of
         another `resize`.
     """
-    path = files.local(config.dataset, "dataset")
+    path = paths.local(config.dataset, "dataset")
     if is_store(path):
         store = Store(path)
         if store.side != config.resize:
@@ -66,7 +66,7 @@ def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) 
         )
     if "/" in config.dataset and config.dataset[0] in "./~":
         raise DataError(f"dataset: there is no folder or archive {path}")
-    data_dir = files.local(config.data_dir or constants.DATA_DIR, "data_dir")
+    data_dir = paths.local(config.data_dir or constants.DATA_DIR, "data_dir")
     by_tfds = data_dir / imagenet.NAME  # where TFDS prepares it, and people put a store of theirs
     if config.dataset == imagenet.NAME and (not by_tfds.is_dir() or is_store(by_tfds)):
         return imagenet.ImagenetArchives(data_dir / "downloads" / "manual", silent)

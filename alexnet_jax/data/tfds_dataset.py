@@ -20,7 +20,7 @@ from alexnet_jax.data import drawn_patterns, tfrecord
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.types import DataError, Example, Source
 from alexnet_jax.errors import nearest, printable
-from alexnet_jax.host import files
+from alexnet_jax.host import files, paths
 
 INFO = "dataset_info.json"
 REACHED_WITHIN = 10  # seconds, of who downloads are from
@@ -164,7 +164,7 @@ def _builder(name: str, data_dir: str) -> Any:
     if name == drawn_patterns.DrawnPatterns.name:
         return drawn_patterns.DrawnPatterns(data_dir=data_dir or None, file_format="array_record")
     base = name.partition("/")[0].partition(":")[0]
-    folder = files.local(data_dir or constants.DATA_DIR, "data_dir") / base
+    folder = paths.local(data_dir or constants.DATA_DIR, "data_dir") / base
     # Checked here, because TFDS asks the network, and for TensorFlow, about names it lacks.
     known = tfds.list_builders(with_community_datasets=False)
     if base not in known and not folder.is_dir():
@@ -182,7 +182,7 @@ def _refuse_unreachable(name: str, data_dir: str, builder: Any) -> None:
       DataError: names who cannot be reached.
     """
     urls = [url for url in builder.url_infos or () if url.startswith(("http://", "https://"))]
-    downloads = files.local(data_dir or constants.DATA_DIR, "data_dir") / "downloads"
+    downloads = paths.local(data_dir or constants.DATA_DIR, "data_dir") / "downloads"
     if not urls or _is_downloaded(urls, downloads) or not (why := _unreachable(urls[0])):
         return
     raise DataError(

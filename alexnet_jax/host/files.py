@@ -33,39 +33,6 @@ class DamagedFileError(ValueError):
     """A file that is not what it should be; the message names it."""
 
 
-class PathError(UserError, ValueError):
-    """A path that cannot be used; the message names the flag and what to do."""
-
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
-
-def local(path: str | os.PathLike[str], flag: str) -> pathlib.Path:
-    """Returns a path of this machine, with ~ for the home.
-
-    Args:
-      path: as it was given.
-      flag: that gave it, for the error.
-
-    Raises:
-      PathError: it is empty, of a bucket, or of a home that nobody knows.
-    """
-    text = os.fspath(path)
-    if not text.strip():
-        raise PathError(f"{flag}: is empty; name a folder")
-    if _SCHEME.match(text):
-        raise PathError(
-            f"{flag}: {text} is not on this machine's disks, and nothing else is read or written "
-            "here; mount the bucket as a folder, or copy it"
-        )
-    if "\0" in text:
-        raise PathError(f"{flag}: {text!r} has a zero byte in it")
-    path = pathlib.Path(os.path.expanduser(text))
-    if text.startswith("~") and path.parts[0].startswith("~"):
-        raise PathError(f"{flag}: {text} needs a home folder; set HOME, or name the whole path")
-    return path
-
-
 _SAFE = re.compile(r"[\w./ -]+", re.ASCII)
 
 
@@ -249,6 +216,18 @@ def only_process(folder: pathlib.Path) -> Iterator[None]:
                 f"another process works in {folder}; wait for it, or use another folder"
             )
         yield
+
+
+def is_held(folder: pathlib.Path) -> bool:
+    """Does another process hold a folder?"""
+    try:
+        with (folder / "lock").open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES)
+    return False
 
 
 def _lock_of(folder: pathlib.Path) -> IO[str]:

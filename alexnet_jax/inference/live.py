@@ -9,7 +9,7 @@ from typing import Any
 from alexnet_jax.errors import in_notebook
 from alexnet_jax.figures import curves
 from alexnet_jax.figures.picture import Picture
-from alexnet_jax.host import files
+from alexnet_jax.host import paths
 from alexnet_jax.training.run_files import read_rows
 
 
@@ -31,7 +31,7 @@ def moving_curves(workdir: str | os.PathLike[str], seconds: float = 3.0) -> Iter
         return
     from IPython.display import display  # pyright: ignore[reportMissingImports]
 
-    rows = files.local(os.fspath(workdir), "workdir") / "metrics.jsonl"
+    rows = paths.local(os.fspath(workdir), "workdir") / "metrics.jsonl"
     handle: Any = display(Picture(figsize=(12, 4)), display_id=True)
     over, seen = threading.Event(), [0]
 

@@ -13,7 +13,7 @@ from alexnet_jax import model
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.words import spoken
 from alexnet_jax.errors import interruptible
-from alexnet_jax.host import files
+from alexnet_jax.host import paths
 from alexnet_jax.inference import features as inside
 from alexnet_jax.inference import predictions, trained
 from alexnet_jax.inference.images import AnyImage, squares
@@ -236,6 +236,6 @@ def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Net
     >>> load(workdir).config.batch_size
     8
     """
-    folder = files.local(workdir, "workdir")
+    folder = paths.local(workdir, "workdir")
     found = trained.load(folder, which=str(checkpoint))
     return Network(found.setup, found.class_names, found.step, found.params)

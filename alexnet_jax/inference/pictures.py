@@ -20,7 +20,7 @@ from alexnet_jax.figures import curves as curves_figure
 from alexnet_jax.figures import kernels as kernels_figure
 from alexnet_jax.figures import neighbours as neighbours_figure
 from alexnet_jax.figures.picture import Picture
-from alexnet_jax.host import files
+from alexnet_jax.host import paths
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.inference import features, predictions
 from alexnet_jax.inference.images import AnyImage, squares
@@ -219,7 +219,7 @@ def curves(workdirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) 
     <Picture size 1440x552 with 2 Axes>
     """
     one = isinstance(workdirs, str | os.PathLike)
-    folders = [files.local(w, "workdir") for w in ([workdirs] if one else workdirs)]
+    folders = [paths.local(w, "workdir") for w in ([workdirs] if one else workdirs)]
     alike = len({folder.name for folder in folders}) < len(folders)
     runs = {}
     for folder in folders:

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -297,6 +298,22 @@ def same_data(name: str, fingerprint: Callable[[], str]) -> None:
                 f"dataset: {name} is not the same in process {process} as in process 0; give every "
                 "process the same files"
             )
+
+
+def on_one_machine(what: str) -> None:
+    """Refuses processes on several machines.
+
+    Args:
+      what: cannot be shared by them.
+
+    Raises:
+      ProcessesError: in all of them.
+    """
+    if jax.process_count() > 1 and len(set(told_by_all(socket.gethostname()))) > 1:
+        raise ProcessesError(
+            f"{what} is copied to one machine's disk, and these processes are on several; mount "
+            "the bucket as a folder on all of them (gcsfuse), and name that"
+        )
 
 
 def same_workdir(workdir: pathlib.Path, latest_step: int) -> None:

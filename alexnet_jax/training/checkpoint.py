@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.host import files
+from alexnet_jax.host.mirror import Mirror
 from alexnet_jax.steps import digests
 from alexnet_jax.training import seal
 from alexnet_jax.training.seal import DamageError
@@ -40,14 +41,22 @@ UNSEALED = ".unsealed"  # what has this in its name is not a checkpoint, or no l
 class Checkpoints(Stored):
     """The checkpoints of a workdir, for the run that saves them."""
 
-    def __init__(self, workdir: pathlib.Path, keep: int, run: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        keep: int,
+        run: dict[str, Any] | None = None,
+        mirror: Mirror | None = None,
+    ) -> None:
         """Makes the folder, and removes what a killed save left in it.
 
         Args:
           workdir: of the run, which holds it.
           keep: how many of the last ones are kept, beside the best.
           run: what goes into the seals, and is compared with them.
+          mirror: of the bucket that the workdir is a copy of; each save is written there too.
         """
+        self._mirror = mirror
         if jax.process_index() == 0:
             remove_unfinished(workdir / FOLDER)
         super().__init__(workdir, run or {})
@@ -129,6 +138,8 @@ class Checkpoints(Stored):
             files.sync_folder(self.path)
             self.record.newest = step
             self.prune()
+            if self._mirror:
+                self._mirror.push()
 
     @contextlib.contextmanager
     def _failing(self, step: int) -> Iterator[None]:
@@ -156,7 +167,8 @@ class Checkpoints(Stored):
 
     def bytes_written(self) -> int:
         """Returns the bytes of saves that are under way."""
-        return sum(files.size_of(folder) for folder in self.path.glob(f"*{UNSEALED}*"))
+        sent = self._mirror.sent if self._mirror else 0
+        return sent + sum(files.size_of(folder) for folder in self.path.glob(f"*{UNSEALED}*"))
 
     def raise_failure(self) -> None:
         """Raises what a save in the background failed with, if one did."""

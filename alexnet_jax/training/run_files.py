@@ -13,7 +13,7 @@ from alexnet_jax.configs.validation import validate
 from alexnet_jax.data import statistics as colour
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.errors import printable
-from alexnet_jax.host import files
+from alexnet_jax.host import files, paths
 from alexnet_jax.steps.communication import Collective
 from alexnet_jax.training import history
 from alexnet_jax.training.writers import METRICS, read_rows
@@ -304,17 +304,17 @@ def refuse_nested(workdir: pathlib.Path, config: Config) -> None:
     Raises:
       PathError: says which lies in which.
     """
-    data = files.local(config.dataset, "--config.dataset")
+    data = paths.local(config.dataset, "--config.dataset")
     if not data.is_dir():
         return  # a name, or what does not exist is said later
     own, theirs = workdir.resolve(), data.resolve()
     if own == theirs or theirs in own.parents:
-        raise files.PathError(
+        raise paths.PathError(
             f"--workdir: {workdir} lies in the data set {data}, and would become a part of it; use "
             "a folder elsewhere"
         )
     if own in theirs.parents:
-        raise files.PathError(
+        raise paths.PathError(
             f"--config.dataset: {data} lies in the workdir {workdir}; use a workdir elsewhere"
         )
 

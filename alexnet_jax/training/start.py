@@ -15,7 +15,7 @@ from alexnet_jax.configs import layer_names, layer_rates
 from alexnet_jax.configs.by_hand import put
 from alexnet_jax.configs.inheritance import inherited
 from alexnet_jax.configs.validation import validate
-from alexnet_jax.host import files
+from alexnet_jax.host import files, paths
 from alexnet_jax.model import abstract_parameters
 from alexnet_jax.parallel import processes
 from alexnet_jax.steps.setup import Setup
@@ -135,8 +135,8 @@ def _named(weights: str) -> tuple[str, pathlib.Path]:
     """Returns the format and the path of PATH or FORMAT:PATH."""
     form, colon, rest = weights.partition(":")
     if colon and form in run_weights.FORMATS and rest:
-        return form, files.local(rest, "--config.init.weights")
-    path = files.local(weights, "--config.init.weights")
+        return form, paths.local(rest, "--config.init.weights")
+    path = paths.local(weights, "--config.init.weights")
     if path.is_dir():
         return "workdir", path
     if not path.exists():

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from alexnet_jax.host import files
-from alexnet_jax.host.files import PathError
+from alexnet_jax.host import files, paths
+from alexnet_jax.host.paths import PathError
 
 
 @pytest.mark.parametrize("module", ["checkpoints", "main", "evaluate"])
@@ -17,7 +17,7 @@ def test_folders_called_like_packages_are_not_imported(tmp_path, module):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('imported')")
     done = subprocess.run(
-        [sys.executable, "-m", f"alexnet_jax.{module}", "--workdir=gs://bucket/run"],
+        [sys.executable, "-m", f"alexnet_jax.{module}", "--workdir=s3://bucket/run"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -26,18 +26,18 @@ def test_folders_called_like_packages_are_not_imported(tmp_path, module):
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "error: --workdir: gs://bucket/run is not on this machine's disks, and nothing else is "
-        "read or written here; mount the bucket as a folder, or copy it\n"
+        "error: --workdir: s3://bucket/run is neither on this machine's disks nor "
+        "gs://BUCKET/PATH; mount the bucket as a folder, or copy it\n"
     )
-    assert not (tmp_path / "gs:").exists()
+    assert not (tmp_path / "s3:").exists()
 
 
 def test_a_path_of_this_machine(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert str(files.local("~/runs/a b[1]", "--workdir")) == "/home/me/runs/a b[1]"
+    assert str(paths.local("~/runs/a b[1]", "--workdir")) == "/home/me/runs/a b[1]"
     for wrong in ("", "  ", "s3://b", "hdfs://x/y", "http://x", "a\0b"):
         with pytest.raises(PathError, match="--workdir: "):
-            files.local(wrong, "--workdir")
+            paths.local(wrong, "--workdir")
 
 
 def test_who_comes_second_waits_with_a_line(tmp_path, monkeypatch):

@@ -39,14 +39,27 @@ from alexnet_jax.host import files
 class Preparation:
     """The making of one store, begun or gone on with."""
 
-    def __init__(self, dataset: Dataset, folder: pathlib.Path, options: Options) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        folder: pathlib.Path,
+        options: Options,
+        publish: Callable[[], None] | None = None,
+    ) -> None:
         """Looks at what is there already; the caller holds the folder (`files.only_process`).
+
+        Args:
+          dataset: whose images are stored.
+          folder: of the store.
+          options: of the store.
+          publish: called after each shard, for a folder that is the copy of a bucket's.
 
         Raises:
           DataError: the folder holds a store, or the beginning of one, of other data or options;
             or the disk has not enough room.
         """
         self._dataset, self._folder, self._options = dataset, folder, options
+        self._publish = publish or (lambda: None)
         self._state = folder / store.UNFINISHED / "progress.npz"
         self._shards = store_plan.shards(dataset, options)
         self._about: dict[str, dict[str, Any]] = {}
@@ -210,6 +223,7 @@ class Preparation:
                     self._sums.merge(written.sums)
             written.sums = None  # its future stays
             self._save()
+        self._publish()
 
     def _save(self) -> None:
         text = json.dumps(

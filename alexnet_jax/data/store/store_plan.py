@@ -16,7 +16,7 @@ from alexnet_jax.data.store import store
 from alexnet_jax.data.store.shard_writer import Options, Shard
 from alexnet_jax.data.types import DataError
 from alexnet_jax.errors import printable
-from alexnet_jax.host import files
+from alexnet_jax.host import mirror, paths
 
 # Of pixels, where the number of shards is not given: few enough files for a process to hold open
 # (ImageNet: 235 and 10), and for less, several that processes can share.
@@ -83,7 +83,9 @@ def identity(dataset: Dataset, options: Options) -> dict[str, Any]:
 
 
 def _absolute(source: str) -> str:
-    path = files.local(source, "--dataset")
+    path = paths.local(source, "--dataset")
+    if copied := mirror.of(path):
+        return copied.url
     return printable(os.path.abspath(path)) if path.is_dir() else source
 
 

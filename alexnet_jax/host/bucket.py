@@ -1,0 +1,288 @@
+"""A folder of a bucket of Google Cloud Storage: its objects, and the lease on it."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from alexnet_jax.errors import UserError, printable
+
+SCHEME = "gs://"
+LEASE = "lease"  # the object that says who works in a folder
+EXPIRES_AFTER = 40.0  # seconds without being renewed: so long waits a start after a kill
+GIVE_UP_AFTER = 120.0  # seconds in which a request is tried again
+
+
+class BucketError(UserError, RuntimeError):
+    """A bucket that cannot be read or written; the message names the object."""
+
+
+class HeldError(BucketError):
+    """Another process works in the folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """An object.
+
+    Attributes:
+      size: in bytes.
+      crc32c: of its bytes, in base64.
+    """
+
+    size: int
+    crc32c: str
+
+
+def crc32c(path: pathlib.Path) -> str:
+    """Returns the checksum of a file as a bucket tells it."""
+    import base64
+
+    import google_crc32c
+
+    found = google_crc32c.Checksum()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return base64.b64encode(found.digest()).decode()
+
+
+class Bucket:
+    """The objects whose names begin as a URL does. Its methods may be called from any thread."""
+
+    def __init__(self, url: str) -> None:
+        """Opens a folder, or what is one file.
+
+        Args:
+          url: gs://BUCKET/PATH.
+
+        Raises:
+          BucketError: the extra is not installed, or nobody is logged in.
+        """
+        self.url = url.rstrip("/")
+        name, _, self._prefix = self.url.removeprefix(SCHEME).partition("/")
+        if not name:
+            raise BucketError(f"{url}: names no bucket; write gs://BUCKET/PATH")
+        try:
+            from google.cloud import storage
+            from google.cloud.storage.retry import DEFAULT_RETRY
+        except ModuleNotFoundError as error:
+            raise BucketError(
+                f"{url}: needs google-cloud-storage; pip install 'alexnet-jax[gcs]'"
+            ) from error
+        self._retry = DEFAULT_RETRY.with_timeout(GIVE_UP_AFTER)
+        with self._failing():
+            self._client = storage.Client()
+            self._bucket = self._client.bucket(name)
+
+    @contextlib.contextmanager
+    def _failing(self, name: str = "") -> Iterator[None]:
+        """Makes one line of what the client raises when it gives up.
+
+        Raises:
+          BucketError: names the object.
+        """
+        import requests
+        from google.api_core.exceptions import GoogleAPIError, NotFound
+        from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+        from google.cloud.storage import exceptions
+
+        where = f"{self.url}/{name}" if name else self.url
+        try:
+            yield
+        except NotFound as error:
+            raise BucketError(f"{where}: is not there") from error
+        except DefaultCredentialsError as error:
+            raise BucketError(
+                f"{where}: nobody is logged in; run gcloud auth application-default login, or set "
+                "GOOGLE_APPLICATION_CREDENTIALS"
+            ) from error
+        except (
+            GoogleAPIError,
+            GoogleAuthError,
+            requests.RequestException,
+            exceptions.InvalidResponse,
+            exceptions.DataCorruption,
+        ) as error:
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise BucketError(f"{where}: {told}; is the network there? Try again") from error
+
+    def _blob(self, name: str) -> Any:
+        return self._bucket.blob("/".join(part for part in (self._prefix, name) if part))
+
+    def list(self) -> dict[str, Stored]:
+        """Returns the objects by their names within the folder.
+
+        "" is the URL itself, and a name that ends with a slash stands for a folder.
+
+        Raises:
+          BucketError: the bucket cannot be listed, or a name leads out of the folder.
+        """
+        found = {}
+        with self._failing():
+            blobs = self._client.list_blobs(self._bucket, prefix=self._prefix, retry=self._retry)
+            for blob in blobs:
+                rest = blob.name.removeprefix(self._prefix)
+                if self._prefix and rest and not rest.startswith("/"):
+                    continue  # of gs://b/run1, where gs://b/run is asked for
+                name = rest.removeprefix("/")
+                if rest == "/":
+                    continue  # the folder itself
+                parts = name.removesuffix("/").split("/") if name else []
+                if any(part in ("", ".", "..") for part in parts):
+                    raise BucketError(f"{self.url}: {blob.name!r} cannot be a file's name")
+                found[name] = Stored(int(blob.size), str(blob.crc32c))
+        return found
+
+    def download(self, name: str, path: pathlib.Path) -> None:
+        """Copies an object to a file, whose bytes are compared with its checksum.
+
+        Raises:
+          BucketError: it cannot be read.
+        """
+        with self._failing(name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name}.tmp")
+            self._blob(name).download_to_filename(str(part), checksum="crc32c", retry=self._retry)
+            part.replace(path)
+
+    def upload(self, name: str, data: pathlib.Path | bytes) -> None:
+        """Writes an object in one step.
+
+        Raises:
+          BucketError: it cannot be written.
+        """
+        with self._failing(name):
+            options: dict[str, Any] = {"checksum": "crc32c", "retry": self._retry}
+            if isinstance(data, bytes):
+                self._blob(name).upload_from_string(data, **options)
+            else:
+                self._blob(name).upload_from_filename(str(data), **options)
+
+    def delete(self, name: str) -> None:
+        """Removes an object, if it is there.
+
+        Raises:
+          BucketError: it cannot be removed.
+        """
+        from google.api_core.exceptions import NotFound
+
+        with self._failing(name), contextlib.suppress(NotFound):
+            self._blob(name).delete(retry=self._retry)
+
+    def generation(self, name: str) -> int:
+        """Returns the number of an object's last write; 0 where it is not there.
+
+        Raises:
+          BucketError: the bucket does not say.
+        """
+        with self._failing(name):
+            blob = self._bucket.get_blob(self._blob(name).name, retry=self._retry)
+            return int(blob.generation or 0) if blob else 0
+
+    def write_if(self, name: str, data: bytes, generation: int) -> int | None:
+        """Writes an object if nobody has since that generation.
+
+        Returns:
+          Its generation; None where somebody has.
+
+        Raises:
+          BucketError: it cannot be written.
+        """
+        from google.api_core.exceptions import PreconditionFailed
+
+        with self._failing(name):
+            blob = self._blob(name)
+            try:
+                blob.upload_from_string(data, if_generation_match=generation, retry=self._retry)
+            except PreconditionFailed:
+                return None
+            return int(blob.generation or 0)
+
+
+class Lease:
+    """Holds a folder for one process, whatever machine it is on; runs out after a kill.
+
+    No clock is compared with another machine's: a lease that is not renewed while one looks is
+    nobody's.
+    """
+
+    def __init__(self, bucket: Bucket) -> None:
+        """Takes the lease, and renews it until `release`.
+
+        Raises:
+          HeldError: another process renews it.
+        """
+        self._bucket = bucket
+        self._expires = float(os.environ.get("ALEXNET_LEASE_SECONDS", EXPIRES_AFTER))
+        self._whose = f"{socket.gethostname()}, process {os.getpid()}".encode()
+        self._over = threading.Event()
+        self._turn = threading.Lock()
+        self._lost = False
+        self._generation = self._take()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+
+    def _take(self) -> int:
+        seen = self._bucket.generation(LEASE)
+        if seen:
+            print(
+                f"{self._bucket.url}: a process that may have been killed held it; looking for "
+                f"{self._expires:.0f} s whether it still does",
+                file=sys.stderr,
+                flush=True,
+            )
+        looked = time.monotonic()
+        while seen and time.monotonic() < looked + self._expires:
+            self._over.wait(self._expires / 20)
+            now = self._bucket.generation(LEASE)
+            if now not in (0, seen):
+                raise self._held()
+            seen = now
+        taken = self._bucket.write_if(LEASE, self._whose, seen)
+        if taken is None:
+            raise self._held()
+        return taken
+
+    def _held(self) -> HeldError:
+        return HeldError(
+            f"{self._bucket.url}: another process works there; wait for it, or use another folder"
+        )
+
+    def _keep(self) -> None:
+        while not self._over.wait(self._expires / 4):
+            try:
+                self.renew()
+            except HeldError:
+                return  # `renew` says so to whoever saves next
+            except BucketError as error:  # the network may be back before it runs out
+                print(printable(f"warning: {error}"), file=sys.stderr, flush=True)
+
+    def renew(self) -> None:
+        """Makes sure that the folder is still this process's.
+
+        Raises:
+          HeldError: another one has taken it.
+          BucketError: the bucket does not say.
+        """
+        with self._turn:
+            written = None
+            if not self._lost:
+                written = self._bucket.write_if(LEASE, self._whose, self._generation)
+            if written is None:
+                self._lost = True
+                raise self._held()
+            self._generation = written
+
+    def release(self) -> None:
+        """Lets the next process begin at once."""
+        self._over.set()
+        self._thread.join()
+        if not self._lost:
+            self._bucket.delete(LEASE)

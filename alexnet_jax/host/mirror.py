@@ -1,0 +1,291 @@
+"""Copies of buckets' folders on this machine, which every library can work in.
+
+`files.local` gives a copy for a path gs://BUCKET/PATH. What a command makes there is written back:
+by a run at each save, by others at their end. What says that other files are whole is written after
+them and removed before them, so that a kill at any moment leaves a bucket whose every checkpoint is
+whole.
+"""
+
+import concurrent.futures
+import contextlib
+import os
+import pathlib
+import threading
+from collections.abc import Iterable, Iterator
+
+from alexnet_jax.host import bucket, files
+from alexnet_jax.host.bucket import Bucket, Lease
+from alexnet_jax.host.progress import Progress
+
+TOGETHER = 8  # objects on their way at once
+AT_ONCE = 8 * 2**20  # bytes of a file that is read before it is sent
+CHECKPOINTS = "checkpoints"
+SEAL = "digests.json"  # of a checkpoint: without it none is there
+# In this order, after all others: Orbax's sign on file systems that cannot rename, what seals a
+# folder, what tells of it.
+LAST = ("commit_success.txt", SEAL, "progress.npz", "manifest.json", "checkpoints.json")
+UNFINISHED = (".unsealed", ".orbax-checkpoint-tmp", ".part-")
+
+_opened: dict[str, "Mirror"] = {}
+
+
+def copy_of(url: str) -> pathlib.Path:
+    """Returns where this machine has its copy of a folder or file, brought up to date once.
+
+    Raises:
+      BucketError: it cannot be read.
+    """
+    url = url.rstrip("/")
+    if url not in _opened:
+        mirror = Mirror(url)
+        mirror.pull_unless_held()
+        _opened[url] = mirror
+    return _opened[url].folder
+
+
+def of(folder: pathlib.Path) -> "Mirror | None":
+    """Returns the mirror whose copy a folder is; None for a folder of this machine's own."""
+    return next((m for m in _opened.values() if m.folder == folder.absolute()), None)
+
+
+def any_opened() -> bool:
+    """Was a copy asked for?"""
+    return bool(_opened)
+
+
+def write_back() -> None:
+    """Writes what a command made in the copies it was given, but for a run's checkpoints.
+
+    Raises:
+      BucketError: it cannot be written; it is in the copy.
+    """
+    for mirror in _opened.values():
+        mirror.push(own=False)
+
+
+@contextlib.contextmanager
+def held(folder: pathlib.Path) -> Iterator["Mirror | None"]:
+    """Holds the folder of a bucket that is copied to `folder`, and writes it back at the end.
+
+    Raises:
+      HeldError: another process works there.
+      BucketError: it cannot be read or written.
+    """
+    mirror = of(folder)
+    if mirror is None:
+        yield None
+        return
+    with files.only_process(mirror.holder), mirror.leased():
+        mirror.pull()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield mirror
+        finally:
+            mirror.push()
+
+
+def _home() -> pathlib.Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(cache) / "alexnet_jax" / "buckets"
+
+
+Signature = tuple[int, int, int]
+
+
+class Mirror:
+    """A folder of a bucket and its copy.
+
+    Attributes:
+      url: the folder of the bucket.
+      folder: the copy; a file where the URL is one object.
+      holder: a folder that is held while a process of this machine writes the copy.
+      sent: bytes that were written back.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Names both; reads nothing yet.
+
+        Raises:
+          BucketError: nobody is logged in.
+        """
+        self.url, self._bucket = url, Bucket(url)
+        self.folder = (_home() / url.removeprefix(bucket.SCHEME)).absolute()
+        self.holder = _home().parent / "held" / self.folder.relative_to(_home())
+        self.sent = 0
+        self._there: set[str] = set()  # names of objects
+        self._known: dict[str, Signature] = {}  # of files that are as the objects are
+        self._sums: dict[str, tuple[Signature, str]] = {}  # of files' bytes
+        self._turn = threading.Lock()
+        self._lease: Lease | None = None
+
+    @contextlib.contextmanager
+    def leased(self) -> Iterator[None]:
+        """Holds the bucket's folder.
+
+        Raises:
+          HeldError: another process does.
+        """
+        self._lease = Lease(self._bucket)
+        try:
+            yield
+        finally:
+            lease, self._lease = self._lease, None
+            lease.release()
+
+    def pull_unless_held(self) -> None:
+        """Brings the copy up to date, unless a process of this machine works in it."""
+        turn = _home().parent / "pulling" / self.folder.relative_to(_home())
+        with files.in_turn(turn, f"{self.url}: another process copies it"):
+            if not files.is_held(self.holder):
+                self.pull()
+
+    def pull(self) -> None:
+        """Makes the copy what the bucket has: fetches what differs, removes what is not there.
+
+        Checkpoints without a seal are left out: a kill came while they were written or removed.
+
+        Raises:
+          BucketError: it cannot be read.
+        """
+        with self._turn:
+            found = self._bucket.list()
+            self._there = found.keys() - {bucket.LEASE}
+            wanted = {name: found[name] for name in self._there if _is_whole(name, found)}
+            here = dict(self._files())
+            for name in here.keys() - wanted.keys():
+                if not _is_folder(name):
+                    self._path(name).unlink()
+            self._fetch([n for n, stored in wanted.items() if not self._is_same(n, here, stored)])
+            if "" not in wanted:
+                self._remove_empty_folders()
+                for name in filter(_is_folder, wanted):
+                    self._path(name).mkdir(parents=True, exist_ok=True)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)  # of a file that is made there
+            self._known = dict(self._files())
+
+    def _is_same(self, name: str, here: dict[str, Signature], stored: bucket.Stored) -> bool:
+        """Has a file the bytes of its object?"""
+        if _is_folder(name):
+            return True  # made at last
+        found = here.get(name)
+        if found is None or found[0] != stored.size:
+            return False
+        if name not in self._sums or self._sums[name][0] != found:
+            self._sums[name] = (found, bucket.crc32c(self._path(name)))
+        return self._sums[name][1] == stored.crc32c
+
+    def _fetch(self, names: list[str]) -> None:
+        if not names:
+            return
+        with (
+            Progress(f"copy {self.url}", 0, len(names), "file") as bar,
+            concurrent.futures.ThreadPoolExecutor(TOGETHER) as pool,
+        ):
+            started = [pool.submit(self._bucket.download, n, self._path(n)) for n in names]
+            for one in concurrent.futures.as_completed(started):
+                one.result()
+                bar.advance()
+            bar.say(f"{self.url}: {len(names):,} files are copied to {self.folder}")
+
+    def push(self, own: bool = True) -> None:
+        """Writes what changed since the last time.
+
+        Args:
+          own: is the folder this process's? Then checkpoints too, and what was removed is removed.
+
+        Raises:
+          HeldError: another process has taken the folder; nothing was written.
+          BucketError: it cannot be written; it is in the copy.
+        """
+        with self._turn:
+            here = dict(self._files())
+            changed = {name for name, found in here.items() if self._known.get(name) != found}
+            if not own:
+                changed = {name for name in changed if not name.startswith(f"{CHECKPOINTS}/")}
+            gone = self._there - here.keys() if own else set[str]()
+            if not changed and not gone:
+                return
+            if self._lease:
+                self._lease.renew()
+            for names in _by_rank(changed):
+                self._send(names, here)
+            for names in reversed(_by_rank(gone)):
+                for name in names:
+                    self._bucket.delete(name)
+                    self._there.discard(name)
+
+    def _send(self, names: list[str], here: dict[str, Signature]) -> None:
+        with concurrent.futures.ThreadPoolExecutor(TOGETHER) as pool:
+            started = {pool.submit(self._upload, name): name for name in names}
+            for one in concurrent.futures.as_completed(started):
+                if one.result():
+                    name = started[one]
+                    self._there.add(name)
+                    self._known[name] = here[name]
+                    self.sent += here[name][0]
+
+    def _upload(self, name: str) -> bool:
+        """Writes an object; False where its file was removed meanwhile."""
+        path = self._path(name)
+        try:
+            if _is_folder(name):
+                self._bucket.upload(name, b"")
+            elif path.stat().st_size < AT_ONCE:  # one that grows meanwhile is as it is now
+                self._bucket.upload(name, path.read_bytes())
+            else:
+                self._bucket.upload(name, path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _path(self, name: str) -> pathlib.Path:
+        return self.folder / name if name else self.folder
+
+    def _files(self) -> Iterator[tuple[str, Signature]]:
+        """Names the copy's files but those that are half done, each with what tells it changed.
+
+        And its folders, which are there while they are empty: a run's without a checkpoint, say.
+        """
+        if self.folder.is_file():
+            yield "", _signature(self.folder)
+        for parent, folders, names in os.walk(self.folder):
+            folders[:] = [f for f in folders if not any(sign in f for sign in UNFINISHED)]
+            if pathlib.Path(parent) == self.folder:
+                yield from ((f"{folder}/", (0, 0, 0)) for folder in folders)
+            for name in names:
+                if name == "lock" or name.endswith(".tmp") or any(s in name for s in UNFINISHED):
+                    continue
+                path = pathlib.Path(parent, name)
+                with contextlib.suppress(FileNotFoundError):
+                    yield path.relative_to(self.folder).as_posix(), _signature(path)
+
+    def _remove_empty_folders(self) -> None:
+        for parent, _, _ in os.walk(self.folder, topdown=False):
+            with contextlib.suppress(OSError):  # it is not empty
+                os.rmdir(parent)
+
+
+def _signature(path: pathlib.Path) -> Signature:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _is_folder(name: str) -> bool:
+    return name.endswith("/")
+
+
+def _is_whole(name: str, found: Iterable[str]) -> bool:
+    """Is an object a part of a checkpoint only if that has its seal?"""
+    parts = name.split("/")
+    if parts[0] != CHECKPOINTS or len(parts) < 3:
+        return True
+    return f"{CHECKPOINTS}/{parts[1]}/{SEAL}" in found
+
+
+def _by_rank(names: Iterable[str]) -> list[list[str]]:
+    """Deals names out by the order in which they are written."""
+    ranks: list[list[str]] = [[] for _ in range(len(LAST) + 2)]
+    for name in sorted(names):
+        last = name.rpartition("/")[2]
+        ranks[0 if _is_folder(name) else LAST.index(last) + 2 if last in LAST else 1].append(name)
+    return ranks

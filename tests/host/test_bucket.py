@@ -1,0 +1,200 @@
+"""Folders of buckets: copies, what is written back and in which order, and who holds them."""
+
+import buckets
+import pytest
+
+from alexnet_jax.host import bucket, mirror, paths
+from alexnet_jax.host.bucket import Bucket, BucketError, HeldError, Lease
+
+URL = "gs://a-bucket/runs/w"
+
+
+@pytest.fixture(autouse=True)
+def server(monkeypatch, tmp_path):
+    monkeypatch.setenv("ALEXNET_LEASE_SECONDS", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with buckets.served("a-bucket") as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        buckets.forget_copies()
+        yield address
+        buckets.forget_copies()
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """Returns what another machine sees of a folder."""
+
+    def look(url=URL):
+        monkeypatch.setenv(
+            "XDG_CACHE_HOME", str(tmp_path / f"cache {len(list(tmp_path.glob('*')))}")
+        )
+        buckets.forget_copies()
+        folder = paths.local(url, "--workdir")
+        return {
+            p.relative_to(folder).as_posix(): p.read_bytes()
+            for p in folder.rglob("*")
+            if p.is_file()
+        }
+
+    return look
+
+
+@pytest.mark.parametrize("name", ["a.txt", "b/ü [0].txt", "b/c/with space", "b/#?&%2F.bin"])
+def test_what_is_made_in_a_copy_is_seen_elsewhere(elsewhere, name):
+    folder = paths.local(URL, "--workdir")
+    with mirror.held(folder):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\0one")
+    assert elsewhere() == {name: b"\0one"}
+
+
+def test_a_neighbour_whose_name_begins_alike_is_another_folder(elsewhere):
+    for url in (URL, f"{URL}2"):
+        folder = paths.local(url, "--workdir")
+        with mirror.held(folder):
+            (folder / "who").write_text(url)
+    assert elsewhere() == {"who": URL.encode()}
+
+
+def test_a_copy_becomes_what_the_bucket_has(elsewhere):
+    folder = paths.local(URL, "--workdir")
+    with mirror.held(folder):
+        for name in ("same", "changed", "removed"):
+            (folder / name).write_text("first")
+    elsewhere()
+    other = paths.local(URL, "--workdir")
+    with mirror.held(other):
+        (other / "changed").write_text("later")  # of the same length
+        (other / "removed").unlink()
+        (other / "new" / "one").parent.mkdir()
+        (other / "new" / "one").write_text("")
+    own = mirror.Mirror(URL)
+    own.folder = folder
+    (folder / "of a run that was killed").write_text("not in the bucket")
+    own.pull()
+    found = {
+        p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()
+    }
+    assert found == {"same": "first", "changed": "later", "new/one": ""}
+
+
+def test_what_seals_is_written_last_and_removed_first(monkeypatch):
+    folder = paths.local(URL, "--workdir")
+    done = []
+    upload, delete = Bucket.upload, Bucket.delete
+    monkeypatch.setattr(Bucket, "upload", lambda b, n, d: (done.append(n), upload(b, n, d)))
+    monkeypatch.setattr(Bucket, "delete", lambda b, n: (done.append(n), delete(b, n)))
+    step = folder / "checkpoints" / "5"
+    with mirror.held(folder) as held:
+        (step / "default").mkdir(parents=True)
+        for name in ("digests.json", "commit_success.txt", "default/data", "default/z"):
+            (step / name).write_text(name)
+        for name in ("checkpoints.json", "metrics.jsonl"):
+            (folder / name).write_text("{}")
+        held.push()
+        written, done[:] = done[:], []
+        for path in (step / "digests.json", step / "default/data", step / "default/z"):
+            path.unlink()
+        held.push()
+    assert written[0] == "checkpoints/"
+    assert written[-3:] == [
+        "checkpoints/5/commit_success.txt",
+        "checkpoints/5/digests.json",
+        "checkpoints.json",
+    ]
+    assert done[0] == "checkpoints/5/digests.json"
+
+
+def test_a_checkpoint_without_its_seal_is_none(elsewhere):
+    folder = paths.local(URL, "--workdir")
+    with mirror.held(folder) as held:
+        for step in (1, 2):
+            (folder / f"checkpoints/{step}").mkdir(parents=True)
+            (folder / f"checkpoints/{step}/data").write_text("data")
+        (folder / "checkpoints/1/digests.json").write_text("seal")
+        held.push()
+    assert sorted(elsewhere()) == ["checkpoints/1/data", "checkpoints/1/digests.json"]
+    # What the kill left is removed by whoever writes next.
+    with mirror.held(paths.local(URL, "--workdir")):
+        pass
+    assert "checkpoints/2/data" not in Bucket(URL).list()
+
+
+def test_what_is_half_done_is_not_written(elsewhere):
+    folder = paths.local(URL, "--workdir")
+    with mirror.held(folder):
+        for name in ("lock", "metrics.jsonl.tmp", "checkpoints/3.unsealed/data", "x.part-12"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("half")
+    assert elsewhere() == {}
+
+
+def test_a_file_of_a_bucket_is_read_and_written_by_its_name(elsewhere):
+    out = paths.local("gs://a-bucket/pictures/split.svg", "--out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("<svg/>")
+    mirror.write_back()
+    elsewhere()
+    assert paths.local("gs://a-bucket/pictures/split.svg", "--out").read_text() == "<svg/>"
+
+
+def test_who_only_looks_writes_no_checkpoint_and_removes_nothing(elsewhere):
+    folder = paths.local(URL, "--workdir")
+    with mirror.held(folder):
+        (folder / "config.json").write_text("{}")
+    elsewhere()
+    reader = paths.local(URL, "--workdir")
+    (reader / "config.json").unlink()
+    for name in ("plots/kernels.png", "checkpoints/7/digests.json"):
+        (reader / name).parent.mkdir(parents=True)
+        (reader / name).write_text("made here")
+    mirror.write_back()
+    assert sorted(n for n in elsewhere()) == ["config.json", "plots/kernels.png"]
+
+
+def test_one_process_holds_a_folder_on_whatever_machine():
+    held = Lease(Bucket(URL))
+    with pytest.raises(HeldError, match="another process works there"):
+        Lease(Bucket(URL))
+    held.release()
+    Lease(Bucket(URL)).release()
+
+
+def test_a_lease_that_a_kill_left_runs_out():
+    Bucket(URL).write_if(bucket.LEASE, b"killed", 0)
+    Lease(Bucket(URL)).release()
+    assert bucket.LEASE not in Bucket(URL).list()
+
+
+def test_who_lost_the_lease_writes_no_more():
+    folder = paths.local(URL, "--workdir")
+    with pytest.raises(HeldError), mirror.held(folder) as held:
+        other = Bucket(URL)
+        other.write_if(bucket.LEASE, b"another", other.generation(bucket.LEASE))
+        (folder / "late").write_text("late")
+        held.push()
+    assert "late" not in Bucket(URL).list()
+
+
+def test_a_server_that_is_gone_is_one_line(monkeypatch):
+    monkeypatch.setattr(bucket, "GIVE_UP_AFTER", 1.0)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    with pytest.raises(BucketError, match=r"^gs://a-bucket/runs/w: .*; is the network there"):
+        paths.local(URL, "--workdir")
+
+
+def test_a_bucket_that_does_not_exist_is_named():
+    with pytest.raises(BucketError, match=r"^gs://no-such-bucket/x: is not there$"):
+        paths.local("gs://no-such-bucket/x", "--workdir")
+
+
+@pytest.mark.parametrize("url", ["s3://b/w", "az://b/w", "https://b/w", "file:///w"])
+def test_other_kinds_are_refused_in_a_line(url):
+    with pytest.raises(paths.PathError, match="neither on this machine's disks nor gs://"):
+        paths.local(url, "--workdir")
+
+
+def test_names_that_lead_elsewhere_are_refused():
+    Bucket("gs://a-bucket").upload("runs/w/../../escaped", b"x")
+    with pytest.raises(BucketError, match="cannot be a file's name"):
+        paths.local(URL, "--workdir")
