@@ -39,7 +39,8 @@ from alexnet_jax.training import preview as previews
 from alexnet_jax.training import start as starts
 from alexnet_jax.training.checks import Checks
 from alexnet_jax.training.history import History
-from alexnet_jax.training.loop import Loop, NonFiniteError
+from alexnet_jax.training.loop import MEANS, Loop, NonFiniteError
+from alexnet_jax.training.means import Means
 from alexnet_jax.training.run import Run
 from alexnet_jax.training.stored import Stored
 from alexnet_jax.training.writers import METRICS, NoWriters, Writers, read_rows
@@ -346,7 +347,8 @@ def _loop(
         Watchdog(run.config.stuck_after_seconds, trace, processes.tell_stuck) as watchdog,
         jax.transfer_guard("disallow"),
     ):
-        loop = Loop(run, update, writers, progress, signals, checks, watchdog, run.history)
+        means = Means(sealed.rows.get(MEANS) if sealed else None)
+        loop = Loop(run, update, writers, progress, signals, checks, watchdog, run.history, means)
         try:
             yield loop
         finally:

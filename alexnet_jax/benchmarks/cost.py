@@ -3,9 +3,9 @@
 import dataclasses
 import math
 
-from alexnet_jax.benchmarks.work import training_flops
 from alexnet_jax.config import Config
 from alexnet_jax.steps import communication
+from alexnet_jax.steps.flops import training_flops
 
 
 @dataclasses.dataclass(frozen=True)

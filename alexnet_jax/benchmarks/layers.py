@@ -20,6 +20,7 @@ from alexnet_jax.layers import linear
 from alexnet_jax.layers.batch_norm import alone
 from alexnet_jax.ops import compilation, convolution, matmul
 from alexnet_jax.steps import augment, optimizer
+from alexnet_jax.steps.flops import forward_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def parts(config: Config) -> list[Part]:
     """Returns the layers of a network at a config's batch and precision."""
     network = model.build(config.model, config.num_classes, config.precision)
     shapes = model.abstract_parameters(network, config.image_size)
-    flops = work.forward_flops(config, config.num_classes)
+    flops = forward_flops(config, config.num_classes)
     size, side, dtype = config.batch_size, config.image_size, config.precision
     c, own = config.model, network.bind(model.variables(network, shapes))
     before = (size, side, side, 3)  # what a layer reads

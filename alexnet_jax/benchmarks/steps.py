@@ -17,6 +17,7 @@ from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.host.device_memory import peak_bytes
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import evaluation, state
+from alexnet_jax.steps.flops import forward_flops
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.training import compile_train_step
 
@@ -182,7 +183,7 @@ def _others(what: str, config: Config, against: str) -> Iterator[list[runtimes.C
 
 def _counts(what: str, config: Config, ours: Ours, best: work.Ceiling) -> dict[str, Any]:
     cost = ours.program.cost_analysis()
-    flops = sum(work.forward_flops(config, config.num_classes).values())
+    flops = sum(forward_flops(config, config.num_classes).values())
     return {
         "device": jax.devices()[0].device_kind,
         "flop_per_image": flops * (3 if what == "step" else 1),

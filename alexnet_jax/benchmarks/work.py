@@ -1,4 +1,4 @@
-"""FLOPs and bytes of a network, counted, and the machine's best rates, measured."""
+"""The machine's best rates, measured."""
 
 import dataclasses
 import math
@@ -9,31 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax.config import Config
-from alexnet_jax.configs.sizes import feature_sizes
-from alexnet_jax.model import abstract_parameters, build
 from alexnet_jax.ops import compilation
 
 LEAST_SECONDS = 0.05  # of calls that are timed together
-
-
-def forward_flops(config: Config, num_classes: int) -> dict[str, float]:
-    """Returns the FLOP of each layer's products in one image's forward pass, two a multiply-add."""
-    network = build(config.model, num_classes, config.precision)
-    params = abstract_parameters(network, config.image_size)
-    sides = feature_sizes(config)
-    side = {"conv1": sides.conv1, "conv2": sides.conv2, "conv5": sides.conv5}
-    side |= {"conv3": sides.pool2, "conv4": sides.pool2, "conv6": sides.pool5}
-    return {
-        layer: 2.0 * leaves["kernel"].size * side.get(layer, 1) ** 2
-        for layer, leaves in params.items()
-        if "kernel" in leaves
-    }
-
-
-def training_flops(config: Config, num_classes: int) -> float:
-    """Returns the FLOP of an image's forward and backward pass: three times the forward's."""
-    return 3 * sum(forward_flops(config, num_classes).values())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,15 +19,18 @@ from alexnet_jax.host.signals import Remembered
 from alexnet_jax.host.watchdog import Watchdog
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.parallel import processes
-from alexnet_jax.steps import evaluation, metrics, optimizer
+from alexnet_jax.steps import evaluation, optimizer
 from alexnet_jax.steps.digests import ReplicaError, at_step
 from alexnet_jax.steps.nonfinite import first_nonfinite_layer
 from alexnet_jax.steps.state import TrainState
 from alexnet_jax.training.checks import Checks
 from alexnet_jax.training.history import History
+from alexnet_jax.training.means import Means
 from alexnet_jax.training.page_maker import PageMaker
 from alexnet_jax.training.run import Run
 from alexnet_jax.training.writers import NoWriters, Writers
+
+MEANS = "since the last row"  # in a seal, beside what it says of metrics.jsonl
 
 
 class NonFiniteError(UserError, RuntimeError):
@@ -76,11 +79,12 @@ class Loop:
         checks: Checks | None,
         watchdog: Watchdog,
         history: History,
+        means: Means,
     ) -> None:
         """Prepares a loop; one that only evaluates has no update, and no checks of it."""
         self._run, self.update, self.writers = run, update, writers
         self.progress, self.signals, self.checks = progress, signals, checks
-        self.watchdog, self.history = watchdog, history
+        self.watchdog, self.history, self.means = watchdog, history, means
         self._time = history.stopwatch
         self.page = PageMaker(run.workdir, run.config.report_every_minutes)
         self.clock = Clock()
@@ -135,7 +139,8 @@ class Loop:
                     self._write_pending(state)
                     saving = self.watchdog.while_growing(run.checkpoints.bytes_written)
                     with saving, self._time.on("save"):
-                        run.checkpoints.save(at, run.stored_form.of(state), self.writers.sync())
+                        known = self.writers.sync() | {MEANS: self.means.state()}
+                        run.checkpoints.save(at, run.stored_form.of(state), known)
                     self.history.saved(at)
                     self.page.make_if_due()
                     if stops:
@@ -289,33 +294,35 @@ class Loop:
         if rates:
             processes.tell_figures(step_seconds=rates["step_seconds"])
             rates |= processes.spread("step_seconds")
+            rates |= self._run.utilisation(rates["images_per_second"])
         for at, found in zip(updates, each, strict=True):
             if not found["finite"]:
                 raise self._nonfinite(at, state, fed)
+            self.means.add(found)
             if self._has_row(at):
-                self._write_row(at, found, rates)
+                self._write_row(at, float(found["learning_rate"]), rates)
 
     def _has_row(self, at: int) -> bool:
         return at % self._run.config.log_every_steps == 0 or at == self._run.last_step
 
-    def _write_row(self, at: int, figures: dict[str, Any], rates: dict[str, float]) -> None:
-        config = self._run.config
-        means = metrics.compute(figures["sums"])
-        if not means["count"]:
-            self.progress.say(f"step {at:,}: every image of the batch is unreadable; no figures")
+    def _write_row(self, at: int, learning_rate: float, rates: dict[str, float]) -> None:
+        config, means = self._run.config, self.means.take()
+        if not means["images"]:
+            self.progress.say(f"step {at:,}: every image since the last row is unreadable")
             return
         row = {
             "step": at,
             "split": "train",
+            "time_of_day": time.time(),
             "epoch": at * config.batch_size / self._run.num_train,
             "loss": means["loss"],
             "top1_error": means["top1_error"],
             "top5_error": means["top5_error"],
-            "learning_rate": float(figures["learning_rate"]),
-            "gradient_norm": float(figures["gradient_norm"]),
+            "learning_rate": learning_rate,
+            "gradient_norm": means["gradient_norm"],
         } | rates
-        if means["count"] < config.batch_size:
-            row["bad_images"] = config.batch_size - means["count"]
+        if bad := means["updates"] * config.batch_size - means["images"]:
+            row["bad_images"] = bad
         self.writers.write(row)
         speed = f", {row['images_per_second']:.0f} images/s" if "images_per_second" in row else ""
         self.progress.show(

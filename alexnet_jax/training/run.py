@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,11 @@ from alexnet_jax.feed import choice
 from alexnet_jax.feed.host import HostFeed
 from alexnet_jax.feed.resident import ResidentFeed
 from alexnet_jax.host.progress import Progress
+from alexnet_jax.ops import peaks
+from alexnet_jax.ops.compilation import Numerics
 from alexnet_jax.parallel import processes
 from alexnet_jax.steps import evaluation, norms
+from alexnet_jax.steps.flops import training_flops
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import TrainState, abstract_state
 from alexnet_jax.steps.stored_form import StoredForm
@@ -174,6 +178,18 @@ class Run:
                 self.setup, self.eval_feed.feeding, self.abstract.weights, views
             )
 
+    @functools.cached_property
+    def _best_rate(self) -> float | None:
+        """Images per second if the devices did at every moment what their makers say."""
+        numbers = Numerics.of(self.config).multiplied_in(self.config.precision)
+        best = peaks.flops(self.mesh.devices.flat[0].device_kind, numbers or self.config.precision)
+        flops = training_flops(self.config, self.setup.network.num_classes)
+        return best and best * self.mesh.devices.size / flops
+
+    def utilisation(self, images_per_second: float) -> dict[str, float]:
+        """Returns the share of the devices' best rate as `mfu`; nothing where nobody names it."""
+        return {"mfu": images_per_second / self._best_rate} if self._best_rate else {}
+
     def mean_sizes(self, state: TrainState) -> dict[str, float]:
         """Returns how large weights and updates are, by layer."""
         found = jax.device_get(self._mean_sizes(self.stored_form.of(state)))
@@ -201,7 +217,12 @@ class Run:
                 print(f"skipped: {message}", flush=True)  # whichever process read it
                 known.add(message)
         at = int(jax.device_get(state.step))
-        row = {"step": at, "split": self.eval_split, "views": views} | result
+        row = {
+            "step": at,
+            "split": self.eval_split,
+            "time_of_day": time.time(),
+            "views": views,
+        } | result
         bad = f", {result['bad_images']} unreadable" if "bad_images" in result else ""
         progress.say(
             f"step {at:,}: {self.eval_split} top-1 error {100 * row['top1_error']:.2f} %, "
@@ -216,8 +237,8 @@ class Run:
             f"{self.workdir} is finished at step {step_done:,}; evaluating it, not training"
         )
         state = self.restore(step_done)
-        time, silent = self.history.stopwatch, not processes.is_first()
-        with time.on("evaluate"), Progress("evaluate", 0, 0, "image", silent) as progress:
+        stopwatch, silent = self.history.stopwatch, not processes.is_first()
+        with stopwatch.on("evaluate"), Progress("evaluate", 0, 0, "image", silent) as progress:
             return self.summarise(self.evaluate(state, self.config.eval_views, progress))
 
     def summarise(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -32,11 +32,12 @@ class MetricsError(UserError, RuntimeError):
 
 METRICS = "metrics.jsonl"
 
-# What a row of it holds. Rows of training have figures of one batch, the last one's; those of an
-# evaluation are over all images of the split.
+# What a row of it holds. Figures of training are means over the updates since the row before; those
+# of an evaluation are over all images of the split.
 FIELDS = {
     "step": "finished updates",
     "split": "train, or the split that was evaluated",
+    "time_of_day": "seconds since 1970 began in Greenwich",
     "epoch": "images seen, over those of the training split",
     "views": "of an evaluation: 1, or 10 whose probabilities are averaged",
     "loss": "cross-entropy in nats, without weight decay",
@@ -48,6 +49,7 @@ FIELDS = {
     "gradient_norm": "of the whole gradient",
     "images_per_second": "since the row before, evaluations and saves left out",
     "step_seconds": "of an update, in the same time",
+    "mfu": "share of the FLOP/s that the devices' makers name that products of layers reach",
     "data_wait_fraction": "share of that time that the loop waited for a batch",
     "step_seconds_least": "of several processes: the fastest one's step_seconds",
     "step_seconds_median": "the median",
@@ -221,7 +223,7 @@ class Board:
         numbers = [
             _summaries.Summary.Value(tag=f"{series}/{name}", simple_value=value)
             for name, value in row.items()
-            if name not in ("step", "split", "views")
+            if name not in ("step", "split", "views", "time_of_day")
         ]
         self._add(row["step"], summary=_summaries.Summary(value=numbers))
         if time.monotonic() > self._flushed + self.FLUSH_SECONDS:

@@ -18,7 +18,7 @@ from alexnet_jax.training import run_files
 from alexnet_jax.training.stored import Stored
 from alexnet_jax.training.writers import read_rows
 
-TIMES = {"images_per_second", "step_seconds", "data_wait_fraction"}
+TIMES = {"time_of_day", "images_per_second", "step_seconds", "data_wait_fraction", "mfu"}
 OF_PROCESSES = {"step_seconds_least", "step_seconds_median", "step_seconds_most"}
 
 

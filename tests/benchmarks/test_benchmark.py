@@ -26,6 +26,7 @@ from alexnet_jax.config import ConfigError, MeshConfig
 from alexnet_jax.configs import flags as config_flags
 from alexnet_jax.data.types import DataError
 from alexnet_jax.host import large_pages
+from alexnet_jax.steps.flops import forward_flops
 
 
 def narrow(**fields):
@@ -163,7 +164,7 @@ def test_layers_have_floors_and_a_picture(tmp_path):
 
 def test_parts_of_the_network_have_all_its_products():
     config = steps.prepared(narrow())
-    total = sum(work.forward_flops(config, 10).values()) * config.batch_size
+    total = sum(forward_flops(config, 10).values()) * config.batch_size
     assert sum(p.flops for p in layers.parts(config) if p.name.endswith("forward")) == total
 
 

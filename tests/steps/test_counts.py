@@ -11,10 +11,11 @@ import pytest
 import small
 
 from alexnet_jax import configs, train
-from alexnet_jax.benchmarks import steps, work
+from alexnet_jax.benchmarks import steps
 from alexnet_jax.feed import resident
 from alexnet_jax.ops import onednn
 from alexnet_jax.steps import gradient
+from alexnet_jax.steps.flops import forward_flops, training_flops
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.training import compile_train_step
 
@@ -91,8 +92,8 @@ def test_xla_counts_the_papers_flop():
     """Products are nearly all that there is to compute, and none is computed twice."""
     everything = json.loads(GOLDEN.read_text())
     config = configs.get("paper")
-    forward = work.forward_flops(config, 1000)
-    products = NAMES["paper"] * work.training_flops(config, 1000)
+    forward = forward_flops(config, 1000)
+    products = NAMES["paper"] * training_flops(config, 1000)
     products -= NAMES["paper"] * forward["conv1"]  # the gradient of its input is not needed
     for layer, side, taps in (("conv2", 27, 5), *((f"conv{n}", 13, 3) for n in (3, 4, 5))):
         # Nor are products with the zeros around an image, in its pass and its input's gradient.

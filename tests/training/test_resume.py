@@ -108,3 +108,19 @@ def test_a_signal_saves_and_the_same_command_goes_on(config, tmp_path, uninterru
     assert status == 0, said
     assert "continuing" in said
     assert_same_run(tmp_path / "w", uninterrupted)
+
+
+def test_a_row_is_the_same_where_a_kill_came_after_the_save_before_it(
+    config, tmp_path, uninterrupted
+):
+    """A row of steps 1 to 3 has means over all of them, of which two were before the kill."""
+    seldom = copy.deepcopy(config)
+    seldom.log_every_steps = 3
+    assert run(seldom, tmp_path / "whole")[0] == 0
+    assert run(seldom, tmp_path / "w", "committing 3")[0] == -signal.SIGKILL
+    assert run(seldom, tmp_path / "w")[0] == 0
+    assert_same_run(tmp_path / "w", tmp_path / "whole")
+    each = [row for row in small.rows(tmp_path / "whole") if row["split"] == "train"]
+    assert [row["step"] for row in each] == [3, 5]
+    ones = [row["loss"] for row in small.rows(uninterrupted) if row["split"] == "train"]
+    assert each[0]["loss"] == pytest.approx(sum(ones[:3]) / 3, rel=1e-6)

@@ -1,0 +1,35 @@
+"""What devices can do at best, from their makers' data sheets."""
+
+# FLOP/s of dense products, by the numbers that are multiplied, for one device as JAX counts them:
+# a chip, of TPU v2 and v3 a core. The longest name that a device's kind begins with counts.
+_OF_KINDS: dict[str, dict[str, float]] = {
+    "NVIDIA H200": {"bfloat16": 989e12, "float16": 989e12, "TF32": 494e12, "float32": 67e12},
+    "NVIDIA H100": {"bfloat16": 989e12, "float16": 989e12, "TF32": 494e12, "float32": 67e12},
+    "NVIDIA H100 PCIe": {"bfloat16": 756e12, "float16": 756e12, "TF32": 378e12, "float32": 51e12},
+    "NVIDIA A100": {"bfloat16": 312e12, "float16": 312e12, "TF32": 156e12, "float32": 19.5e12},
+    "NVIDIA L4": {"bfloat16": 121e12, "float16": 121e12, "TF32": 60e12, "float32": 30.3e12},
+    "Tesla V100": {"float16": 125e12, "float32": 15.7e12},
+    "Tesla T4": {"float16": 65e12, "float32": 8.1e12},
+    "TPU v2": {"bfloat16": 22.5e12},
+    "TPU v3": {"bfloat16": 61.5e12},
+    "TPU v4": {"bfloat16": 275e12},
+    "TPU v5 lite": {"bfloat16": 197e12},
+    "TPU v5e": {"bfloat16": 197e12},
+    "TPU v5p": {"bfloat16": 459e12},
+    "TPU v6 lite": {"bfloat16": 918e12},
+    "TPU v6e": {"bfloat16": 918e12},
+}
+
+
+def flops(device_kind: str, numbers: str) -> float | None:
+    """Returns the FLOP/s of a device at best, None where nobody says.
+
+    Args:
+      device_kind: as JAX names it.
+      numbers: that are multiplied: bfloat16, TF32, float32, ...
+
+    >>> flops("NVIDIA A100-SXM4-80GB", "TF32") / 1e12
+    156.0
+    """
+    names = [name for name in _OF_KINDS if device_kind.startswith(name)]
+    return _OF_KINDS[max(names, key=len)].get(numbers) if names else None

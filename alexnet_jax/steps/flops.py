@@ -1,0 +1,34 @@
+"""FLOPs of a network, counted from its shapes."""
+
+from alexnet_jax.config import Config
+from alexnet_jax.configs.sizes import feature_sizes
+from alexnet_jax.model import abstract_parameters, build
+
+
+def forward_flops(config: Config, num_classes: int) -> dict[str, float]:
+    """Returns the FLOP of each layer's products in one image's forward pass, two a multiply-add."""
+    network = build(config.model, num_classes, config.precision)
+    params = abstract_parameters(network, config.image_size)
+    sides = feature_sizes(config)
+    side = {"conv1": sides.conv1, "conv2": sides.conv2, "conv5": sides.conv5}
+    side |= {"conv3": sides.pool2, "conv4": sides.pool2, "conv6": sides.pool5}
+    return {
+        layer: 2.0 * leaves["kernel"].size * side.get(layer, 1) ** 2
+        for layer, leaves in params.items()
+        if "kernel" in leaves
+    }
+
+
+def training_flops(config: Config, num_classes: int) -> float:
+    """Returns the FLOP of an image's forward and backward pass, as is the custom: the backward pass
+    twice the forward's, where all layers learn.
+
+    Of a frozen layer the gradient of its weights is left out, and below the lowest layer that
+    learns all of the backward pass.
+    """
+    total, learning = 0.0, False
+    for layer, forward in forward_flops(config, num_classes).items():
+        own = layer not in config.optimizer.frozen
+        learning = learning or own
+        total += forward * (1 + own + learning)
+    return total

@@ -1,0 +1,48 @@
+"""Means of training figures between two rows, kept over a resume."""
+
+import math
+from typing import Any
+
+SUMS = ("loss", "top1_error", "top5_error")
+
+
+class Means:
+    """Figures of the updates since the last row.
+
+    Sums are of Python's floats, which JSON keeps to the last bit: a run that goes on in the middle
+    writes the row that it would have written.
+    """
+
+    def __init__(self, kept: dict[str, Any] | None = None) -> None:
+        """Begins, or goes on with what `state` told."""
+        self._totals: dict[str, float] = dict.fromkeys((*SUMS, "gradient_norm"), 0.0)
+        self._counts: dict[str, int] = dict.fromkeys(("images", "updates"), 0)
+        if kept:
+            self._totals = {name: float(kept[name]) for name in self._totals}
+            self._counts = {name: int(kept[name]) for name in self._counts}
+
+    def state(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps."""
+        return {**self._totals, **self._counts}
+
+    def add(self, figures: dict[str, Any]) -> None:
+        """Adds an update's figures, fetched from the devices."""
+        sums = figures["sums"]
+        for name in SUMS:
+            self._totals[name] += float(sums[name].total)
+        self._totals["gradient_norm"] += float(figures["gradient_norm"])
+        self._counts["images"] += int(sums["loss"].count)
+        self._counts["updates"] += 1
+
+    def take(self) -> dict[str, float]:
+        """Returns the means, with the numbers of `images` and `updates`, and begins anew.
+
+        Those over images are NaN where none could be read.
+        """
+        images, updates = self._counts["images"], self._counts["updates"]
+        found: dict[str, float] = {
+            name: self._totals[name] / images if images else math.nan for name in SUMS
+        }
+        found["gradient_norm"] = self._totals["gradient_norm"] / updates if updates else math.nan
+        self.__init__()
+        return found | {"images": images, "updates": updates}
