@@ -21,7 +21,7 @@ from alexnet_jax.errors import unknown
 from alexnet_jax.host import large_pages, paths
 from alexnet_jax.parallel.schemes import LAYOUTS
 
-MODES = ("step", "eval", "input", "end_to_end", "startup", "layers", "memory", "scaling")
+MODES = ("step", "eval", "input", "end_to_end", "startup", "layers", "memory", "scaling", "trace")
 
 
 def define_flags() -> None:
@@ -38,6 +38,7 @@ def define_flags() -> None:
     flags.DEFINE_list("devices", ["1", "2", "4", "8"], "scaling: how many, each in turn")
     flags.DEFINE_list("schemes", list(LAYOUTS), "scaling: how the network is shared out")
     flags.DEFINE_integer("batch_per_device", 0, "scaling; 0: 8 simulated, else 128", 0)
+    flags.DEFINE_string("workdir", "", "trace: of a run with --profile=FROM:TO")
     flags.DEFINE_string("json", "", "FILE for the rows")
     flags.DEFINE_string("picture", "", "layers: FILE.png for the roofline")
 
@@ -72,6 +73,8 @@ def _refuse(mode: str) -> None:
         raise ConfigError(f"--against={f.against}: {mode} is compared with PyTorch alone; eval is")
     if f.picture and mode not in ("layers", "scaling"):
         raise ConfigError(f"--picture: {mode} draws none; layers and scaling do")
+    if f.workdir and mode != "trace":
+        raise ConfigError(f"--workdir: {mode} measures by itself; trace reads a run's")
     if mode == "startup":
         given = [name for name in ("batch_size", "precision") if f[name].present]
         if f.config != configs.get("paper"):
@@ -148,12 +151,25 @@ def _scaling() -> None:
         scaling.draw(found).save(paths.local(f.picture, "--picture"))
 
 
+def _trace() -> None:
+    from alexnet_jax.benchmarks import trace
+
+    if not flags.FLAGS.workdir:
+        raise ConfigError("--workdir: trace reads what a run with --profile=FROM:TO recorded there")
+    found = trace.read(paths.local(flags.FLAGS.workdir, "--workdir"))
+    print(trace.table(found))
+    if flags.FLAGS.json:
+        paths.local(flags.FLAGS.json, "--json").write_text(found.json())
+
+
 def _benchmark(mode: str) -> None:
     from alexnet_jax.benchmarks import rows
 
     _refuse(mode)
     if mode == "scaling":
         return _scaling()
+    if mode == "trace":
+        return _trace()
     found = _measured(mode)
     print(rows.table(found))
     asked = {"batch_size": flags.FLAGS.batch_size, "precision": flags.FLAGS.precision}

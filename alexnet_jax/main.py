@@ -32,6 +32,9 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "begin anew: removes what a r
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "only say what the run would be: data, layers, memory; writes nothing"
 )
+_PROFILE = flags.DEFINE_string(
+    "profile", "", "FROM:TO: record these updates; python -m alexnet_jax.benchmark trace reads it"
+)
 _CLUSTER = flags.DEFINE_enum(
     "cluster", "", ["", "mpi4py"], "with --distributed: ask MPI itself (OpenMPI 5, MPICH)"
 )
@@ -51,14 +54,18 @@ class Join:
     cluster: str = ""
 
 
-def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = False) -> None:
+def run(
+    config: Config, workdir: str, join: Join = Join(), overwrite: bool = False, profile: str = ""
+) -> None:
     """Trains, and says how it ended."""
     with cli.errors_as_one_line():
         from alexnet_jax import train
         from alexnet_jax.ops import compilation
         from alexnet_jax.parallel import processes
         from alexnet_jax.training.page_maker import make_page
+        from alexnet_jax.training.profiler import steps_of
 
+        profiled = steps_of(profile)
         compilation.keep_programs()
         _refuse_other_kinds(config)
         if not join.coordinator and (join.num_processes > 1 or join.process_id):
@@ -71,7 +78,7 @@ def run(config: Config, workdir: str, join: Join = Join(), overwrite: bool = Fal
                 join.coordinator, join.num_processes, join.process_id, seconds, join.cluster
             )
         with processes.ending_together():
-            summary = train.train(config, workdir, overwrite)
+            summary = train.train(config, workdir, overwrite, profiled)
             made: list[str] = []
             if config.report_every_minutes:  # the others wait: who leaves early ends the first
                 folder = paths.local(workdir, "--workdir")
@@ -127,7 +134,7 @@ def _train(arguments: list[str]) -> None:
     if _DRY_RUN.value:
         return _preview(config, _WORKDIR.value, join, bool(_OVERWRITE.value))
     large_pages.start_again_with_them(getattr(config, "kernels", "auto"))
-    run(config, _WORKDIR.value, join, bool(_OVERWRITE.value))
+    run(config, _WORKDIR.value, join, bool(_OVERWRITE.value), _PROFILE.value or "")
 
 
 def main() -> None:

@@ -39,8 +39,8 @@ from alexnet_jax.training import preview as previews
 from alexnet_jax.training import start as starts
 from alexnet_jax.training.checks import Checks
 from alexnet_jax.training.history import History
-from alexnet_jax.training.loop import MEANS, Loop, NonFiniteError
-from alexnet_jax.training.means import Means
+from alexnet_jax.training.loop import Loop, NonFiniteError
+from alexnet_jax.training.profiler import Profiler
 from alexnet_jax.training.run import Run
 from alexnet_jax.training.stored import Stored
 from alexnet_jax.training.writers import METRICS, NoWriters, Writers, read_rows
@@ -106,7 +106,10 @@ def _build_mesh(config: Config) -> Mesh:
 
 
 def train(
-    config: Config, workdir: str | os.PathLike[str], overwrite: bool = False
+    config: Config,
+    workdir: str | os.PathLike[str],
+    overwrite: bool = False,
+    profiled: range = range(0),
 ) -> dict[str, Any]:
     """Trains, or continues the run in `workdir`, and evaluates the whole validation split.
 
@@ -116,6 +119,7 @@ def train(
       config: of the run, from `configs.get`.
       workdir: the folder that the run is kept in.
       overwrite: begin anew: removes what a run left in `workdir`, and nothing else.
+      profiled: updates that JAX's profiler records, in `workdir`/profile.
 
     Returns:
       What summary.json holds: `step`, `split`, `count`, `views`, `loss`, `top1_error`,
@@ -177,7 +181,7 @@ def train(
             _say_changes(run, before, start)
         processes.first_does(lambda: _describe(run, start))
         if start < run.last_step:
-            return _train(run, start)
+            return _train(run, start, profiled)
         return run.finish(start) if _is_evaluated(run, start) else _evaluate_last(run, start)
 
 
@@ -330,7 +334,11 @@ def _open_dataset(config: Config) -> Dataset:
 
 @contextlib.contextmanager
 def _loop(
-    run: Run, start: int, update: jax.stages.Compiled | None, checks: Checks | None
+    run: Run,
+    start: int,
+    update: jax.stages.Compiled | None,
+    checks: Checks | None,
+    profiled: range = range(0),
 ) -> Iterator[Loop]:
     """Opens what the hot loop writes to, and lets it decide when signals end it."""
     sealed = run.checkpoints.newest_seal() if start else None
@@ -347,8 +355,10 @@ def _loop(
         Watchdog(run.config.stuck_after_seconds, trace, processes.tell_stuck) as watchdog,
         jax.transfer_guard("disallow"),
     ):
-        means = Means(sealed.rows.get(MEANS) if sealed else None)
-        loop = Loop(run, update, writers, progress, signals, checks, watchdog, run.history, means)
+        own = profiled if processes.is_first() else range(0)
+        text = (update.as_text() or "") if update and own else ""
+        profiler = Profiler(run.workdir, own, text, progress.say)
+        loop = Loop(run, update, writers, progress, signals, checks, watchdog, profiler)
         try:
             yield loop
         finally:
@@ -365,7 +375,7 @@ def _describe(run: Run, start: int) -> None:
     report.write_environment(run.workdir)
 
 
-def _train(run: Run, start: int) -> dict[str, Any]:
+def _train(run: Run, start: int, profiled: range) -> dict[str, Any]:
     """Runs updates start + 1 .. the last, and evaluates."""
     config = run.config
     processes.say(
@@ -396,7 +406,7 @@ def _train(run: Run, start: int) -> dict[str, Any]:
         if run.fitted:
             state = with_weights(state, run.fitted.params)
             run.start = run.fitted = None
-    with _loop(run, start, update, checks) as loop:
+    with _loop(run, start, update, checks, profiled) as loop:
         try:
             last = loop.run(state, start)
         finally:

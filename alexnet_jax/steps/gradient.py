@@ -112,7 +112,8 @@ class Gradient:
 
     def views(self, batch: DeviceBatch) -> jax.Array:
         """Draws the device's training views."""
-        return self._views.training(batch, jax.random.key(self._config.seed))
+        with jax.named_scope("views"):
+            return self._views.training(batch, jax.random.key(self._config.seed))
 
     def rows(self, batch: DeviceBatch, step: jax.Array | int) -> Rows:
         """Returns `label`, `mask` and `dropout_key` of the images that the classifier sees."""

@@ -24,9 +24,9 @@ from alexnet_jax.steps.digests import ReplicaError, at_step
 from alexnet_jax.steps.nonfinite import first_nonfinite_layer
 from alexnet_jax.steps.state import TrainState
 from alexnet_jax.training.checks import Checks
-from alexnet_jax.training.history import History
 from alexnet_jax.training.means import Means
 from alexnet_jax.training.page_maker import PageMaker
+from alexnet_jax.training.profiler import Profiler
 from alexnet_jax.training.run import Run
 from alexnet_jax.training.writers import NoWriters, Writers
 
@@ -78,14 +78,14 @@ class Loop:
         signals: Remembered,
         checks: Checks | None,
         watchdog: Watchdog,
-        history: History,
-        means: Means,
+        profiler: Profiler,
     ) -> None:
         """Prepares a loop; one that only evaluates has no update, and no checks of it."""
         self._run, self.update, self.writers = run, update, writers
         self.progress, self.signals, self.checks = progress, signals, checks
-        self.watchdog, self.history, self.means = watchdog, history, means
-        self._time = history.stopwatch
+        self.watchdog, self.profiler = watchdog, profiler
+        self.history, self._time = run.history, run.history.stopwatch
+        self.means = Means()
         self.page = PageMaker(run.workdir, run.config.report_every_minutes)
         self.clock = Clock()
         self._pending: tuple[range, Any, Any, list[Callable[[], None]]] | None = None
@@ -108,6 +108,8 @@ class Loop:
         result: dict[str, Any] = {}
         assert self.update is not None and self.checks is not None
         if start:
+            sealed = run.checkpoints.newest_seal()
+            self.means = Means(sealed.rows.get(MEANS) if sealed else None)
             state, result = self.evaluate_if_due(state, start)
         # The first step is dispatched alone, for it also pays for warming up.
         dispatches = Dispatches(
@@ -123,7 +125,8 @@ class Loop:
                     fed = next(fed_steps)
                 self.clock.waited += time.perf_counter() - waiting
                 replayed = self.checks.replay(state, fed, updates)
-                state, figures = self.update(state, fed)
+                with self.profiler.around(updates, state):
+                    state, figures = self.update(state, fed)
                 self._write_pending(state)
                 run.checkpoints.raise_failure()
                 at = updates[-1]
@@ -148,6 +151,7 @@ class Loop:
                     if at == run.last_step or self._is_epoch_end(at):
                         state, result = self._evaluate(state, at, {})
                     self.clock.restart()
+            self.profiler.close(state)
             self.wait_for_save()
         return result
 

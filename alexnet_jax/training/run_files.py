@@ -55,7 +55,7 @@ RESUMABLE = (
 
 
 # What a run leaves in its workdir, but for the lock that is held.
-LEFT = ("checkpoints", "tensorboard", "plots")
+LEFT = ("checkpoints", "tensorboard", "plots", "profile")
 LEFT_FILES = (
     *(CONFIG_FILE, DATASET_FILE, "environment.json", METRICS, SUMMARY_FILE),
     *("checkpoints.json", "init.json", history.FILE, EXCHANGES_FILE, "report.html"),
