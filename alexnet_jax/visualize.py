@@ -1,4 +1,4 @@
-"""python -m alexnet_jax.visualize WHAT --workdir=W: pictures of a run, or of several.
+"""python -m alexnet_jax.visualize WHAT --workdir=W [PHOTO ...]: pictures of a run, or of several.
 
 kernels      figure 3 of the paper: conv1's kernels by column, and their colour selectivity; of
              several runs also how far their columns are apart
@@ -6,10 +6,14 @@ answers      figure 4, left: images with their five likeliest classes
 neighbours   figure 4, right: the training images nearest to some images in fc7
 confusion    the confusion matrix of a split
 curves       learning curves of several runs
+activations  what is left of a photograph after each layer, by column
+occlusion    which part of a photograph carries the answer: a square is covered at each place
+augment      what training sees of a photograph; of a run or of a recipe, --config=NAME
 features     a layer's activations of every image of a split, as FILE.npz
 split        figure 2: what each device of a mesh computes, and what the compiled step sends; of
              --config=NAME --config.mesh.model=2 (the recipe `paper`) or of a run, as SVG and PNG
 
+Of activations, occlusion and augment name photographs; else they are chosen from --split.
 In a notebook the same are functions of `alexnet_jax.inference.pictures`.
 """
 
@@ -124,6 +128,57 @@ def _features() -> pathlib.Path:
     return path
 
 
+def _photographs(config: Any, named: list[str]) -> list[Any]:
+    """Returns what was named on the command line, or some images of the split."""
+    if named:
+        return [str(paths.local(name, "PHOTO")) for name in named]
+    import numpy as np
+
+    from alexnet_jax.data.decode import read_square
+    from alexnet_jax.data.sources import open_dataset
+
+    f, dataset = flags.FLAGS, open_dataset(config)
+    source = dataset.open(f.split or config.eval_split or dataset.eval_split())
+    count = min(f.images if f["images"].present else 1, len(source))
+    chosen = np.random.default_rng(f.seed).choice(len(source), count, replace=False)
+    return [read_square(source, int(index), config.resize)[0] for index in chosen]
+
+
+def _each(name: str, photographs: list[Any], draw: Callable[[Any], Any]) -> pathlib.Path:
+    """Draws a picture for each photograph; returns the first one's path."""
+    first = _out(name) if flags.FLAGS.workdir or flags.FLAGS.out else pathlib.Path(name)
+    for number, photograph in enumerate(photographs, 1):
+        path = first if number == 1 else first.with_stem(f"{first.stem}_{number}")
+        draw(photograph).save(path)
+    return first
+
+
+def _activations(named: list[str]) -> pathlib.Path:
+    from alexnet_jax.inference import pictures
+
+    network = _load(_workdirs()[0])
+    shown = _photographs(network.config, named)
+    return _each("activations.png", shown, lambda one: pictures.activations(network, one))
+
+
+def _occlusion(named: list[str]) -> pathlib.Path:
+    from alexnet_jax.inference import pictures
+
+    network, path = _load(_workdirs()[0]), _out("occlusion.png")
+    pictures.occlusion(network, _photographs(network.config, named)).save(path)
+    return path
+
+
+def _augment(named: list[str]) -> pathlib.Path:
+    from alexnet_jax.inference import pictures
+    from alexnet_jax.training import run_files
+
+    workdirs = _workdirs() if flags.FLAGS.workdir else []
+    config = run_files.read_config(workdirs[0]) if workdirs else config_flags.value()
+    shown, seed = _photographs(config, named), flags.FLAGS.seed
+    return _each("augment.png", shown, lambda one: pictures.augment(config, one, seed))
+
+
 def _split() -> pathlib.Path:
     from alexnet_jax.ops import platform
 
@@ -168,22 +223,37 @@ KINDS: dict[str, Callable[[], pathlib.Path]] = {
     "features": _features,
     "split": _split,
 }
+OF_PHOTOGRAPHS: dict[str, Callable[[list[str]], pathlib.Path]] = {
+    "activations": _activations,
+    "occlusion": _occlusion,
+    "augment": _augment,
+}
+OF_RECIPES = ("split", "augment")
 
 
 def _run(arguments: list[str]) -> None:
-    if len(arguments) != 2:
-        sys.exit(f"error: name one of {', '.join(KINDS)}")
+    known = [*KINDS, *OF_PHOTOGRAPHS]
+    if len(arguments) < 2:
+        sys.exit(f"error: name one of {', '.join(known)}")
+    _, kind, *named = arguments
     with cli.errors_as_one_line():
-        if arguments[1] not in KINDS:
-            raise ConfigError(f"visualize: {unknown(arguments[1], KINDS)}")
-        if arguments[1] != "split" and flags.FLAGS["config"].present:
-            raise ConfigError(f"--config: {arguments[1]} is of a run, by --workdir; split takes it")
-        cli.say(f"written: {KINDS[arguments[1]]()}")
+        if kind not in known:
+            raise ConfigError(f"visualize: {unknown(kind, known)}")
+        if named and kind in KINDS:
+            raise ConfigError(f"{named[0]}: {kind} takes no photographs")
+        if kind not in OF_RECIPES and flags.FLAGS["config"].present:
+            raise ConfigError(
+                f"--config: {kind} is of a run, by --workdir; {' and '.join(OF_RECIPES)} take it"
+            )
+        path = KINDS[kind]() if kind in KINDS else OF_PHOTOGRAPHS[kind](named)
+        cli.say(f"written: {path}")
 
 
 def _with_a_recipe(arguments: list[str]) -> list[str]:
     """Resolves --config where it is used."""
-    if "split" in arguments or any(a.startswith(("-config", "--config")) for a in arguments[1:]):
+    if any(kind in arguments for kind in OF_RECIPES) or any(
+        a.startswith(("-config", "--config")) for a in arguments[1:]
+    ):
         return config_flags.resolve(arguments, "paper")
     return arguments
 

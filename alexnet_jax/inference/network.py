@@ -160,7 +160,7 @@ class Network(TrainedNetwork):
         Returns:
           By layer, (N, D) float32.
         """
-        key = ",".join(layers)
+        key = tuple(layers)
         if key not in self._programs:
             self._programs[key] = inside.of_layers(self, layers)
         return self._programs[key](images)
@@ -176,8 +176,8 @@ class Network(TrainedNetwork):
         )
 
     @functools.cached_property
-    def _programs(self) -> dict[int | str, Callable[[np.ndarray], Any]]:
-        """What was compiled, by the number of views or the layer."""
+    def _programs(self) -> dict[int | str | tuple[str, ...], Callable[[np.ndarray], Any]]:
+        """What was compiled, by the number of views, the layer or several layers."""
         return {}
 
     def _probabilities(self, views: int) -> Callable[[np.ndarray], np.ndarray]:

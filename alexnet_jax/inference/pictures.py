@@ -3,13 +3,16 @@
 Each takes what `inference.load` returns, and is shown where a notebook's cell ends with it.
 """
 
+import copy
 import os
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax.config import CONVOLUTIONS, ConfigError
+from alexnet_jax.config import CONVOLUTIONS, Config, ConfigError
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.words import spoken
 from alexnet_jax.figures import activations as activations_figure
@@ -19,13 +22,17 @@ from alexnet_jax.figures import confusion as confusion_figure
 from alexnet_jax.figures import curves as curves_figure
 from alexnet_jax.figures import kernels as kernels_figure
 from alexnet_jax.figures import neighbours as neighbours_figure
+from alexnet_jax.figures import occlusion as occlusion_figure
+from alexnet_jax.figures import views as views_figure
 from alexnet_jax.figures.picture import Picture
 from alexnet_jax.host import paths
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.inference import features, predictions
+from alexnet_jax.inference import occlusion as covering
 from alexnet_jax.inference.images import AnyImage, squares
 from alexnet_jax.inference.network import Network
 from alexnet_jax.inference.trained import TrainedNetwork
+from alexnet_jax.steps.augment import Views
 from alexnet_jax.training.writers import read_rows
 
 
@@ -104,7 +111,74 @@ def activations(network: Network, image: AnyImage) -> Picture:
         values = np.asarray(found[layer])[0]
         side = round((values.size / channels) ** 0.5)
         maps[layer] = values.reshape(side, side, channels)
-    return activations_figure.draw(pixels[0], maps, columns, names[0])
+    return activations_figure.draw(pixels[0], maps, columns, _title(image, names))
+
+
+def occlusion(network: Network, images: AnyImage | Sequence[AnyImage]) -> Picture:
+    """Draws which part of a photograph carries the answer: a square is covered at each place.
+
+    Args:
+      network: from `inference.load`.
+      images: a path, an image of PIL's, or pixels; or several.
+
+    >>> occlusion(network, photograph)
+    <Picture size 1056x385 with 4 Axes>
+    """
+    given = [images] if isinstance(images, str | os.PathLike | np.ndarray) else images
+    several: Any = given if isinstance(given, Sequence) else [given]
+    return occlusion_figure.draw([covering.covered(network, image) for image in several])
+
+
+def augment(config: Config, image: AnyImage, seed: int = 0) -> Picture:
+    """Draws what training sees of one photograph: its views, and colour noise at both scales.
+
+    Args:
+      config: of a run: its crop, and what is drawn.
+      image: a path, an image of PIL's, or pixels.
+      seed: of the draws.
+
+    >>> augment(network.config, photograph).axes[0].get_title()
+    '71 pixels, the first and the last crop of 67'
+    """
+    pixels, names = squares(image, config.resize, config.exif_orientation)
+    rows = {"as this recipe trains": _views(config, pixels[0], seed)}
+    for name, lighting in LIGHTINGS.items():
+        changed = copy.deepcopy(config)
+        changed.augment.lighting, changed.augment.chunk = lighting, 1
+        changed.augment.random_crop = changed.augment.flip = lighting == "none"
+        rows[name] = _views(changed, pixels[0], seed)
+    border = config.resize - config.image_size
+    count = 2 * (border + 1) ** 2
+    title = f"{_title(image, names)}: {count:,} views of it".removeprefix(": ")
+    if (config.resize, config.image_size) == (256, 224):
+        title += "; the paper counts 32 x 32 x 2 = 2,048"
+    return views_figure.draw(pixels[0], config.image_size, rows, title)
+
+
+def _title(image: AnyImage, names: list[str]) -> str:
+    """Returns the name of a photograph's file; pixels have none."""
+    return os.path.basename(names[0]) if isinstance(image, str | os.PathLike) else ""
+
+
+SHOWN = 8  # views in a row
+LIGHTINGS = {
+    "crops and mirror images alone": "none",
+    "colour noise by the axes' standard deviations (the authors' code)": "stddev",
+    "colour noise by their eigenvalues on [0, 1] (fb.resnet.torch)": "eigenvalue_unit_range",
+}
+
+
+def _views(config: Config, image: np.ndarray, seed: int) -> np.ndarray:
+    """Draws views as training does, in as many epochs; as they look, (N, S, S, 3) uint8."""
+    plain = copy.deepcopy(config)
+    plain.augment.mean_image, plain.augment.pixel_std = "none", (1.0,)
+    plain.augment.lighting_rescale = 1.0
+    views = Views.of(plain)
+    epochs = np.arange(SHOWN, dtype=np.int32)
+    batch = {"image": np.repeat(image[None], SHOWN, axis=0), "epoch": epochs}
+    batch |= {"index": np.zeros_like(epochs), "position": epochs * plain.augment.chunk}
+    drawn = views.training({k: jnp.asarray(v) for k, v in batch.items()}, jax.random.key(seed))
+    return np.clip(np.asarray(drawn) + views.mean, 0, 255).round().astype(np.uint8)
 
 
 def neighbours(

@@ -29,6 +29,8 @@ flags.FLAGS(["visualize", "--workdir=w", "--workdir=w", "--images=3", "--neighbo
 for name, draw in visualize.KINDS.items():
     if name != "split":  # of a config, not of a run
         print(draw())
+for name, draw in visualize.OF_PHOTOGRAPHS.items():
+    print(draw([]))
 """
 
 
@@ -37,7 +39,8 @@ def test_every_picture_is_drawn(run):
     """All in one process, which starts slowly."""
     done = subprocess.run([sys.executable, "-c", ALL], capture_output=True, text=True, cwd=run)
     assert done.returncode == 0, done.stderr
-    for what in ("kernels", "answers", "neighbours", "confusion", "curves"):
+    photographs = ("activations", "activations_3", "occlusion", "augment_2")
+    for what in ("kernels", "answers", "neighbours", "confusion", "curves", *photographs):
         picture = cv2.imread(str(run / "w" / "plots" / f"{what}.png"))
         assert picture.shape[1] > 400
         assert picture.std() > 5
@@ -72,6 +75,9 @@ def test_mistakes_are_one_line(run):
         "kernel is not known; did you mean kernels": ["kernel", "--workdir=w"],
         "--workdir: name the folder of a run": ["kernels"],
         "nowhere has no metrics.jsonl": ["curves", "--workdir=nowhere"],
+        "a.jpg: kernels takes no photographs": ["kernels", "a.jpg", "--workdir=w"],
+        "split and augment take it": ["occlusion", "--workdir=w", "--config=paper"],
+        "nowhere.jpg": ["occlusion", "nowhere.jpg", "--workdir=w"],
         "fc9 is not known": ["features", "--workdir=w", "--layer=fc9"],
     }
     said = commands.endings("visualize", run, *wrong.values())

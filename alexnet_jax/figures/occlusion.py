@@ -1,0 +1,67 @@
+"""Which part of a photograph carries the answer: how it suffers where a square is covered."""
+
+import dataclasses
+
+import numpy as np
+from matplotlib.patches import Rectangle
+
+from alexnet_jax.figures.picture import Picture, as_drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class Covered:
+    """A photograph, and what became of its answer.
+
+    Attributes:
+      image: (R, R, 3) uint8.
+      answer: the class that is followed.
+      odds: the logarithm of its odds with nothing covered.
+      left: (n, n) the same with a square covered, by the square's place.
+      patch: side of the square, in pixels.
+    """
+
+    image: np.ndarray
+    answer: str
+    odds: float
+    left: np.ndarray
+    patch: int
+
+
+def draw(found: list[Covered]) -> Picture:
+    """Draws a row for each photograph: it, with the square's size; what covering leaves of the
+    answer; and the photograph, dark where covering costs nothing.
+
+    By odds: of an answer that is nearly sure the probability stays at one wherever the square is.
+    """
+    rows = len(found)
+    figure = Picture(figsize=(9.6, 3.2 * rows + 0.3), layout="constrained", dpi=110)
+    axes = figure.subplots(rows, 3, squeeze=False)
+    for row, one in zip(axes, found, strict=True):
+        side = one.image.shape[0]
+        whole = (0, side, side, 0)
+        for axis in row:
+            axis.set_axis_off()
+        row[0].imshow(one.image)
+        square = Rectangle((0, 0), one.patch, one.patch, facecolor="0.5", edgecolor="white")
+        row[0].add_patch(square)
+        row[0].set_title(as_drawn(f"{one.answer}: {_probability(one.odds)}"), fontsize=10)
+        heat = row[1].imshow(one.left, cmap="viridis", extent=whole)
+        row[1].set_title(f"covered there, down to {_probability(one.left.min())}", fontsize=10)
+        bar = figure.colorbar(heat, ax=row[1], shrink=0.85)
+        bar.ax.set_title("log odds", fontsize=8)
+        row[2].imshow(one.image)
+        lost = np.clip(one.odds - one.left, 0, None)
+        shade = 0.85 * (1 - lost / max(float(lost.max()), 1e-6))
+        row[2].imshow(
+            np.dstack([np.zeros((*shade.shape, 3)), shade]), extent=whole, interpolation="bilinear"
+        )
+        row[2].set_title("what the answer needs", fontsize=10)
+    return figure
+
+
+def _probability(odds: float) -> str:
+    """Returns a probability in per cent, with the digits that tell it from certainty."""
+    p = 1 / (1 + np.exp(-odds))
+    return (
+        f"{100 * p:.1f} %" if 0.0005 < p < 0.9995 else "over 99.9 %" if p > 0.5 else "under 0.1 %"
+    )
