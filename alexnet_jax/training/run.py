@@ -243,17 +243,18 @@ class Run:
 
     def summarise(self, row: dict[str, Any]) -> dict[str, Any]:
         """Writes summary.json, and that the run is finished; returns what the file holds."""
+        kept = {n: value for n, value in row.items() if "/" not in n and n != "time_of_day"}
         summary: dict[str, Any] = {}
 
         def write() -> None:
-            summary.update({name: value for name, value in row.items() if "/" not in name})
+            summary.update(kept)
             summary["time"] = self.history.account()
             run_files.write_summary(self.workdir, summary)
             self.history.finish()
             processes.say(described_time(summary["time"]))
 
         processes.first_does(write)
-        return summary or {name: value for name, value in row.items() if "/" not in name}
+        return summary or kept
 
 
 def _refuse_unlabelled(source: Source, name: str) -> None:
