@@ -14,6 +14,7 @@ command.begin(__name__)  # before what is imported for seconds
 import dataclasses
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
@@ -55,9 +56,23 @@ class Join:
 
 
 def run(
-    config: Config, workdir: str, join: Join = Join(), overwrite: bool = False, profile: str = ""
+    config: Config,
+    workdir: str,
+    join: Join = Join(),
+    overwrite: bool = False,
+    profile: str = "",
+    get_writers: Callable[[str], Sequence[Any]] = lambda workdir: (),
 ) -> None:
-    """Trains, and says how it ended."""
+    """Trains, and says how it ended.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      join: how its other processes are found.
+      overwrite: begin anew?
+      profile: FROM:TO, updates to record.
+      get_writers: what gets every row too, of a workdir; called in the first process.
+    """
     with cli.errors_as_one_line():
         from alexnet_jax import train
         from alexnet_jax.ops import compilation
@@ -78,7 +93,8 @@ def run(
                 join.coordinator, join.num_processes, join.process_id, seconds, join.cluster
             )
         with processes.ending_together():
-            summary = train.train(config, workdir, overwrite, profiled)
+            writers = get_writers(workdir) if processes.is_first() else ()
+            summary = train.train(config, workdir, overwrite, profiled, writers)
             made: list[str] = []
             if config.report_every_minutes:  # the others wait: who leaves early ends the first
                 folder = paths.local(workdir, "--workdir")
@@ -134,7 +150,8 @@ def _train(arguments: list[str]) -> None:
     if _DRY_RUN.value:
         return _preview(config, _WORKDIR.value, join, bool(_OVERWRITE.value))
     large_pages.start_again_with_them(getattr(config, "kernels", "auto"))
-    run(config, _WORKDIR.value, join, bool(_OVERWRITE.value), _PROFILE.value or "")
+    overwrite, profile = bool(_OVERWRITE.value), _PROFILE.value or ""
+    run(config, _WORKDIR.value, join, overwrite, profile, config_flags.own_writers)
 
 
 def main() -> None:

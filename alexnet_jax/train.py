@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -43,7 +43,7 @@ from alexnet_jax.training.loop import Loop, NonFiniteError
 from alexnet_jax.training.profiler import Profiler
 from alexnet_jax.training.run import Run
 from alexnet_jax.training.stored import Stored
-from alexnet_jax.training.writers import METRICS, NoWriters, Writers, read_rows
+from alexnet_jax.training.writers import METRICS, MetricsWriter, NoWriters, Writers, read_rows
 
 __all__ = ["Interrupted", "NonFiniteError", "compile_train_step", "preview", "train"]
 
@@ -110,6 +110,7 @@ def train(
     workdir: str | os.PathLike[str],
     overwrite: bool = False,
     profiled: range = range(0),
+    writers: Sequence[MetricsWriter] = (),
 ) -> dict[str, Any]:
     """Trains, or continues the run in `workdir`, and evaluates the whole validation split.
 
@@ -120,6 +121,7 @@ def train(
       workdir: the folder that the run is kept in.
       overwrite: begin anew: removes what a run left in `workdir`, and nothing else.
       profiled: updates that JAX's profiler records, in `workdir`/profile.
+      writers: which get every row too (`training.writers.MetricsWriter`), in the first process.
 
     Returns:
       What summary.json holds: `step`, `split`, `count`, `views`, `loss`, `top1_error`,
@@ -181,8 +183,10 @@ def train(
             _say_changes(run, before, start)
         processes.first_does(lambda: _describe(run, start))
         if start < run.last_step:
-            return _train(run, start, profiled)
-        return run.finish(start) if _is_evaluated(run, start) else _evaluate_last(run, start)
+            return _train(run, start, profiled, writers)
+        if _is_evaluated(run, start):
+            return run.finish(start)
+        return _evaluate_last(run, start, writers)
 
 
 def preview(config: Config, workdir: str | os.PathLike[str], overwrite: bool = False) -> str:
@@ -338,13 +342,14 @@ def _loop(
     start: int,
     update: jax.stages.Compiled | None,
     checks: Checks | None,
+    others: Sequence[MetricsWriter],
     profiled: range = range(0),
 ) -> Iterator[Loop]:
     """Opens what the hot loop writes to, and lets it decide when signals end it."""
     sealed = run.checkpoints.newest_seal() if start else None
     opened: list[Writers] = []
     processes.first_does(
-        lambda: opened.append(Writers(run.workdir, start, sealed.rows if sealed else None))
+        lambda: opened.append(Writers(run.workdir, start, sealed.rows if sealed else None, others))
     )
     silent = not processes.is_first()
     trace = run.workdir / f"stuck.{jax.process_index()}.txt"
@@ -375,7 +380,9 @@ def _describe(run: Run, start: int) -> None:
     report.write_environment(run.workdir)
 
 
-def _train(run: Run, start: int, profiled: range) -> dict[str, Any]:
+def _train(
+    run: Run, start: int, profiled: range, writers: Sequence[MetricsWriter]
+) -> dict[str, Any]:
     """Runs updates start + 1 .. the last, and evaluates."""
     config = run.config
     processes.say(
@@ -406,7 +413,7 @@ def _train(run: Run, start: int, profiled: range) -> dict[str, Any]:
         if run.fitted:
             state = with_weights(state, run.fitted.params)
             run.start = run.fitted = None
-    with _loop(run, start, update, checks, profiled) as loop:
+    with _loop(run, start, update, checks, writers, profiled) as loop:
         try:
             last = loop.run(state, start)
         finally:
@@ -415,11 +422,11 @@ def _train(run: Run, start: int, profiled: range) -> dict[str, Any]:
     return run.summarise(last)
 
 
-def _evaluate_last(run: Run, start: int) -> dict[str, Any]:
+def _evaluate_last(run: Run, start: int, writers: Sequence[MetricsWriter]) -> dict[str, Any]:
     """Ends a run that was stopped between its last save and the evaluation of it."""
     processes.say(f"{run.workdir} is trained to step {start:,}; evaluating it")
     state = run.restore(start)
-    with _loop(run, start, None, None) as loop:
+    with _loop(run, start, None, None, writers) as loop:
         _, last = loop.evaluate_if_due(state, start)
         loop.wait_for_save()
     return run.summarise(last)

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import pathlib
+import runpy
 import textwrap
 import typing
 from typing import Any
@@ -35,6 +36,26 @@ def value() -> Any:
     if is_recipe and isinstance(config, Config):
         as_recipe(config, set(config_flags.get_override_values(flag)))
     return config
+
+
+def own_writers(workdir: str) -> list[Any]:
+    """Returns what `get_writers(workdir)` of a --config file gives, if it has one.
+
+    Raises:
+      ConfigError: they have no `write` and `close`.
+    """
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    if pathlib.Path(file).parent == configs.FOLDER:
+        return []
+    make = runpy.run_path(file).get("get_writers")
+    found = list(make(workdir)) if make else []
+    for writer in found:
+        if not all(callable(getattr(writer, name, None)) for name in ("write", "close")):
+            raise ConfigError(
+                f"--config: get_writers() of {file} gives a {type(writer).__name__}; a writer has "
+                "write(row) and close()"
+            )
+    return found
 
 
 def listed() -> str:

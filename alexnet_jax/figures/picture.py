@@ -64,10 +64,14 @@ class Picture(Figure):
         with matplotlib.rc_context({"svg.fonttype": "none"}):  # texts stay texts
             super().savefig(fname, **options)
 
-    def _repr_png_(self) -> bytes:
+    def png(self) -> bytes:
+        """Returns the picture's file."""
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
         return buffer.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the picture, and the folders that lead to it; the ending says the format."""

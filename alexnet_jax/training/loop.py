@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import jax
 
+from alexnet_jax.config import flatten
 from alexnet_jax.errors import Interrupted, UserError, in_notebook
 from alexnet_jax.feed.protocol import Dispatches
 from alexnet_jax.host.progress import Progress
@@ -231,6 +232,8 @@ class Loop:
                     self.writers.draw()
                 self.page.make_if_due()
         run.checkpoints.evaluated(at, rows[0]["top1_error"])
+        if at == run.last_step and processes.is_first():
+            self.writers.conclude(flatten(run.config), rows, run.conv1(state))
         return self._follow_plateau(state, rows[0]), rows[-1]
 
     def _evaluate_views(self, state: TrainState, at: int, views: int) -> dict[str, Any]:
@@ -256,6 +259,8 @@ class Loop:
             raise self._stopped(at, "the evaluation's loss is NaN or Inf")
         if views == 1:
             row |= self._run.mean_sizes(state)
+            if processes.is_first():
+                self.writers.histograms(at, self._run.samples(state))
         self.writers.write(row)
         self.history.evaluated(at)
         return row

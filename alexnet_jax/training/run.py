@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from alexnet_jax.config import Config, ConfigError, num_train_steps
@@ -29,6 +30,8 @@ from alexnet_jax.training import checkpoint, run_files
 from alexnet_jax.training.history import History
 from alexnet_jax.training.history import described as described_time
 from alexnet_jax.training.start import Start, described, fit, lines
+
+SAMPLED = 50_000  # values of a tensor, for its histogram
 
 
 class Run:
@@ -194,6 +197,20 @@ class Run:
         """Returns how large weights and updates are, by layer."""
         found = jax.device_get(self._mean_sizes(self.stored_form.of(state)))
         return {name: float(size) for name, size in found.items()}
+
+    def samples(self, state: TrainState) -> dict[str, np.ndarray]:
+        """Returns some of the values of every tensor, evenly, of this process's first device."""
+        found = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+            values = jax.device_get(leaf.addressable_shards[0].data).ravel()
+            name = ".".join(str(getattr(key, "key", key)) for key in path)
+            found[f"weights/{name}"] = values[:: max(1, values.size // SAMPLED)]
+        return found
+
+    def conv1(self, state: TrainState) -> np.ndarray | None:
+        """Returns conv1's kernels, (11, 11, 3, C); None where other processes have a part."""
+        kernel = state.params["conv1"]["kernel"]
+        return jax.device_get(kernel) if kernel.is_fully_addressable else None
 
     def evaluate(
         self,

@@ -8,22 +8,30 @@ import json
 import os
 import pathlib
 import sys
-import time
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-from tensorboardX import summary as board_summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2, summary_pb2
+import numpy as np
 
 from alexnet_jax.errors import UserError, printable
 from alexnet_jax.host import files
 from alexnet_jax.steps.metrics import series_of
+from alexnet_jax.training.board import Board
 
 Row = dict[str, Any]
 
-# Protobuf makes these as the modules are imported, where a type checker does not see them.
-_events: Any = event_pb2
-_summaries: Any = summary_pb2
+
+class MetricsWriter(Protocol):
+    """Where a team keeps its logs: handed to `train.train`, or by `get_writers(workdir)` of a
+    --config file. Rows and their names are those of metrics.jsonl (`FIELDS`)."""
+
+    def write(self, row: Row) -> None:
+        """Takes a row; a run that goes on sends those after its checkpoint again."""
+        ...
+
+    def close(self) -> None:
+        """Ends, however the run ended."""
+        ...
 
 
 class MetricsError(UserError, RuntimeError):
@@ -199,62 +207,25 @@ def _tell_of_losses(path: pathlib.Path, lines: list[Line], known: dict[str, Any]
     print(printable(f"{said}; the run itself is whole and goes on"), file=sys.stderr, flush=True)
 
 
-class Board:
-    """A file of TensorBoard's events, written by who calls: a full disk is an error of that row.
-
-    tensorboardX's own SummaryWriter has a thread for it; where that cannot write it ends, and the
-    run then waits for ever for a place in its queue.
-    """
-
-    FLUSH_SECONDS = 30  # a picture of the run may be as old as that
-
-    def __init__(self, folder: pathlib.Path, last_step: int) -> None:
-        """Begins a file; TensorBoard then forgets what earlier ones say of later steps."""
-        self._folder, self._flushed = folder, time.monotonic()
-        with files.named(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            # Its name has the second; another start may be as quick.
-            self._events = EventsWriter(str(folder / f"events.{last_step}.{os.getpid()}"))
-        self._add(last_step + 1, session_log=_events.SessionLog(status=_events.SessionLog.START))
-
-    def write(self, row: Row) -> None:
-        """Adds a row's numbers, each named SERIES/NAME."""
-        series = series_of(row)
-        numbers = [
-            _summaries.Summary.Value(tag=f"{series}/{name}", simple_value=value)
-            for name, value in row.items()
-            if name not in ("step", "split", "views", "time_of_day")
-        ]
-        self._add(row["step"], summary=_summaries.Summary(value=numbers))
-        if time.monotonic() > self._flushed + self.FLUSH_SECONDS:
-            self.sync()
-
-    def write_text(self, name: str, text: str, step: int) -> None:
-        """Adds a text, shown as it is."""
-        self._add(step, summary=board_summary.text(name, f"```\n{text}\n```"))
-
-    def _add(self, step: int, **about: Any) -> None:
-        with files.named(self._folder):
-            self._events.write_event(_events.Event(step=step, wall_time=time.time(), **about))
-
-    def sync(self) -> None:
-        """Returns when the events are on the disk."""
-        with files.named(self._folder):
-            self._events.flush()
-        self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        """Closes the file."""
-        with files.named(self._folder):
-            self._events.close()
-
-
 class Writers:
     """metrics.jsonl, tensorboard/ and plots/ of one workdir, kept together."""
 
     def __init__(
-        self, workdir: pathlib.Path, last_step: int, known: dict[str, Any] | None = None
+        self,
+        workdir: pathlib.Path,
+        last_step: int,
+        known: dict[str, Any] | None = None,
+        others: Sequence[MetricsWriter] = (),
     ) -> None:
+        """Opens all of them.
+
+        Args:
+          workdir: of the run.
+          last_step: of the checkpoint that it goes on from.
+          known: what its seal says of metrics.jsonl.
+          others: which get every row too. One that fails gets no more, and the run goes on.
+        """
+        self._others = list(others)
         self._metrics = MetricsFile(workdir / METRICS, last_step, known)
         self._board = Board(workdir / "tensorboard", last_step)
         with contextlib.suppress(FileNotFoundError):  # of a run, it is there
@@ -270,11 +241,53 @@ class Writers:
             self._metrics.close()
         finally:
             self._board.close()
+            for other in list(self._others):
+                self._without_its_failure(other, other.close)
 
     def write(self, row: Row) -> None:
         """Writes a row of numbers that belong to `step` and `split`."""
         self._metrics.write(row)
         self._board.write(row)
+        for other in list(self._others):
+            self._without_its_failure(other, lambda other=other: other.write(dict(row)))
+
+    def _without_its_failure(self, other: MetricsWriter, action: Callable[[], None]) -> None:
+        """Lets a service be away: its rows are in metrics.jsonl, and the run is worth more."""
+        try:
+            action()
+        except Exception as error:  # of whatever kind: it is somebody else's
+            self._others.remove(other)
+            told = f"warning: {type(other).__name__}: {type(error).__name__}: {error}"
+            told = " ".join(told.split())[:300]
+            print(printable(f"{told}; it gets no more rows"), file=sys.stderr, flush=True)
+
+    def histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Shows how values lie, in TensorBoard."""
+        for name, values in arrays.items():
+            self._board.write_histogram(name, values, step)
+
+    def conclude(
+        self, fields: dict[str, Any], rows: Sequence[Row], kernels: np.ndarray | None
+    ) -> None:
+        """Shows in TensorBoard what was set, what came of it, and conv1's kernels.
+
+        Args:
+          fields: of the config.
+          rows: of the last evaluation.
+          kernels: (11, 11, 3, C), where this process has them.
+        """
+        step = rows[-1]["step"]
+        results = {
+            f"{series_of(row)}/{name}": row[name]
+            for row in rows
+            for name in ("loss", "top1_error", "top5_error")
+        }
+        self._board.write_settings(fields, results, step)
+        if kernels is not None:
+            from alexnet_jax.figures import kernels as figure
+
+            picture = figure.draw(kernels, fields["model.columns"], f"conv1 after {step:,} updates")
+            self._board.write_picture("kernels", picture.png(), step)
 
     @property
     def rows(self) -> list[Row]:
@@ -311,6 +324,14 @@ class NoWriters(contextlib.AbstractContextManager):
 
     def draw(self) -> None:
         """Draws nothing."""
+
+    def histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Leaves them to the first process."""
+
+    def conclude(
+        self, fields: dict[str, Any], rows: Sequence[Row], kernels: np.ndarray | None
+    ) -> None:
+        """Leaves it to the first process."""
 
     def __exit__(self, *_: object) -> None:
         return None
