@@ -186,6 +186,20 @@ class Bucket:
             blob = self._bucket.get_blob(self._blob(name).name, retry=self._retry)
             return int(blob.generation or 0) if blob else 0
 
+    def read(self, name: str) -> bytes | None:
+        """Returns a small object's bytes; None where it is not there.
+
+        Raises:
+          BucketError: it cannot be read.
+        """
+        from google.api_core.exceptions import NotFound
+
+        with self._failing(name):
+            try:
+                return bytes(self._blob(name).download_as_bytes(retry=self._retry))
+            except NotFound:
+                return None
+
     def write_if(self, name: str, data: bytes, generation: int) -> int | None:
         """Writes an object if nobody has since that generation.
 
@@ -213,15 +227,19 @@ class Lease:
     nobody's.
     """
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, whose: str = "") -> None:
         """Takes the lease, and renews it until `release`.
+
+        Args:
+          bucket: the folder.
+          whose: what the lease says; else this machine and process.
 
         Raises:
           HeldError: another process renews it.
         """
         self._bucket = bucket
         self._expires = float(os.environ.get("ALEXNET_LEASE_SECONDS", EXPIRES_AFTER))
-        self._whose = f"{socket.gethostname()}, process {os.getpid()}".encode()
+        self._whose = (whose or f"{socket.gethostname()}, process {os.getpid()}").encode()
         self._over = threading.Event()
         self._turn = threading.Lock()
         self._lost = False
@@ -280,9 +298,17 @@ class Lease:
                 raise self._held()
             self._generation = written
 
-    def release(self) -> None:
-        """Lets the next process begin at once."""
+    def release(self, gone: bool = True) -> None:
+        """Renews it no more.
+
+        Args:
+          gone: let the next process begin at once; else once it has run out, as after a kill.
+        """
         self._over.set()
         self._thread.join()
-        if not self._lost:
+        if self._lost or not gone:
+            return
+        try:
             self._bucket.delete(LEASE)
+        except BucketError as error:  # it runs out by itself
+            print(printable(f"warning: {error}"), file=sys.stderr, flush=True)

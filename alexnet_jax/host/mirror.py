@@ -10,11 +10,15 @@ import concurrent.futures
 import contextlib
 import os
 import pathlib
+import socket
+import sys
 import threading
+import uuid
 from collections.abc import Iterable, Iterator
 
+from alexnet_jax.errors import printable
 from alexnet_jax.host import bucket, files
-from alexnet_jax.host.bucket import Bucket, Lease
+from alexnet_jax.host.bucket import Bucket, BucketError, Lease
 from alexnet_jax.host.progress import Progress
 
 TOGETHER = 8  # objects on their way at once
@@ -76,12 +80,27 @@ def held(folder: pathlib.Path) -> Iterator["Mirror | None"]:
         yield None
         return
     with files.only_process(mirror.holder), mirror.leased():
-        mirror.pull()
         folder.mkdir(parents=True, exist_ok=True)
         try:
             yield mirror
-        finally:
-            mirror.push()
+        except BaseException:
+            try:
+                mirror.push()
+            except BucketError as error:  # what went wrong first is what is told
+                print(printable(f"warning: {error}"), file=sys.stderr, flush=True)
+            raise
+        mirror.push()
+        mirror.settle()
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
+    """Gives threads; after a failure or Ctrl-C only what they have begun is ended."""
+    pool = concurrent.futures.ThreadPoolExecutor(TOGETHER)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _home() -> pathlib.Path:
@@ -115,28 +134,50 @@ class Mirror:
         self._there: set[str] = set()  # names of objects
         self._known: dict[str, Signature] = {}  # of files that are as the objects are
         self._sums: dict[str, tuple[Signature, str]] = {}  # of files' bytes
+        self._behind = False  # did the last write to the bucket fail?
         self._turn = threading.Lock()
         self._lease: Lease | None = None
 
     @contextlib.contextmanager
     def leased(self) -> Iterator[None]:
-        """Holds the bucket's folder.
+        """Holds the bucket's folder, with a copy that is up to date.
 
         Raises:
           HeldError: another process does.
+          BucketError: the bucket cannot be read.
         """
-        self._lease = Lease(self._bucket)
+        ahead = self._is_ahead()
+        whose = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4()}"
+        self._lease = Lease(self._bucket, whose)
         try:
+            self._look() if ahead else self.pull()
+            files.replace_text(self._mark, whose)
             yield
         finally:
             lease, self._lease = self._lease, None
-            lease.release()
+            lease.release(gone=not self._behind)
+
+    @property
+    def _mark(self) -> pathlib.Path:
+        """Says who worked in the copy last, until all of it is in the bucket."""
+        return self.holder / "working"
+
+    def _is_ahead(self) -> bool:
+        """Has the copy what a process of this machine could not write, and nobody held it since?"""
+        if not self._mark.is_file():
+            return False
+        return self._bucket.read(bucket.LEASE) == self._mark.read_bytes()
+
+    def settle(self) -> None:
+        """Remembers that the bucket has all that the copy has."""
+        self._mark.unlink()
 
     def pull_unless_held(self) -> None:
-        """Brings the copy up to date, unless a process of this machine works in it."""
+        """Brings the copy up to date, unless a process of this machine works in it, or what one
+        wrote has not come to the bucket."""
         turn = _home().parent / "pulling" / self.folder.relative_to(_home())
         with files.in_turn(turn, f"{self.url}: another process copies it"):
-            if not files.is_held(self.holder):
+            if not files.is_held(self.holder) and not self._is_ahead():
                 self.pull()
 
     def pull(self) -> None:
@@ -148,9 +189,7 @@ class Mirror:
           BucketError: it cannot be read.
         """
         with self._turn:
-            found = self._bucket.list()
-            self._there = found.keys() - {bucket.LEASE}
-            wanted = {name: found[name] for name in self._there if _is_whole(name, found)}
+            wanted = self._whole()
             here = dict(self._files())
             for name in here.keys() - wanted.keys():
                 if not _is_folder(name):
@@ -162,6 +201,21 @@ class Mirror:
                     self._path(name).mkdir(parents=True, exist_ok=True)
             self.folder.parent.mkdir(parents=True, exist_ok=True)  # of a file that is made there
             self._known = dict(self._files())
+
+    def _look(self) -> None:
+        """Finds out what the bucket has, and leaves the copy as it is."""
+        with self._turn:
+            wanted, here = self._whole(), dict(self._files())
+            same = (
+                n for n, stored in wanted.items() if n in here and self._is_same(n, here, stored)
+            )
+            self._known = {name: here[name] for name in same}
+
+    def _whole(self) -> dict[str, bucket.Stored]:
+        """Lists the objects but those of checkpoints without a seal."""
+        found = self._bucket.list()
+        self._there = found.keys() - {bucket.LEASE}
+        return {name: found[name] for name in self._there if _is_whole(name, found)}
 
     def _is_same(self, name: str, here: dict[str, Signature], stored: bucket.Stored) -> bool:
         """Has a file the bytes of its object?"""
@@ -177,10 +231,7 @@ class Mirror:
     def _fetch(self, names: list[str]) -> None:
         if not names:
             return
-        with (
-            Progress(f"copy {self.url}", 0, len(names), "file") as bar,
-            concurrent.futures.ThreadPoolExecutor(TOGETHER) as pool,
-        ):
+        with Progress(f"copy {self.url}", 0, len(names), "file") as bar, _together() as pool:
             started = [pool.submit(self._bucket.download, n, self._path(n)) for n in names]
             for one in concurrent.futures.as_completed(started):
                 one.result()
@@ -205,6 +256,7 @@ class Mirror:
             gone = self._there - here.keys() if own else set[str]()
             if not changed and not gone:
                 return
+            self._behind = True
             if self._lease:
                 self._lease.renew()
             for names in _by_rank(changed):
@@ -213,9 +265,10 @@ class Mirror:
                 for name in names:
                     self._bucket.delete(name)
                     self._there.discard(name)
+            self._behind = False
 
     def _send(self, names: list[str], here: dict[str, Signature]) -> None:
-        with concurrent.futures.ThreadPoolExecutor(TOGETHER) as pool:
+        with _together() as pool:
             started = {pool.submit(self._upload, name): name for name in names}
             for one in concurrent.futures.as_completed(started):
                 if one.result():

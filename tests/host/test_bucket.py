@@ -176,6 +176,46 @@ def test_who_lost_the_lease_writes_no_more():
     assert "late" not in Bucket(URL).list()
 
 
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_what_could_not_be_written_goes_at_the_next_start(
+    monkeypatch, elsewhere, capsys, meanwhile
+):
+    """Unless another machine has worked there since."""
+    folder = files_of(URL)
+    with monkeypatch.context() as away:
+        away.setattr(Bucket, "upload", refusing)
+        with pytest.raises(BucketError, match="the network"), mirror.held(folder):
+            (folder / "checkpoint").write_text("hours of work")
+    if meanwhile:
+        with monkeypatch.context() as other:
+            other.setenv("XDG_CACHE_HOME", str(folder.parents[5] / "another"))
+            buckets.forget_copies()
+            with mirror.held(files_of(URL)):
+                pass
+    buckets.forget_copies()
+    assert files_of(URL) == folder and (folder / "checkpoint").exists() != meanwhile
+    with mirror.held(folder):
+        assert (folder / "checkpoint").exists() != meanwhile
+    assert ("checkpoint" in elsewhere()) != meanwhile
+
+
+def refusing(self, name, *_):
+    raise BucketError(f"{name}: the network is away")
+
+
+def files_of(url):
+    return paths.local(url, "--workdir")
+
+
+def test_the_first_failure_is_told(monkeypatch, capsys):
+    folder = files_of(URL)
+    with pytest.raises(ValueError, match="first"), mirror.held(folder):
+        monkeypatch.setattr(Bucket, "upload", refusing)
+        (folder / "new").write_text("x")
+        raise ValueError("first")
+    assert "warning: " in capsys.readouterr().err
+
+
 def test_a_server_that_is_gone_is_one_line(monkeypatch):
     monkeypatch.setattr(bucket, "GIVE_UP_AFTER", 1.0)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
