@@ -194,17 +194,22 @@ def measure(config: Config, rounds: int, picture: pathlib.Path | None = None) ->
         points.append((part.name, part.flops / part.bytes, part.flops / spent))
         print(f"{part.name}: {1e3 * spent:.2f} ms, floor {1e3 * floor:.2f}", flush=True)
     if picture:
-        draw(points, best, picture)
+        device = jax.devices()[0].device_kind
+        title = f"{device}, {config.precision}, {config.batch_size} images a batch"
+        draw(points, best, picture, title)
     return rows
 
 
-def draw(points: list[tuple[str, float, float]], best: work.Ceiling, path: pathlib.Path) -> None:
+def draw(
+    points: list[tuple[str, float, float]], best: work.Ceiling, path: pathlib.Path, title: str
+) -> None:
     """Draws the roofline: FLOP/s against FLOP for each byte that must move.
 
     Args:
       points: name, FLOP/byte and FLOP/s of each part; those without products are left out.
       best: what the device can do.
       path: of the picture.
+      title: which machine, and what it computes.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -223,7 +228,8 @@ def draw(points: list[tuple[str, float, float]], best: work.Ceiling, path: pathl
         label = layer if kind == "forward" else None
         axes.plot(intensity, flops / 1e9, marks[kind], color=colour, ms=7, label=label)
     axes.set(xlabel="FLOP for each byte that must move", ylabel="GFLOP/s")
-    axes.set_title("circles: forward; squares: gradient of the input; triangles: of the kernel")
+    marked = "circles: forward; squares: gradient of the input; triangles: of the kernel"
+    axes.set_title(f"{title}\n{marked}", fontsize=10)
     lowest = min(best.flops / 10, *(p[2] for p in shown))
     axes.set_ylim(lowest / 1.2e9, best.flops * 1.2 / 1e9)
     for axis in (axes.xaxis, axes.yaxis):

@@ -5,8 +5,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from alexnet_jax.steps import communication
-
 
 def pictures(rows: list[dict[str, Any]], folder: pathlib.Path) -> None:
     """Draws bytes.png, memory.png and scaling.png."""
@@ -15,60 +13,101 @@ def pictures(rows: list[dict[str, Any]], folder: pathlib.Path) -> None:
     _scaling(rows).savefig(folder / "scaling.png", dpi=110)
 
 
+# Colours that most people tell apart: a family for each kind of layer, in shades.
+_COLOURS = {
+    "images": "#009E73",
+    "norm1": "#F0E442",
+    "norm2": "#C9BE2E",
+    **{"conv2": "#9ECAE1", "conv3": "#6BAED6", "conv4": "#3182BD", "conv5": "#08519C"},
+    **{"fc6": "#FDAE6B", "fc7": "#E6550D", "fc8": "#A63603"},
+    "logits": "#CC79A7",
+    "labels": "black",
+    "update": "0.8",
+}
+_OF_MODEL = {1: "#0072B2", 2: "#D55E00", 4: "#009E73", 8: "#CC79A7"}
+_STYLES = {"": "-", "zero": "--", "hybrid": ":", "hybrid:8": "-.", "hybrid_in_turns:8": (0, (1, 3))}
+
+
 def _bytes(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(11, 5), layout="constrained")
     axis = figure.subplots()
     names = [row["arm"] for row in rows]
     left = [0.0] * len(rows)
-    places = [p for p in (*communication.PLACES, "update") if any(p in r["layers"] for r in rows)]
-    colours = [f"C{i}" for i in range(10)] + ["black", "gold", "pink"]
-    for place, colour in zip(places, colours, strict=False):
+    for place, colour in _COLOURS.items():
         sizes = [row["layers"].get(place, {"bytes": 0.0})["bytes"] / 1e6 for row in rows]
-        axis.barh(names, sizes, left=left, label=place, color=colour)
-        left = [a + b for a, b in zip(left, sizes, strict=True)]
+        if any(sizes):
+            axis.barh(names, sizes, left=left, label=place, color=colour)
+            left = [a + b for a, b in zip(left, sizes, strict=True)]
     axis.plot(
         [row["least_bytes"] / 1e6 for row in rows], names, "k|", ms=14, label="counted by hand"
     )
     axis.invert_yaxis()
     axis.set(xlabel="MB that each device sends in a step", ylabel="data x model")
-    axis.set_title(f"Communication of a training step, {rows[0]['batch_size']} images")
+    most, least = max(rows, key=_sent), min(rows, key=_sent)
+    axis.set_title(
+        f"Eight devices, {rows[0]['batch_size']} images: {most['arm']} sends {_sent(most):,.0f} "
+        f"MB, {least['arm']} {_sent(least):,.0f}",
+    )
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 
+def _sent(row: dict[str, Any]) -> float:
+    return sum(place["bytes"] for place in row["layers"].values()) / 1e6
+
+
 def _memory(rows: list[dict[str, Any]]) -> Figure:
+    """Leaves out arms that keep the whole training split too: its size says nothing of theirs."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     axis = figure.subplots()
+    rows = [row for row in rows if "resident" not in row["arm"]]
     names = [row["arm"] for row in rows]
     arguments = [row["memory"]["arguments"] / 1e6 for row in rows]
     temporary = [row["memory"]["temporary"] / 1e6 for row in rows]
-    axis.barh(names, arguments, label="parameters, velocity, batch")
-    axis.barh(names, temporary, left=arguments, label="activations and other temporary arrays")
+    axis.barh(names, arguments, label="parameters, velocity, batch", color="#0072B2")
+    axis.barh(names, temporary, left=arguments, label="activations and the like", color="#E69F00")
     axis.invert_yaxis()
     axis.set(xlabel="MB on each device", ylabel="data x model")
-    axis.set_title(f"Memory of a training step, {rows[0]['batch_size']} images")
+    total = {n: a + t for n, a, t in zip(names, arguments, temporary, strict=True)}
+    most, least = max(total, key=total.__getitem__), min(total, key=total.__getitem__)
+    axis.set_title(
+        f"Eight devices, {rows[0]['batch_size']} images: {most} takes {total[most]:,.0f} MB of "
+        f"each, {least} {total[least]:,.0f}"
+    )
     axis.legend()
     return figure
 
 
 def _scaling(rows: list[dict[str, Any]]) -> Figure:
+    """Leaves out arms whose split is resident: they exchange next to nothing more."""
     machines = list(rows[0]["predicted_step_seconds"])
-    figure = Figure(figsize=(5 * len(machines), 4.8), layout="constrained")
+    figure = Figure(figsize=(5 * len(machines), 5), layout="constrained")
     for axis, machine in zip(figure.subplots(1, len(machines), sharey=True), machines, strict=True):
-        for i, row in enumerate(rows):
+        for row in rows:
+            shape, _, rest = row["arm"].partition(":")
+            if rest not in _STYLES:
+                continue
+            model = int(shape.partition("x")[2])
             predicted = row["predicted_step_seconds"][machine]
             counts = [int(n) for n in predicted]
             shares = [
                 100 * arithmetic / (arithmetic + talk) for arithmetic, talk in predicted.values()
             ]
-            shape, _, rest = row["arm"].partition(":")
-            label = f"model {shape.partition('x')[2]} {rest}".strip()
-            style = "-" if not rest else ("--" if rest == "zero" else ":")
-            axis.plot(counts, shares, style, marker="o", ms=3, label=label, color=f"C{i}")
+            label = f"model {model}, {rest.replace('_', ' ')}" if rest else f"model {model}"
+            style = {"color": _OF_MODEL[model], "ls": _STYLES[rest], "lw": 2}
+            axis.plot(counts, shares, marker="o", ms=4, label=label, **style)
         axis.set(title=machine, xlabel="devices", xscale="log")
         axis.set_xticks([2, 8, 64, 512], ["2", "8", "64", "512"])
         axis.grid(alpha=0.3)
     figure.axes[0].set(ylabel="% of the step that is arithmetic", ylim=(0, 103))
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    figure.suptitle("Predicted for 128 images a device, nothing overlapped")
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=5,
+        handlelength=4,
+    )
+    figure.suptitle(
+        "The faster the devices, the more a scheme matters: hybrid computes longest "
+        "(predicted, 128 images a device, nothing overlapped)"
+    )
     return figure
