@@ -9,10 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from alexnet_jax.config import Config, ConfigError, num_train_steps
-from alexnet_jax.configs.validation import validate, validate_fields
+from alexnet_jax.config import Config, num_train_steps
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.errors import Interrupted, in_notebook, interruptible, printable
@@ -26,23 +24,20 @@ from alexnet_jax.host.signals import Remembered
 from alexnet_jax.host.stopwatch import Stopwatch
 from alexnet_jax.host.watchdog import Watchdog
 from alexnet_jax.ops import compilation
-from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.parallel import processes
-from alexnet_jax.parallel.schemes import scheme_of
-from alexnet_jax.steps import communication, evaluation, training
+from alexnet_jax.steps import communication, training
 from alexnet_jax.steps.digests import StateDigests
 from alexnet_jax.steps.replay import Replay
 from alexnet_jax.steps.setup import IMAGENET_TRAIN, Setup
 from alexnet_jax.steps.state import create_state, with_weights
-from alexnet_jax.training import checkpoint, crash, report, run_files
-from alexnet_jax.training import preview as previews
+from alexnet_jax.training import checkpoint, crash, opening, report, run_files
 from alexnet_jax.training import start as starts
 from alexnet_jax.training.checks import Checks
 from alexnet_jax.training.history import History
 from alexnet_jax.training.loop import Loop, NonFiniteError
+from alexnet_jax.training.preview import preview
 from alexnet_jax.training.profiler import Profiler
 from alexnet_jax.training.run import Run
-from alexnet_jax.training.stored import Stored
 from alexnet_jax.training.writers import METRICS, MetricsWriter, NoWriters, Writers, read_rows
 
 __all__ = ["Interrupted", "NonFiniteError", "compile_train_step", "preview", "train"]
@@ -58,21 +53,16 @@ def compile_train_step(config: Config) -> jax.stages.Compiled:
       ConfigError: a field that cannot be used.
       DataError: a data set that is to be opened and cannot be.
     """
-    _validate(config)
+    opening.validate(config)
     begun_with = starts.read(config)
     config = begun_with.config if begun_with else config
-    mesh = _build_mesh(config)
+    mesh = opening.build_mesh(config)
     classes, examples = config.num_classes, IMAGENET_TRAIN
     if not classes:
         dataset = open_dataset(config)
         classes, examples = len(dataset.class_names), dataset.size(config.train_split)
     setup = Setup.of(config, classes, examples, mesh)
     return training.compile_train_step(setup, _feeding(setup))
-
-
-def _validate(config: Config) -> None:
-    """Refuses what cannot run; the network of weights is refused once it is known."""
-    validate_fields(config) if config.init.weights else validate(config)
 
 
 def _feeding(setup: Setup) -> Feeding:
@@ -85,24 +75,6 @@ def _feeding(setup: Setup) -> Feeding:
     return resident.resident_split(
         config, mesh, examples, config.batch_size, kind == "whole", passes, steps
     )
-
-
-def _build_mesh(config: Config) -> Mesh:
-    if config.precision == "float64" and not jax.config.values["jax_enable_x64"]:
-        raise ConfigError(
-            "precision: float64 needs JAX_ENABLE_X64=1 in the environment; JAX computes in float32 "
-            "without it"
-        )
-    mesh = meshes.build(config.mesh)
-    unused = len(jax.devices()) - mesh.devices.size
-    if unused:
-        processes.say(f"mesh: {unused} of {len(jax.devices())} devices are not used")
-    # In turns a device's images go through the classifier together: they need not be cut.
-    turns = 1 if scheme_of(config.mesh).in_turns else config.optimizer.fc_updates
-    parts = config.optimizer.accumulate_steps * turns
-    meshes.check_batch("batch_size", config.batch_size, parts, mesh, config.mesh)
-    meshes.check_batch("eval_batch_size", evaluation.eval_batch_size(config), 1, mesh, config.mesh)
-    return mesh
 
 
 def train(
@@ -148,9 +120,9 @@ def train(
     processes.agree(config, str(folder))
     if mirrors.of(folder):
         processes.on_one_machine(f"--workdir: {os.fspath(workdir)}")
-    _validate(config)
+    opening.validate(config)
     run_files.refuse_nested(folder, config)
-    mesh = _build_mesh(config)
+    mesh = opening.build_mesh(config)
     with interruptible("training"), contextlib.ExitStack() as held:
         opened: list[mirrors.Mirror | None] = [None]
         processes.first_does(lambda: opened.append(held.enter_context(_holding(folder))))
@@ -187,60 +159,6 @@ def train(
         if _is_evaluated(run, start):
             return run.finish(start)
         return _evaluate_last(run, start, writers)
-
-
-def preview(config: Config, workdir: str | os.PathLike[str], overwrite: bool = False) -> str:
-    """Returns what `train` would do: its header, a table of the layers and the memory it takes.
-
-    Reads what is there and compiles; makes, changes and prepares nothing.
-
-    Args:
-      config: of the run.
-      workdir: of the run, whether it exists or not.
-      overwrite: would it begin anew?
-
-    Raises:
-      ConfigError, DataError: what `train` would be ended by before its first update.
-    """
-    folder = paths.local(workdir, "--workdir")
-    _validate(config)
-    run_files.refuse_nested(folder, config)
-    mesh = _build_mesh(config)
-    stored = Stored(folder, {})
-    begun = not overwrite and bool(stored.steps() or stored.record.newest is not None)
-    weights = None if begun else starts.read(config, folder)
-    config = starts.as_begun(config, folder) if begun else weights.config if weights else config
-    dataset = open_dataset(config, silent=False, may_prepare=False)
-    sizes = {}
-    if dataset.sizes:
-        splits = config.train_split, config.eval_split or dataset.eval_split()
-        sizes = {split: dataset.size(split) for split in splits}
-    examples = sizes.get(config.train_split, IMAGENET_TRAIN)
-    done, last = 0, num_train_steps(config, examples)
-    if not overwrite:
-        run_files.refuse_lost_checkpoints(folder)
-        done = (stored.steps() or [0])[-1]
-        if begun:
-            run_files.refuse_changes(folder, config)
-            run_files.refuse_other_data(folder, dataset, examples)
-            run_files.refuse_past_end(folder, done, last)
-    classes = config.num_classes or len(dataset.class_names)
-    statistics = dataset.statistics
-    if config.init.weights:
-        pinned = run_files.read_own_statistics
-        statistics = weights.weights.statistics if weights else pinned(folder, config)
-    setup = Setup.of(config, classes, examples, mesh, statistics)
-    of_weights = starts.described(folder) if begun else []
-    if weights:
-        of_weights = starts.lines(weights, starts.fit(weights, setup, dataset.class_names))
-    what = "is finished" if done == last else "would go on" if done else "would be begun"
-    lines = [
-        report.header(setup, sizes, min(done + 1, last), last, dataset.notes, of_weights),
-        previews.layers(setup),
-        previews.memory(setup, list(sizes.values())[-1] if sizes else examples),
-        f"{folder} {what}; nothing was made or changed",
-    ]
-    return "\n\n".join(lines)
 
 
 @contextlib.contextmanager

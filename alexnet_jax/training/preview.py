@@ -1,18 +1,25 @@
 """What a run will be, before anything is written: its layers, and the memory that it takes."""
 
 import math
+import os
 from typing import Any
 
 import jax
 
+from alexnet_jax.config import Config, num_train_steps
+from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.feed import choice, resident
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.feed.protocol import Feeding
+from alexnet_jax.host import paths
 from alexnet_jax.host.device_memory import device_memory, peak_bytes
 from alexnet_jax.model import LAYERS, abstract_parameters, count_parameters, layer_outputs
 from alexnet_jax.steps import evaluation, training
-from alexnet_jax.steps.setup import Setup
+from alexnet_jax.steps.setup import IMAGENET_TRAIN, Setup
 from alexnet_jax.steps.state import abstract_state
+from alexnet_jax.training import opening, report, run_files
+from alexnet_jax.training import start as starts
+from alexnet_jax.training.stored import Stored
 
 MIB = 2**20
 ON_THEIR_WAY = 2  # batches that a host puts on the devices while one is learned from
@@ -130,3 +137,57 @@ def _bytes(tree: Any) -> int:
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
+
+
+def preview(config: Config, workdir: str | os.PathLike[str], overwrite: bool = False) -> str:
+    """Returns what `train` would do: its header, a table of the layers and the memory it takes.
+
+    Reads what is there and compiles; makes, changes and prepares nothing.
+
+    Args:
+      config: of the run.
+      workdir: of the run, whether it exists or not.
+      overwrite: would it begin anew?
+
+    Raises:
+      ConfigError, DataError: what `train` would be ended by before its first update.
+    """
+    folder = paths.local(workdir, "--workdir")
+    opening.validate(config)
+    run_files.refuse_nested(folder, config)
+    mesh = opening.build_mesh(config)
+    stored = Stored(folder, {})
+    begun = not overwrite and bool(stored.steps() or stored.record.newest is not None)
+    weights = None if begun else starts.read(config, folder)
+    config = starts.as_begun(config, folder) if begun else weights.config if weights else config
+    dataset = open_dataset(config, silent=False, may_prepare=False)
+    sizes = {}
+    if dataset.sizes:
+        splits = config.train_split, config.eval_split or dataset.eval_split()
+        sizes = {split: dataset.size(split) for split in splits}
+    examples = sizes.get(config.train_split, IMAGENET_TRAIN)
+    done, last = 0, num_train_steps(config, examples)
+    if not overwrite:
+        run_files.refuse_lost_checkpoints(folder)
+        done = (stored.steps() or [0])[-1]
+        if begun:
+            run_files.refuse_changes(folder, config)
+            run_files.refuse_other_data(folder, dataset, examples)
+            run_files.refuse_past_end(folder, done, last)
+    classes = config.num_classes or len(dataset.class_names)
+    statistics = dataset.statistics
+    if config.init.weights:
+        pinned = run_files.read_own_statistics
+        statistics = weights.weights.statistics if weights else pinned(folder, config)
+    setup = Setup.of(config, classes, examples, mesh, statistics)
+    of_weights = starts.described(folder) if begun else []
+    if weights:
+        of_weights = starts.lines(weights, starts.fit(weights, setup, dataset.class_names))
+    what = "is finished" if done == last else "would go on" if done else "would be begun"
+    lines = [
+        report.header(setup, sizes, min(done + 1, last), last, dataset.notes, of_weights),
+        layers(setup),
+        memory(setup, list(sizes.values())[-1] if sizes else examples),
+        f"{folder} {what}; nothing was made or changed",
+    ]
+    return "\n\n".join(lines)
