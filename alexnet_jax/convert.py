@@ -31,6 +31,7 @@ def _run(arguments: list[str]) -> None:
         sys.exit("error: name one input and one output: --from=FORMAT IN --to=FORMAT OUT")
     with cli.errors_as_one_line():
         source, out = paths.local(arguments[1], "IN"), paths.local(arguments[2], "OUT")
+        from alexnet_jax.host import mirror
         from alexnet_jax.training import run_weights
         from alexnet_jax.weights import formats
 
@@ -45,6 +46,7 @@ def _run(arguments: list[str]) -> None:
             )
             weights = dataclasses.replace(weights, class_names=names)
         run_weights.write(values.to, weights, out, values.from_images)
+        mirror.publish(out)
     c, names = weights.config, weights.class_names
     cli.say(
         f"{out}: {len(weights.params)} layers, {len(weights.params['fc8']['bias'])} classes, "

@@ -58,14 +58,18 @@ def _as_disks_see_it(path: str) -> str:
 
 
 def _run(arguments: list[str]) -> None:
-    photographs = [pathlib.Path(name) for name in arguments[1:]]
+    named = arguments[1:]
     if flags.FLAGS.serve:
-        if photographs:
+        if named:
             sys.exit("error: --serve answers what is sent to it; leave the photographs out")
         return _serve()
-    if not photographs:
+    if not named:
         sys.exit("error: name at least one photograph after the flags")
     with cli.errors_as_one_line():
+        # By their names as they are, unless a bucket has them.
+        photographs = [
+            paths.local(n, "PHOTO") if n.startswith("gs://") else pathlib.Path(n) for n in named
+        ]
         workdir = paths.local(flags.FLAGS.workdir, "--workdir")
         out = flags.FLAGS.out
         folder = paths.local(out, "--out") if out else workdir / "plots" / "predictions"

@@ -38,7 +38,14 @@ from alexnet_jax.training.loop import Loop, NonFiniteError
 from alexnet_jax.training.preview import preview
 from alexnet_jax.training.profiler import Profiler
 from alexnet_jax.training.run import Run
-from alexnet_jax.training.writers import METRICS, MetricsWriter, NoWriters, Writers, read_rows
+from alexnet_jax.training.writers import (
+    METRICS,
+    MetricsWriter,
+    NoWriters,
+    OtherWriters,
+    Writers,
+    read_rows,
+)
 
 __all__ = ["Interrupted", "NonFiniteError", "compile_train_step", "preview", "train"]
 
@@ -124,6 +131,7 @@ def train(
     run_files.refuse_nested(folder, config)
     mesh = opening.build_mesh(config)
     with interruptible("training"), contextlib.ExitStack() as held:
+        others = held.enter_context(OtherWriters(writers))
         opened: list[mirrors.Mirror | None] = [None]
         processes.first_does(lambda: opened.append(held.enter_context(_holding(folder))))
         mirror = opened[-1]
@@ -155,10 +163,15 @@ def train(
             _say_changes(run, before, start)
         processes.first_does(lambda: _describe(run, start))
         if start < run.last_step:
-            return _train(run, start, profiled, writers)
-        if _is_evaluated(run, start):
-            return run.finish(start)
-        return _evaluate_last(run, start, writers)
+            summary = _train(run, start, profiled, others)
+        else:
+            if profiled:
+                processes.say("profile: nothing is left to train; nothing is recorded")
+            evaluated = _is_evaluated(run, start)
+            summary = run.finish(start) if evaluated else _evaluate_last(run, start, others)
+        if mirrors.of(folder):  # the others wait: who leaves early ends the first
+            processes.first_does(lambda: mirror and mirror.push())
+        return summary
 
 
 @contextlib.contextmanager
@@ -260,7 +273,7 @@ def _loop(
     start: int,
     update: jax.stages.Compiled | None,
     checks: Checks | None,
-    others: Sequence[MetricsWriter],
+    others: OtherWriters,
     profiled: range = range(0),
 ) -> Iterator[Loop]:
     """Opens what the hot loop writes to, and lets it decide when signals end it."""
@@ -286,6 +299,7 @@ def _loop(
             yield loop
         finally:
             loop.page.stop()
+            profiler.close()
 
 
 def _describe(run: Run, start: int) -> None:
@@ -298,9 +312,7 @@ def _describe(run: Run, start: int) -> None:
     report.write_environment(run.workdir)
 
 
-def _train(
-    run: Run, start: int, profiled: range, writers: Sequence[MetricsWriter]
-) -> dict[str, Any]:
+def _train(run: Run, start: int, profiled: range, writers: OtherWriters) -> dict[str, Any]:
     """Runs updates start + 1 .. the last, and evaluates."""
     config = run.config
     processes.say(
@@ -340,7 +352,7 @@ def _train(
     return run.summarise(last)
 
 
-def _evaluate_last(run: Run, start: int, writers: Sequence[MetricsWriter]) -> dict[str, Any]:
+def _evaluate_last(run: Run, start: int, writers: OtherWriters) -> dict[str, Any]:
     """Ends a run that was stopped between its last save and the evaluation of it."""
     processes.say(f"{run.workdir} is trained to step {start:,}; evaluating it")
     state = run.restore(start)

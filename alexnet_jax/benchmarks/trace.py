@@ -102,42 +102,48 @@ def read(workdir: pathlib.Path) -> Trace:
         raise ConfigError(
             f"{folder}: holds no recording; train with --profile=FROM:TO, such as 20:24"
         )
-    parts = parts_of(program.read_text())
+    text = program.read_text()
+    parts = parts_of(text)
     data = jax.profiler.ProfileData.from_file(str(recorded[-1]))
-    spans, updates = sorted(_spans(data, parts)), len(_marks(data))
+    module = re.search(r"^HloModule ([\w.\-]+)", text)
+    spans = list(_spans(data, parts, module[1] if module else ""))
+    updates = sum(_marks(data).values())
     if not spans or not updates:
         raise ConfigError(f"{recorded[-1]}: has no instruction of the step; record it again")
     return summed(spans, updates)
 
 
-def _marks(data: Any) -> set[int]:
-    marks: set[int] = set()
+def _marks(data: Any) -> dict[int, int]:
+    """Returns how many updates each dispatch is of, by the first."""
+    marks: dict[int, int] = {}
     for plane in data.planes:
         for line in plane.lines:
             for event in line.events:
                 if event.name == MARK:
                     stats = dict(event.stats)
                     if "step_num" in stats:
-                        marks.add(int(stats["step_num"]))
+                        marks[int(stats["step_num"])] = int(stats.get("updates", 1))
     return marks
 
 
-def _spans(data: Any, parts: dict[str, Part]) -> Iterator[Span]:
+def _spans(data: Any, parts: dict[str, Part], module: str) -> Iterator[Span]:
     """Finds instructions of the step: a device's, where there are planes of devices.
 
     On a CPU they are events of the client's threads, and in their names. A GPU's kernels tell the
-    instruction that they are of. Of several devices the first one is looked at.
+    instruction that they are of. Of several devices the first one is looked at. Other programs have
+    instructions of the same names; what tells its module is asked.
     """
     planes = [plane for plane in data.planes if plane.name.startswith("/device:")]
     planes = [plane for plane in planes if any(list(line.events) for line in plane.lines)]
     for plane in planes[:1] or data.planes:
         for line in plane.lines:
             for event in line.events:
-                name = event.name
+                name, stats = event.name, dict(event.stats)
                 if planes:
-                    name = str(dict(event.stats).get("hlo_op", name.partition(" ")[0]))
+                    name = str(stats.get("hlo_op", name.partition(" ")[0]))
                 part = parts.get(name.lstrip("%"))
-                if part and event.duration_ns:
+                own = str(stats.get("hlo_module", module)).partition("(")[0] == module
+                if part and own and event.duration_ns:
                     start = event.start_ns / 1e9
                     yield start, start + event.duration_ns / 1e9, part
 

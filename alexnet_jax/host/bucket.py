@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from alexnet_jax.errors import UserError, printable
+from alexnet_jax.host import files
 
 SCHEME = "gs://"
 LEASE = "lease"  # the object that says who works in a folder
@@ -60,15 +61,16 @@ class Bucket:
         """Opens a folder, or what is one file.
 
         Args:
-          url: gs://BUCKET/PATH.
+          url: gs://BUCKET/PATH, without a slash at its end.
 
         Raises:
           BucketError: the extra is not installed, or nobody is logged in.
         """
-        self.url = url.rstrip("/")
-        name, _, self._prefix = self.url.removeprefix(SCHEME).partition("/")
-        if not name:
-            raise BucketError(f"{url}: names no bucket; write gs://BUCKET/PATH")
+        self.url = url
+        name, slash, self._prefix = self.url.removeprefix(SCHEME).partition("/")
+        parts = [name, *(self._prefix.split("/") if slash else [])]
+        if any(part in ("", ".", "..") or "\0" in part for part in parts):
+            raise BucketError(f"{url!r}: must be gs://BUCKET/PATH, without empty parts, . and ..")
         try:
             from google.cloud import storage
             from google.cloud.storage.retry import DEFAULT_RETRY
@@ -78,8 +80,11 @@ class Bucket:
             ) from error
         self._retry = DEFAULT_RETRY.with_timeout(GIVE_UP_AFTER)
         with self._failing():
-            self._client = storage.Client()
-            self._bucket = self._client.bucket(name)
+            self._client = storage.Client(project=None)  # objects need none
+            try:
+                self._bucket = self._client.bucket(name)
+            except ValueError as error:
+                raise BucketError(f"{url}: {name} cannot be a bucket's name") from error
 
     @contextlib.contextmanager
     def _failing(self, name: str = "") -> Iterator[None]:
@@ -149,8 +154,10 @@ class Bucket:
         with self._failing(name):
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f"{path.name}.tmp")
-            self._blob(name).download_to_filename(str(part), checksum="crc32c", retry=self._retry)
-            part.replace(path)
+            with files.named(part):
+                blob = self._blob(name)
+                blob.download_to_filename(str(part), checksum="crc32c", retry=self._retry)
+                part.replace(path)
 
     def upload(self, name: str, data: pathlib.Path | bytes) -> None:
         """Writes an object in one step.
@@ -165,16 +172,20 @@ class Bucket:
             else:
                 self._blob(name).upload_from_filename(str(data), **options)
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, generation: int | None = None) -> None:
         """Removes an object, if it is there.
+
+        Args:
+          name: of the object.
+          generation: only if nobody has written it since.
 
         Raises:
           BucketError: it cannot be removed.
         """
-        from google.api_core.exceptions import NotFound
+        from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        with self._failing(name), contextlib.suppress(NotFound):
-            self._blob(name).delete(retry=self._retry)
+        with self._failing(name), contextlib.suppress(NotFound, PreconditionFailed):
+            self._blob(name).delete(if_generation_match=generation, retry=self._retry)
 
     def generation(self, name: str) -> int:
         """Returns the number of an object's last write; 0 where it is not there.
@@ -216,8 +227,27 @@ class Bucket:
             try:
                 blob.upload_from_string(data, if_generation_match=generation, retry=self._retry)
             except PreconditionFailed:
-                return None
+                # A try whose answer was lost may be what wrote it.
+                if self.read(name) != data:
+                    return None
+                return self.generation(name)
             return int(blob.generation or 0)
+
+
+def _seconds() -> float:
+    """Returns how long a lease of this process lasts.
+
+    Raises:
+      BucketError: the environment says what is no time.
+    """
+    text = os.environ.get("ALEXNET_LEASE_SECONDS", str(EXPIRES_AFTER))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 3600:
+        raise BucketError(f"ALEXNET_LEASE_SECONDS: {text!r} must be seconds, from 1 to 3600")
+    return seconds
 
 
 class Lease:
@@ -238,8 +268,8 @@ class Lease:
           HeldError: another process renews it.
         """
         self._bucket = bucket
-        self._expires = float(os.environ.get("ALEXNET_LEASE_SECONDS", EXPIRES_AFTER))
-        self._whose = (whose or f"{socket.gethostname()}, process {os.getpid()}").encode()
+        self._expires = _seconds()
+        self._whose = self.text(whose or f"{socket.gethostname()}, process {os.getpid()}")
         self._over = threading.Event()
         self._turn = threading.Lock()
         self._lost = False
@@ -247,18 +277,27 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
 
+    @staticmethod
+    def text(whose: str) -> bytes:
+        """Returns what a lease says: the seconds that it lasts, and whose it is."""
+        return f"{_seconds():g} {whose}".encode()
+
     def _take(self) -> int:
         seen = self._bucket.generation(LEASE)
+        lasts = self._expires
         if seen:
+            told = (self._bucket.read(LEASE) or b"").partition(b" ")[0]
+            with contextlib.suppress(ValueError):  # by something else, of which nothing is known
+                lasts = max(lasts, float(told))
             print(
                 f"{self._bucket.url}: a process that may have been killed held it; looking for "
-                f"{self._expires:.0f} s whether it still does",
+                f"{lasts:.0f} s whether it still does",
                 file=sys.stderr,
                 flush=True,
             )
         looked = time.monotonic()
-        while seen and time.monotonic() < looked + self._expires:
-            self._over.wait(self._expires / 20)
+        while seen and time.monotonic() < looked + lasts:
+            self._over.wait(lasts / 20)
             now = self._bucket.generation(LEASE)
             if now not in (0, seen):
                 raise self._held()
@@ -309,6 +348,6 @@ class Lease:
         if self._lost or not gone:
             return
         try:
-            self._bucket.delete(LEASE)
+            self._bucket.delete(LEASE, self._generation)
         except BucketError as error:  # it runs out by itself
             print(printable(f"warning: {error}"), file=sys.stderr, flush=True)

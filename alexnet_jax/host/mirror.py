@@ -1,9 +1,9 @@
 """Copies of buckets' folders on this machine, which every library can work in.
 
-`files.local` gives a copy for a path gs://BUCKET/PATH. What a command makes there is written back:
+`paths.local` gives a copy for a path gs://BUCKET/PATH. What a command makes there is written back:
 by a run at each save, by others at their end. What says that other files are whole is written after
-them and removed before them, so that a kill at any moment leaves a bucket whose every checkpoint is
-whole.
+them and removed before them, and a checkpoint that is being written or removed has an object that
+says so: a kill at any moment leaves a bucket whose every checkpoint is whole.
 """
 
 import concurrent.futures
@@ -28,6 +28,8 @@ SEAL = "digests.json"  # of a checkpoint: without it none is there
 # In this order, after all others: Orbax's sign on file systems that cannot rename, what seals a
 # folder, what tells of it.
 LAST = ("commit_success.txt", SEAL, "progress.npz", "manifest.json", "checkpoints.json")
+CHANGING = "changing"  # an object in a checkpoint that is being written or removed
+MARK = ".working"  # a file in a copy: who works there, until the bucket has all of it
 UNFINISHED = (".unsealed", ".orbax-checkpoint-tmp", ".part-")
 
 _opened: dict[str, "Mirror"] = {}
@@ -39,17 +41,22 @@ def copy_of(url: str) -> pathlib.Path:
     Raises:
       BucketError: it cannot be read.
     """
-    url = url.rstrip("/")
+    url = bucket.SCHEME + url.removeprefix(bucket.SCHEME).rstrip("/")
     if url not in _opened:
         mirror = Mirror(url)
         mirror.pull_unless_held()
+        if mirror.is_empty and pathlib.PurePath(url).suffix:  # a file to be made, and its like
+            mirror = Mirror(url.rpartition("/")[0])
+            mirror.leave()
         _opened[url] = mirror
-    return _opened[url].folder
+    opened = _opened[url]
+    return opened.folder if opened.url == url else opened.folder / url.rpartition("/")[2]
 
 
 def of(folder: pathlib.Path) -> "Mirror | None":
     """Returns the mirror whose copy a folder is; None for a folder of this machine's own."""
-    return next((m for m in _opened.values() if m.folder == folder.absolute()), None)
+    own = (m for url, m in _opened.items() if m.url == url and m.folder == folder.absolute())
+    return next(own, None)
 
 
 def any_opened() -> bool:
@@ -67,6 +74,16 @@ def write_back() -> None:
         mirror.push(own=False)
 
 
+def publish(folder: pathlib.Path) -> None:
+    """Writes all of a folder that this process has made, where it is the copy of a bucket's.
+
+    Raises:
+      BucketError: it cannot be written; it is in the copy.
+    """
+    if mirror := of(folder):
+        mirror.push()
+
+
 @contextlib.contextmanager
 def held(folder: pathlib.Path) -> Iterator["Mirror | None"]:
     """Holds the folder of a bucket that is copied to `folder`, and writes it back at the end.
@@ -80,7 +97,6 @@ def held(folder: pathlib.Path) -> Iterator["Mirror | None"]:
         yield None
         return
     with files.only_process(mirror.holder), mirror.leased():
-        folder.mkdir(parents=True, exist_ok=True)
         try:
             yield mirror
         except BaseException:
@@ -130,6 +146,7 @@ class Mirror:
         self.url, self._bucket = url, Bucket(url)
         self.folder = (_home() / url.removeprefix(bucket.SCHEME)).absolute()
         self.holder = _home().parent / "held" / self.folder.relative_to(_home())
+        self._pulling = _home().parent / "pulling" / self.folder.relative_to(_home())
         self.sent = 0
         self._there: set[str] = set()  # names of objects
         self._known: dict[str, Signature] = {}  # of files that are as the objects are
@@ -148,10 +165,16 @@ class Mirror:
         """
         ahead = self._is_ahead()
         whose = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4()}"
+        if ahead:  # as it stays, whichever of the two leases a kill leaves
+            text = self._mark.read_bytes() + b"\n" + Lease.text(whose)
+            files.replace_bytes(self._mark, text)
         self._lease = Lease(self._bucket, whose)
+        self._behind = ahead
         try:
-            self._look() if ahead else self.pull()
-            files.replace_text(self._mark, whose)
+            with files.in_turn(self._pulling, f"{self.url}: another process copies it"):
+                self._look() if ahead else self.pull()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.replace_bytes(self._mark, Lease.text(whose))
             yield
         finally:
             lease, self._lease = self._lease, None
@@ -159,25 +182,34 @@ class Mirror:
 
     @property
     def _mark(self) -> pathlib.Path:
-        """Says who worked in the copy last, until all of it is in the bucket."""
-        return self.holder / "working"
+        return self.folder / MARK
 
     def _is_ahead(self) -> bool:
         """Has the copy what a process of this machine could not write, and nobody held it since?"""
         if not self._mark.is_file():
             return False
-        return self._bucket.read(bucket.LEASE) == self._mark.read_bytes()
+        return self._bucket.read(bucket.LEASE) in self._mark.read_bytes().split(b"\n")
+
+    @property
+    def is_empty(self) -> bool:
+        """Has the bucket nothing there?"""
+        return not self._there
+
+    def leave(self) -> None:
+        """Takes the copy as it is: what changes from here on is written."""
+        self._known = dict(self._files())
 
     def settle(self) -> None:
         """Remembers that the bucket has all that the copy has."""
-        self._mark.unlink()
+        self._mark.unlink(missing_ok=True)
 
     def pull_unless_held(self) -> None:
         """Brings the copy up to date, unless a process of this machine works in it, or what one
         wrote has not come to the bucket."""
-        turn = _home().parent / "pulling" / self.folder.relative_to(_home())
-        with files.in_turn(turn, f"{self.url}: another process copies it"):
-            if not files.is_held(self.holder) and not self._is_ahead():
+        with files.in_turn(self._pulling, f"{self.url}: another process copies it"):
+            if files.is_held(self.holder) or self._is_ahead():
+                self.leave()
+            else:
                 self.pull()
 
     def pull(self) -> None:
@@ -245,27 +277,45 @@ class Mirror:
           own: is the folder this process's? Then checkpoints too, and what was removed is removed.
 
         Raises:
-          HeldError: another process has taken the folder; nothing was written.
+          HeldError: another process has taken the folder; nothing more was written.
           BucketError: it cannot be written; it is in the copy.
         """
         with self._turn:
             here = dict(self._files())
             changed = {name for name, found in here.items() if self._known.get(name) != found}
             if not own:
-                changed = {name for name in changed if not name.startswith(f"{CHECKPOINTS}/")}
+                changed = {name for name in changed if not _is_of_checkpoints(name)}
             gone = self._there - here.keys() if own else set[str]()
             if not changed and not gone:
+                self._behind = False
                 return
             self._behind = True
-            if self._lease:
-                self._lease.renew()
+            signs = {_sign(name) for name in changed | gone if name.endswith(f"/{SEAL}")} - {""}
+            for sign in sorted(signs):
+                self._still_ours()
+                self._bucket.upload(sign, b"")
+                self._there.add(sign)
             for names in _by_rank(changed):
-                self._send(names, here)
-            for names in reversed(_by_rank(gone)):
-                for name in names:
-                    self._bucket.delete(name)
-                    self._there.discard(name)
+                if names:
+                    self._still_ours()
+                    self._send(names, here)
+            for names in reversed(_by_rank((gone - signs) & self._there)):
+                if names:
+                    self._still_ours()
+                self._remove(names)
+            self._remove(sorted(signs))
             self._behind = False
+
+    def _still_ours(self) -> None:
+        """Makes sure of the lease before what others would see as whole."""
+        if self._lease:
+            self._lease.renew()
+
+    def _remove(self, names: list[str]) -> None:
+        for name in names:
+            self._bucket.delete(name)
+            self._there.discard(name)
+            self._known.pop(name, None)
 
     def _send(self, names: list[str], here: dict[str, Signature]) -> None:
         with _together() as pool:
@@ -306,7 +356,11 @@ class Mirror:
             if pathlib.Path(parent) == self.folder:
                 yield from ((f"{folder}/", (0, 0, 0)) for folder in folders)
             for name in names:
-                if name == "lock" or name.endswith(".tmp") or any(s in name for s in UNFINISHED):
+                if (
+                    name in ("lock", MARK)
+                    or name.endswith(".tmp")
+                    or any(s in name for s in UNFINISHED)
+                ):
                     continue
                 path = pathlib.Path(parent, name)
                 with contextlib.suppress(FileNotFoundError):
@@ -327,12 +381,27 @@ def _is_folder(name: str) -> bool:
     return name.endswith("/")
 
 
-def _is_whole(name: str, found: Iterable[str]) -> bool:
-    """Is an object a part of a checkpoint only if that has its seal?"""
+def _is_of_checkpoints(name: str) -> bool:
+    return name.split("/")[0] in (CHECKPOINTS, f"{CHECKPOINTS}.json")
+
+
+def _sign(name: str) -> str:
+    """Returns the object that says that a checkpoint is changing; "" of what is in none."""
     parts = name.split("/")
     if parts[0] != CHECKPOINTS or len(parts) < 3:
-        return True
-    return f"{CHECKPOINTS}/{parts[1]}/{SEAL}" in found
+        return ""
+    return f"{CHECKPOINTS}/{parts[1]}/{CHANGING}"
+
+
+def _is_whole(name: str, found: Iterable[str]) -> bool:
+    """Is an object more than a part of a checkpoint that a kill left half written or removed?
+
+    Those of older code have no seal, and no sign that they are changing.
+    """
+    sign = _sign(name)
+    if name == sign:
+        return not sign
+    return not sign or sign not in found or f"{sign.rpartition('/')[0]}/{SEAL}" in found
 
 
 def _by_rank(names: Iterable[str]) -> list[list[str]]:

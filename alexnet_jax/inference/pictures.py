@@ -124,9 +124,8 @@ def occlusion(network: Network, images: AnyImage | Sequence[AnyImage]) -> Pictur
     >>> occlusion(network, photograph)
     <Picture size 1056x385 with 4 Axes>
     """
-    given = [images] if isinstance(images, str | os.PathLike | np.ndarray) else images
-    several: Any = given if isinstance(given, Sequence) else [given]
-    return occlusion_figure.draw([covering.covered(network, image) for image in several])
+    pixels, _ = squares(images, network.config.resize, network.config.exif_orientation)
+    return occlusion_figure.draw([covering.covered(network, image) for image in pixels])
 
 
 def augment(config: Config, image: AnyImage, seed: int = 0) -> Picture:

@@ -1,20 +1,29 @@
 """What devices can do at best, from their makers' data sheets."""
 
-# FLOP/s of dense products, by the numbers that are multiplied, for one device as JAX counts them:
-# a chip, of TPU v2 and v3 a core. The longest name that a device's kind begins with counts.
+_H100 = {"bfloat16": 989e12, "float16": 989e12, "TF32": 494e12, "float32": 67e12}
+_A100 = {"bfloat16": 312e12, "float16": 312e12, "TF32": 156e12, "float32": 19.5e12}
+
+# FLOP/s of dense products, by the numbers that are multiplied, for a device as JAX counts them: a
+# chip, of TPU v2 and v3 a core. By its whole name: a part of a card, or another that begins alike,
+# does something else.
 _OF_KINDS: dict[str, dict[str, float]] = {
-    "NVIDIA H200": {"bfloat16": 989e12, "float16": 989e12, "TF32": 494e12, "float32": 67e12},
-    "NVIDIA H100": {"bfloat16": 989e12, "float16": 989e12, "TF32": 494e12, "float32": 67e12},
+    "NVIDIA H200": _H100,
+    "NVIDIA H100 80GB HBM3": _H100,
     "NVIDIA H100 PCIe": {"bfloat16": 756e12, "float16": 756e12, "TF32": 378e12, "float32": 51e12},
-    "NVIDIA A100": {"bfloat16": 312e12, "float16": 312e12, "TF32": 156e12, "float32": 19.5e12},
+    "NVIDIA A100-SXM4-40GB": _A100,
+    "NVIDIA A100-SXM4-80GB": _A100,
+    "NVIDIA A100-PCIE-40GB": _A100,
+    "NVIDIA A100 80GB PCIe": _A100,
     "NVIDIA L4": {"bfloat16": 121e12, "float16": 121e12, "TF32": 60e12, "float32": 30.3e12},
-    "Tesla V100": {"float16": 125e12, "float32": 15.7e12},
+    "Tesla V100-SXM2-16GB": {"float16": 125e12, "float32": 15.7e12},
+    "Tesla V100-SXM2-32GB": {"float16": 125e12, "float32": 15.7e12},
     "Tesla T4": {"float16": 65e12, "float32": 8.1e12},
     "TPU v2": {"bfloat16": 22.5e12},
     "TPU v3": {"bfloat16": 61.5e12},
     "TPU v4": {"bfloat16": 275e12},
     "TPU v5 lite": {"bfloat16": 197e12},
     "TPU v5e": {"bfloat16": 197e12},
+    "TPU v5": {"bfloat16": 459e12},
     "TPU v5p": {"bfloat16": 459e12},
     "TPU v6 lite": {"bfloat16": 918e12},
     "TPU v6e": {"bfloat16": 918e12},
@@ -31,5 +40,4 @@ def flops(device_kind: str, numbers: str) -> float | None:
     >>> flops("NVIDIA A100-SXM4-80GB", "TF32") / 1e12
     156.0
     """
-    names = [name for name in _OF_KINDS if device_kind.startswith(name)]
-    return _OF_KINDS[max(names, key=len)].get(numbers) if names else None
+    return _OF_KINDS.get(device_kind, {}).get(numbers)

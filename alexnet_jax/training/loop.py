@@ -140,6 +140,7 @@ class Loop:
                 # Of the dispatch before: every process sees it after the same one.
                 stops = self._stop
                 if stops or self._is_due(at):
+                    self.profiler.stop(state)
                     self._write_pending(state)
                     saving = self.watchdog.while_growing(run.checkpoints.bytes_written)
                     with saving, self._time.on("save"):
@@ -152,7 +153,6 @@ class Loop:
                     if at == run.last_step or self._is_epoch_end(at):
                         state, result = self._evaluate(state, at, {})
                     self.clock.restart()
-            self.profiler.close(state)
             self.wait_for_save()
         return result
 

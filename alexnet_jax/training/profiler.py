@@ -59,16 +59,18 @@ class Profiler:
           updates: that are dispatched.
           state: that they begin with.
         """
-        if self._first and updates[0] not in self._steps:
-            self._stop(state)
-        elif not self._first and updates[0] in self._steps:
+        wanted = self._steps and updates[0] <= self._steps[-1] and updates[-1] >= self._steps[0]
+        if self._first and not wanted:
+            self.stop(state)
+        elif not self._first and wanted:
             jax.block_until_ready(state)
             self._start(updates[0])
         if not self._first:
             yield
             return
         self._last = updates[-1]
-        with jax.profiler.StepTraceAnnotation("update", step_num=updates[0]):
+        # As many as were dispatched are marked once.
+        with jax.profiler.StepTraceAnnotation("update", step_num=updates[0], updates=len(updates)):
             yield
 
     def _start(self, at: int) -> None:
@@ -79,8 +81,16 @@ class Profiler:
         jax.profiler.start_trace(self._folder, profiler_options=options)
         self._first = at
 
-    def _stop(self, state: Any) -> None:
-        jax.block_until_ready(state)
+    def stop(self, state: Any = None) -> None:
+        """Ends a recording, if one goes on: before a save or an evaluation, which are not of it.
+
+        Args:
+          state: that the last update leaves; None after an error.
+        """
+        if not self._first:
+            return
+        if state is not None:
+            jax.block_until_ready(state)
         jax.profiler.stop_trace()
         self._say(
             f"profile: updates {self._first:,} to {self._last:,} are in {self._folder}; python -m "
@@ -88,10 +98,10 @@ class Profiler:
         )
         self._first, self._steps = 0, range(0)
 
-    def close(self, state: Any = None) -> None:
+    def close(self) -> None:
         """Ends a recording that the run ended in; tells of one that did not begin."""
-        if self._first:
-            self._stop(state)
-        elif self._steps:
+        self.stop()
+        if self._steps:
             first, last = self._steps[0], self._steps[-1]
             self._say(f"profile: this start had no update from {first:,} to {last:,}; none is kept")
+            self._steps = range(0)

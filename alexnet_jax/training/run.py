@@ -208,8 +208,10 @@ class Run:
         return found
 
     def conv1(self, state: TrainState) -> np.ndarray | None:
-        """Returns conv1's kernels, (11, 11, 3, C); None where other processes have a part."""
+        """Returns conv1's kernels, (11, 11, 3, C); None where only other processes have a part."""
         kernel = state.params["conv1"]["kernel"]
+        if kernel.is_fully_replicated:
+            return jax.device_get(kernel.addressable_data(0))
         return jax.device_get(kernel) if kernel.is_fully_addressable else None
 
     def evaluate(

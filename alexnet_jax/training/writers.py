@@ -207,6 +207,35 @@ def _tell_of_losses(path: pathlib.Path, lines: list[Line], known: dict[str, Any]
     print(printable(f"{said}; the run itself is whole and goes on"), file=sys.stderr, flush=True)
 
 
+class OtherWriters:
+    """A team's writers: one that fails is named and gets no more rows, and the run goes on."""
+
+    def __init__(self, writers: Sequence[MetricsWriter]) -> None:
+        self._others = list(writers)
+
+    def __enter__(self) -> "OtherWriters":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for other in list(self._others):
+            self._without_its_failure(other, other.close)
+
+    def write(self, row: Row) -> None:
+        """Hands each a copy of a row; a run waits for them."""
+        for other in list(self._others):
+            self._without_its_failure(other, lambda other=other: other.write(dict(row)))
+
+    def _without_its_failure(self, other: MetricsWriter, action: Callable[[], None]) -> None:
+        """Lets a service be away: its rows are in metrics.jsonl, and the run is worth more."""
+        try:
+            action()
+        except Exception as error:  # of whatever kind: it is somebody else's
+            self._others.remove(other)
+            told = f"warning: {type(other).__name__}: {type(error).__name__}: {error}"
+            told = " ".join(told.split())[:300]
+            print(printable(f"{told}; it gets no more rows"), file=sys.stderr, flush=True)
+
+
 class Writers:
     """metrics.jsonl, tensorboard/ and plots/ of one workdir, kept together."""
 
@@ -215,7 +244,7 @@ class Writers:
         workdir: pathlib.Path,
         last_step: int,
         known: dict[str, Any] | None = None,
-        others: Sequence[MetricsWriter] = (),
+        others: OtherWriters | None = None,
     ) -> None:
         """Opens all of them.
 
@@ -223,9 +252,9 @@ class Writers:
           workdir: of the run.
           last_step: of the checkpoint that it goes on from.
           known: what its seal says of metrics.jsonl.
-          others: which get every row too. One that fails gets no more, and the run goes on.
+          others: which get every row too; not closed with this.
         """
-        self._others = list(others)
+        self._others = others or OtherWriters(())
         self._metrics = MetricsFile(workdir / METRICS, last_step, known)
         self._board = Board(workdir / "tensorboard", last_step)
         with contextlib.suppress(FileNotFoundError):  # of a run, it is there
@@ -241,25 +270,12 @@ class Writers:
             self._metrics.close()
         finally:
             self._board.close()
-            for other in list(self._others):
-                self._without_its_failure(other, other.close)
 
     def write(self, row: Row) -> None:
         """Writes a row of numbers that belong to `step` and `split`."""
         self._metrics.write(row)
         self._board.write(row)
-        for other in list(self._others):
-            self._without_its_failure(other, lambda other=other: other.write(dict(row)))
-
-    def _without_its_failure(self, other: MetricsWriter, action: Callable[[], None]) -> None:
-        """Lets a service be away: its rows are in metrics.jsonl, and the run is worth more."""
-        try:
-            action()
-        except Exception as error:  # of whatever kind: it is somebody else's
-            self._others.remove(other)
-            told = f"warning: {type(other).__name__}: {type(error).__name__}: {error}"
-            told = " ".join(told.split())[:300]
-            print(printable(f"{told}; it gets no more rows"), file=sys.stderr, flush=True)
+        self._others.write(row)
 
     def histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Shows how values lie, in TensorBoard."""

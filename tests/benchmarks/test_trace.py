@@ -53,9 +53,10 @@ def test_time_is_dealt_out_and_adds_up():
 def test_a_run_is_recorded_and_read(tmp_path, capsys):
     small.write_folder(tmp_path / "set")
     config = small.config(tmp_path / "set")
-    config.mesh.model = 2
-    train.train(config, tmp_path / "w", profiled=profiler.steps_of("2:4"))
-    assert "profile: updates 2 to 4 are in" in capsys.readouterr().out
+    config.mesh.model, config.checkpoint_every_steps = 2, 100
+    # The evaluation after the third update is not a part of it.
+    train.train(config, tmp_path / "w", profiled=profiler.steps_of("1:4"))
+    assert "profile: updates 1 to 3 are in" in capsys.readouterr().out
     found = trace.read(tmp_path / "w")
     assert found.updates == 3
     layers = {part.layer for part in found.parts}

@@ -1,5 +1,7 @@
 """Folders of buckets: copies, what is written back and in which order, and who holds them."""
 
+import shutil
+
 import buckets
 import pytest
 
@@ -83,7 +85,7 @@ def test_what_seals_is_written_last_and_removed_first(monkeypatch):
     done = []
     upload, delete = Bucket.upload, Bucket.delete
     monkeypatch.setattr(Bucket, "upload", lambda b, n, d: (done.append(n), upload(b, n, d)))
-    monkeypatch.setattr(Bucket, "delete", lambda b, n: (done.append(n), delete(b, n)))
+    monkeypatch.setattr(Bucket, "delete", lambda b, n, *g: (done.append(n), delete(b, n, *g)))
     step = folder / "checkpoints" / "5"
     with mirror.held(folder) as held:
         (step / "default").mkdir(parents=True)
@@ -96,28 +98,163 @@ def test_what_seals_is_written_last_and_removed_first(monkeypatch):
         for path in (step / "digests.json", step / "default/data", step / "default/z"):
             path.unlink()
         held.push()
-    assert written[0] == "checkpoints/"
-    assert written[-3:] == [
+    sign = "checkpoints/5/changing"
+    assert written[0] == sign and written.index("checkpoints/") < written.index("metrics.jsonl")
+    assert written[-4:] == [
         "checkpoints/5/commit_success.txt",
         "checkpoints/5/digests.json",
         "checkpoints.json",
+        sign,  # removed
     ]
-    assert done[0] == "checkpoints/5/digests.json"
+    assert done[:2] == [sign, "checkpoints/5/digests.json"]
+    assert done[-2:] == [sign, bucket.LEASE]
+    assert sign not in Bucket(URL).list()
 
 
-def test_a_checkpoint_without_its_seal_is_none(elsewhere):
+def test_a_checkpoint_that_a_kill_left_half_written_is_none(elsewhere, monkeypatch):
     folder = paths.local(URL, "--workdir")
-    with mirror.held(folder) as held:
+    upload = Bucket.upload
+
+    def dying(self, name, data):
+        if name == "checkpoints/2/digests.json":
+            raise BucketError("killed")
+        upload(self, name, data)
+
+    with pytest.raises(BucketError, match="killed"), mirror.held(folder) as held:
         for step in (1, 2):
             (folder / f"checkpoints/{step}").mkdir(parents=True)
             (folder / f"checkpoints/{step}/data").write_text("data")
-        (folder / "checkpoints/1/digests.json").write_text("seal")
-        held.push()
+            (folder / f"checkpoints/{step}/digests.json").write_text("seal")
+            monkeypatch.setattr(Bucket, "upload", dying)
+            held.push()
+    monkeypatch.setattr(Bucket, "upload", upload)
+    assert "checkpoints/2/data" in Bucket(URL).list()
     assert sorted(elsewhere()) == ["checkpoints/1/data", "checkpoints/1/digests.json"]
     # What the kill left is removed by whoever writes next.
     with mirror.held(paths.local(URL, "--workdir")):
         pass
-    assert "checkpoints/2/data" not in Bucket(URL).list()
+    assert sorted(Bucket(URL).list()) == [
+        *("checkpoints/", "checkpoints/1/data", "checkpoints/1/digests.json")
+    ]
+
+
+def test_checkpoints_of_older_code_stay(elsewhere):
+    """They have no seal; nor has one that was moved aside because it was lost."""
+    for name in ("checkpoints/7/data", "checkpoints/damaged_9/data", "metrics.jsonl"):
+        Bucket(URL).upload(name, b"old")
+    folder = paths.local(URL, "--workdir")
+    with pytest.raises(ValueError, match="refused"), mirror.held(folder):
+        raise ValueError("refused")
+    with mirror.held(folder):
+        (folder / "new").write_text("")
+    assert {"checkpoints/7/data", "checkpoints/damaged_9/data"} < set(elsewhere())
+
+
+def test_a_copy_that_was_removed_removes_nothing(elsewhere):
+    folder = paths.local(URL, "--workdir")
+    with mirror.held(folder):
+        (folder / "rows").write_text("1")
+    with pytest.raises(ValueError, match="killed"), mirror.held(folder):
+        (folder / "rows").write_text("12")
+        lease = Bucket(URL).read(bucket.LEASE)
+        raise ValueError("killed")
+    Bucket(URL).write_if(bucket.LEASE, lease, 0)  # as a kill leaves it
+    (folder / mirror.MARK).write_bytes(lease)
+    shutil.rmtree(folder.parents[2])
+    buckets.forget_copies()
+    with mirror.held(paths.local(URL, "--workdir")):
+        pass
+    assert elsewhere() == {"rows": b"12"}
+
+
+def test_work_that_waits_outlives_a_start_that_fails(monkeypatch, elsewhere):
+    folder = files_of(URL)
+    with monkeypatch.context() as away:
+        away.setattr(Bucket, "upload", refusing)
+        with pytest.raises(BucketError, match="the network"), mirror.held(folder):
+            (folder / "checkpoint").write_text("hours of work")
+    for _ in range(2):
+        buckets.forget_copies()
+        assert files_of(URL) == folder
+        with monkeypatch.context() as away:
+            away.setattr(Bucket, "list", lambda self: refusing(self, "list"))
+            with pytest.raises(BucketError, match="the network"), mirror.held(folder):
+                pass
+    with mirror.held(folder):
+        pass
+    assert elsewhere() == {"checkpoint": b"hours of work"}
+
+
+def test_a_reader_beside_a_run_writes_only_what_it_made(elsewhere):
+    folder = paths.local(URL, "--workdir")
+    with mirror.held(folder):
+        (folder / "metrics.jsonl").write_text("rows")
+        (folder / "checkpoints.json").write_text("{}")
+        buckets.forget_copies()  # as in another process of this machine
+        assert files_of(URL) == folder
+        (folder / "report.html").write_text("page")
+        mirror.write_back()
+        assert sorted(Bucket(URL).list()) == ["lease", "report.html"]
+
+
+def test_a_lost_answer_to_a_renewal_ends_no_run(monkeypatch):
+    held = Lease(Bucket(URL))
+    from google.cloud.storage import Blob
+
+    upload = Blob.upload_from_string
+
+    def twice(self, data, **options):
+        upload(self, data, **options)
+        return upload(self, data, **options)  # which the first one's generation forbids
+
+    monkeypatch.setattr(Blob, "upload_from_string", twice)
+    held.renew()
+    held.renew()
+    monkeypatch.undo()
+    held.release()
+
+
+def test_a_folder_that_is_emptied_and_made_again_is_there(elsewhere):
+    folder = paths.local(URL, "--workdir")
+    with mirror.held(folder) as held:
+        for _ in range(2):
+            (folder / "checkpoints").mkdir()
+            held.push()
+            assert "checkpoints/" in Bucket(URL).list()
+            (folder / "checkpoints").rmdir()
+            held.push()
+
+
+def test_what_is_written_beside_a_file_goes_too(elsewhere):
+    out = paths.local("gs://a-bucket/pictures/split.svg", "--out")
+    out.write_text("<svg/>")
+    out.with_suffix(".png").write_text("png")
+    mirror.write_back()
+    assert set(elsewhere("gs://a-bucket/pictures")) == {"split.svg", "split.png"}
+
+
+@pytest.mark.parametrize(
+    "url", ["gs://", "gs:///w", "gs://b//w", "gs://b/../w", "gs://b/./w", "gs://b/w\0", "gs://b_/w"]
+)
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(BucketError, match="gs://"):
+        paths.local(url, "--workdir")
+
+
+@pytest.mark.parametrize("seconds", ["forty", "0", "-1", "nan", "1e9"])
+def test_a_lease_of_no_time_is_refused(monkeypatch, seconds):
+    monkeypatch.setenv("ALEXNET_LEASE_SECONDS", seconds)
+    with pytest.raises(BucketError, match="ALEXNET_LEASE_SECONDS: .* must be seconds"):
+        Lease(Bucket(URL))
+
+
+def test_a_lease_is_waited_for_as_long_as_it_says(monkeypatch):
+    monkeypatch.setenv("ALEXNET_LEASE_SECONDS", "4")
+    held = Lease(Bucket(URL))  # renewed every second
+    monkeypatch.setenv("ALEXNET_LEASE_SECONDS", "1")
+    with pytest.raises(HeldError):
+        Lease(Bucket(URL))
+    held.release()
 
 
 def test_what_is_half_done_is_not_written(elsewhere):

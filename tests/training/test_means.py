@@ -60,6 +60,8 @@ def test_they_go_on_to_the_last_bit_through_a_file():
         ("TPU v5 lite", "bfloat16", 197),
         ("Tesla T4", "float32", 8.1),
         ("TPU v4", "float32", None),
+        ("NVIDIA L40S", "bfloat16", None),
+        ("NVIDIA H200 MIG 1g.18gb", "bfloat16", None),
         ("cpu", "float32", None),
         ("TPU v9", "bfloat16", None),
     ],

@@ -12,6 +12,7 @@ from alexnet_jax.data.types import DataError, ReadyPixels
 from alexnet_jax.host import files
 
 AT_ONCE = 128  # records that are compared together
+MOST_BYTES = 2**25  # of their images
 
 
 def record_files(folder: pathlib.Path) -> dict[str, list[str]]:
@@ -53,8 +54,9 @@ def check_file(
         ready = records.pixels()
     except DataError:
         ready = None  # the index is a file of its own, and named as such
-    for start in range(0, len(records), AT_ONCE):
-        some = range(start, min(start + AT_ONCE, len(records)))
+    together = max(1, min(AT_ONCE, MOST_BYTES // (3 * side**2)))
+    for start in range(0, len(records), together):
+        some = range(start, min(start + together, len(records)))
         problems += _check_records(records, some, side, len(class_names), ready)
     return problems
 
