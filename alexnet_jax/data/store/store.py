@@ -8,13 +8,14 @@ STORE/manifest.json                            what made it; size and SHA-256 of
 """
 
 import bisect
+import copy
 import dataclasses
 import hashlib
 import itertools
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from array_record.python import array_record_data_source
@@ -231,7 +232,7 @@ class StoredSplit(Source):
         wholes: list[Any] = [
             _WholeFile(os.fsencode(f), n, n) for f, n in zip(files, lengths, strict=True)
         ]
-        self._records = array_record_data_source.ArrayRecordDataSource(wholes)
+        self._records: Any = array_record_data_source.ArrayRecordDataSource(wholes)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -245,6 +246,19 @@ class StoredSplit(Source):
     def record(self, index: int) -> bytes:
         """Returns a record as it is stored."""
         return self._records[index]
+
+    def fetched(self, some: range) -> Self:
+        """Returns the same split with some records read already, and no others.
+
+        By one call: each costs ArrayRecord a time that grows with the records of a shard, 12 ms
+        where it has 900,000.
+
+        Raises:
+          ValueError, RuntimeError, IndexError, OSError: one cannot be read.
+        """
+        part = copy.copy(self)
+        part._records = dict(zip(some, self._records.__getitems__(list(some)), strict=True))
+        return part
 
     def __getitem__(self, index: int) -> Example:
         try:

@@ -21,6 +21,7 @@ from alexnet_jax.host import mirror, paths
 # Of pixels, where the number of shards is not given: few enough files for a process to hold open
 # (ImageNet: 235 and 10), and for less, several that processes can share.
 SHARD_BYTES, LEAST_SHARD_BYTES, SHARDS_TO_SHARE = 2**30, 2**25, 16
+SHARD_RECORDS = 2**17  # ArrayRecord finds one in a time that grows with them
 
 
 def shards(dataset: Dataset, options: Options) -> list[Shard]:
@@ -42,7 +43,7 @@ def shards(dataset: Dataset, options: Options) -> list[Shard]:
             )
         pixels = size * options.resize**2 * 3
         shared = min(SHARDS_TO_SHARE, math.ceil(pixels / LEAST_SHARD_BYTES))
-        automatic = max(shared, math.ceil(pixels / SHARD_BYTES))
+        automatic = max(shared, math.ceil(pixels / SHARD_BYTES), math.ceil(size / SHARD_RECORDS))
         count = min(options.shards or automatic, size)
         for i in range(count):
             file = f"{name}-{split}.array_record-{i:05d}-of-{count:05d}"
