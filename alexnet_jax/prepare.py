@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import signal
 import sys
+import threading
 from typing import Any
 
 from absl import flags
@@ -116,13 +117,20 @@ def verify(folder: pathlib.Path) -> None:
     except DataError as error:
         problems.append(str(error))
         expected = {}
-    with (
-        concurrent.futures.ThreadPoolExecutor(flags.FLAGS.workers or machine.cores()) as pool,
-        Progress("verify", 0, len(whole), "file") as progress,
-    ):
-        for found in pool.map(lambda n: check_file(folder, n, manifest, expected.get(n)), whole):
-            problems += found
-            progress.advance()
+    over = threading.Event()
+
+    def check(name: str) -> list[str]:
+        return check_file(folder, name, manifest, expected.get(name), over.is_set)
+
+    pool = concurrent.futures.ThreadPoolExecutor(flags.FLAGS.workers or machine.cores())
+    try:
+        with Progress("verify", 0, len(whole), "file") as progress:
+            for found in pool.map(check, whole):
+                problems += found
+                progress.advance()
+    finally:
+        over.set()  # after Ctrl-C, of a shard that takes minutes
+        pool.shutdown(cancel_futures=True)
     for problem in problems:
         cli.say(f"damaged: {problem}")
     if problems:

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,11 @@ def record_files(folder: pathlib.Path) -> dict[str, list[str]]:
 
 
 def check_file(
-    folder: pathlib.Path, name: str, manifest: dict[str, Any], class_names: list[str] | None
+    folder: pathlib.Path,
+    name: str,
+    manifest: dict[str, Any],
+    class_names: list[str] | None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[str]:
     """Returns what is wrong with a file, a line each.
 
@@ -37,6 +42,7 @@ def check_file(
       name: of the file.
       manifest: the store's.
       class_names: for a file of records; None for another.
+      stop: asked now and then: is nobody waiting any more?
     """
     about, path = manifest["files"][name], folder / name
     problems = []
@@ -57,6 +63,8 @@ def check_file(
         ready = None  # the index is a file of its own, and named as such
     together = max(1, min(AT_ONCE, MOST_BYTES // (3 * side**2)))
     for start in range(0, len(records), together):
+        if stop():
+            break
         some = range(start, min(start + together, len(records)))
         problems += _check_records(records, some, side, len(class_names), ready)
     return problems

@@ -179,6 +179,7 @@ def test_verifying_finds_an_index_that_points_elsewhere(copied):
     shard = min(copied.glob("*train*array_record*"))
     problems = check_file(copied, shard.name, manifest, names)
     assert [line.partition(": ")[0] for line in problems] == [f"{shard}[3]", f"{shard}[5]"]
+    assert check_file(copied, shard.name, manifest, names, stop=lambda: True) == []  # after Ctrl-C
 
 
 def test_what_was_begun_without_indices_goes_on_and_counts_once(made, tmp_path):
