@@ -30,6 +30,8 @@ SEAL = "digests.json"  # of a checkpoint: without it none is there
 LAST = ("commit_success.txt", SEAL, "progress.npz", "manifest.json", "checkpoints.json")
 CHANGING = "changing"  # an object in a checkpoint that is being written or removed
 MARK = ".working"  # a file in a copy: who works there, until the bucket has all of it
+# Files that commands make, some with others beside them; a folder may have a dot in its name too.
+MADE = (".csv", ".html", ".json", ".jsonl", ".npz", ".onnx", ".pdf", ".png", ".safetensors", ".svg")
 UNFINISHED = (".unsealed", ".orbax-checkpoint-tmp", ".part-")
 
 _opened: dict[str, "Mirror"] = {}
@@ -45,7 +47,7 @@ def copy_of(url: str) -> pathlib.Path:
     if url not in _opened:
         mirror = Mirror(url)
         mirror.pull_unless_held()
-        if mirror.is_empty and pathlib.PurePath(url).suffix:  # a file to be made, and its like
+        if mirror.is_empty and url.endswith(MADE):  # a file to be made, and others beside it
             mirror = Mirror(url.rpartition("/")[0])
             mirror.leave()
         _opened[url] = mirror

@@ -225,6 +225,16 @@ def test_a_folder_that_is_emptied_and_made_again_is_there(elsewhere):
             held.push()
 
 
+@pytest.mark.parametrize("name", ["v1.2", "lr=0.01", "run.final"])
+def test_a_new_folder_may_have_a_dot_in_its_name(elsewhere, name):
+    url = f"gs://a-bucket/runs/{name}"
+    folder = paths.local(url, "--workdir")
+    with mirror.held(folder) as held:
+        assert held is not None
+        (folder / "rows").write_text("1")
+    assert elsewhere(url) == {"rows": b"1"}
+
+
 def test_what_is_written_beside_a_file_goes_too(elsewhere):
     out = paths.local("gs://a-bucket/pictures/split.svg", "--out")
     out.write_text("<svg/>")
