@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from alexnet_jax.config import Config, num_train_steps
 from alexnet_jax.data.dataset import Dataset
@@ -123,45 +124,19 @@ def train(
     if in_notebook():
         compilation.keep_programs()  # for the next kernel, as commands do
     stopwatch = Stopwatch("start")
-    folder = paths.local(workdir, "--workdir")
-    processes.agree(config, str(folder))
-    if mirrors.of(folder):
-        processes.on_one_machine(f"--workdir: {os.fspath(workdir)}")
-    opening.validate(config)
-    run_files.refuse_nested(folder, config)
-    mesh = opening.build_mesh(config)
     with interruptible("training"), contextlib.ExitStack() as held:
         others = held.enter_context(OtherWriters(writers))
+        folder = paths.local(workdir, "--workdir")
+        processes.agree(config, str(folder))
+        if mirrors.of(folder):
+            processes.on_one_machine(f"--workdir: {os.fspath(workdir)}")
+        opening.validate(config)
+        run_files.refuse_nested(folder, config)
+        mesh = opening.build_mesh(config)
         opened: list[mirrors.Mirror | None] = [None]
         processes.first_does(lambda: opened.append(held.enter_context(_holding(folder))))
         mirror = opened[-1]
-        dataset, weights = None, None
-        if overwrite:  # before anything is removed
-            weights = starts.read(config, folder)
-            config = weights.config if weights else config
-            dataset = _open_dataset(config)
-        processes.first_does(lambda: _clear_or_keep(folder, overwrite))
-        if mirror and overwrite:
-            mirror.push()
-        keep = config.keep_checkpoints
-        checkpoints = held.enter_context(checkpoint.Checkpoints(folder, keep, mirror=mirror))
-        held.enter_context(crash.told_of(folder))
-        history = held.enter_context(History(folder, stopwatch, processes.is_first()))
-        before = None
-        if checkpoints.steps() or checkpoints.record.newest is not None:
-            config = starts.as_begun(config, folder)
-            before = run_files.refuse_changes(folder, config)
-            checkpoints.run = run_files.identity(folder, before)
-        elif not overwrite:
-            weights = starts.read(config, folder)
-            config = weights.config if weights else config
-        start = _resume_point(checkpoints)
-        dataset = dataset or _open_dataset(config)
-        run = Run(config, mesh, folder, checkpoints, dataset, history, weights)
-        del weights  # which are large, and the run's until it has begun
-        if before is not None and start:
-            _say_changes(run, before, start)
-        processes.first_does(lambda: _describe(run, start))
+        run, start = _open(config, folder, mesh, overwrite, mirror, stopwatch, held)
         if start < run.last_step:
             summary = _train(run, start, profiled, others)
         else:
@@ -172,6 +147,58 @@ def train(
         if mirrors.of(folder):  # the others wait: who leaves early ends the first
             processes.first_does(lambda: mirror and mirror.push())
         return summary
+
+
+def _open(
+    config: Config,
+    folder: pathlib.Path,
+    mesh: Mesh,
+    overwrite: bool,
+    mirror: mirrors.Mirror | None,
+    stopwatch: Stopwatch,
+    held: contextlib.ExitStack,
+) -> tuple[Run, int]:
+    """Opens the run that is in a workdir, or a new one.
+
+    Args:
+      config: that is asked for.
+      folder: the workdir, which this run holds.
+      mesh: that it is computed on.
+      overwrite: is what is there removed?
+      mirror: of the bucket that the workdir is a copy of.
+      stopwatch: of this start.
+      held: closes what is opened here.
+
+    Returns:
+      The run, and its finished updates.
+    """
+    dataset, weights = None, None
+    if overwrite:  # before anything is removed
+        weights = starts.read(config, folder)
+        config = weights.config if weights else config
+        dataset = _open_dataset(config)
+    processes.first_does(lambda: _clear_or_keep(folder, overwrite))
+    if mirror and overwrite:
+        mirror.push()
+    keep = config.keep_checkpoints
+    checkpoints = held.enter_context(checkpoint.Checkpoints(folder, keep, mirror=mirror))
+    held.enter_context(crash.told_of(folder))
+    history = held.enter_context(History(folder, stopwatch, processes.is_first()))
+    before = None
+    if checkpoints.steps() or checkpoints.record.newest is not None:
+        config = starts.as_begun(config, folder)
+        before = run_files.refuse_changes(folder, config)
+        checkpoints.run = run_files.identity(folder, before)
+    elif not overwrite:
+        weights = starts.read(config, folder)
+        config = weights.config if weights else config
+    start = _resume_point(checkpoints)
+    dataset = dataset or _open_dataset(config)
+    run = Run(config, mesh, folder, checkpoints, dataset, history, weights)
+    if before is not None and start:
+        _say_changes(run, before, start)
+    processes.first_does(lambda: _describe(run, start))
+    return run, start
 
 
 @contextlib.contextmanager

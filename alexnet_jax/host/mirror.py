@@ -1,9 +1,8 @@
 """Copies of buckets' folders on this machine, which every library can work in.
 
 `paths.local` gives a copy for a path gs://BUCKET/PATH. What a command makes there is written back:
-by a run at each save, by others at their end. What says that other files are whole is written after
-them and removed before them, and a checkpoint that is being written or removed has an object that
-says so: a kill at any moment leaves a bucket whose every checkpoint is whole.
+by a run at each save, by others at their end; in which order, so that a kill at any moment leaves a
+bucket whose every checkpoint is whole, is in `wholeness`.
 """
 
 import concurrent.futures
@@ -14,25 +13,18 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from alexnet_jax.errors import printable
-from alexnet_jax.host import bucket, files
+from alexnet_jax.host import bucket, files, wholeness
 from alexnet_jax.host.bucket import Bucket, BucketError, Lease
 from alexnet_jax.host.progress import Progress
 
 TOGETHER = 8  # objects on their way at once
 AT_ONCE = 8 * 2**20  # bytes of a file that is read before it is sent
-CHECKPOINTS = "checkpoints"
-SEAL = "digests.json"  # of a checkpoint: without it none is there
-# In this order, after all others: Orbax's sign on file systems that cannot rename, what seals a
-# folder, what tells of it.
-LAST = ("commit_success.txt", SEAL, "progress.npz", "manifest.json", "checkpoints.json")
-CHANGING = "changing"  # an object in a checkpoint that is being written or removed
 MARK = ".working"  # a file in a copy: who works there, until the bucket has all of it
 # Files that commands make, some with others beside them; a folder may have a dot in its name too.
 MADE = (".csv", ".html", ".json", ".jsonl", ".npz", ".onnx", ".pdf", ".png", ".safetensors", ".svg")
-UNFINISHED = (".unsealed", ".orbax-checkpoint-tmp", ".part-")
 
 _opened: dict[str, "Mirror"] = {}
 
@@ -217,7 +209,7 @@ class Mirror:
     def pull(self) -> None:
         """Makes the copy what the bucket has: fetches what differs, removes what is not there.
 
-        Checkpoints without a seal are left out: a kill came while they were written or removed.
+        Checkpoints that a kill left half written or removed are left out.
 
         Raises:
           BucketError: it cannot be read.
@@ -226,12 +218,12 @@ class Mirror:
             wanted = self._whole()
             here = dict(self._files())
             for name in here.keys() - wanted.keys():
-                if not _is_folder(name):
+                if not wholeness.is_folder(name):
                     self._path(name).unlink()
             self._fetch([n for n, stored in wanted.items() if not self._is_same(n, here, stored)])
             if "" not in wanted:
                 self._remove_empty_folders()
-                for name in filter(_is_folder, wanted):
+                for name in filter(wholeness.is_folder, wanted):
                     self._path(name).mkdir(parents=True, exist_ok=True)
             self.folder.parent.mkdir(parents=True, exist_ok=True)  # of a file that is made there
             self._known = dict(self._files())
@@ -246,14 +238,14 @@ class Mirror:
             self._known = {name: here[name] for name in same}
 
     def _whole(self) -> dict[str, bucket.Stored]:
-        """Lists the objects but those of checkpoints without a seal."""
+        """Lists the objects but those of checkpoints that are half written or removed."""
         found = self._bucket.list()
         self._there = found.keys() - {bucket.LEASE}
-        return {name: found[name] for name in self._there if _is_whole(name, found)}
+        return {name: found[name] for name in self._there if wholeness.is_whole(name, found)}
 
     def _is_same(self, name: str, here: dict[str, Signature], stored: bucket.Stored) -> bool:
         """Has a file the bytes of its object?"""
-        if _is_folder(name):
+        if wholeness.is_folder(name):
             return True  # made at last
         found = here.get(name)
         if found is None or found[0] != stored.size:
@@ -286,22 +278,22 @@ class Mirror:
             here = dict(self._files())
             changed = {name for name, found in here.items() if self._known.get(name) != found}
             if not own:
-                changed = {name for name in changed if not _is_of_checkpoints(name)}
+                changed = {name for name in changed if not wholeness.is_of_checkpoints(name)}
             gone = self._there - here.keys() if own else set[str]()
             if not changed and not gone:
                 self._behind = False
                 return
             self._behind = True
-            signs = {_sign(name) for name in changed | gone if name.endswith(f"/{SEAL}")} - {""}
+            signs = wholeness.signs_of(changed | gone)
             for sign in sorted(signs):
                 self._still_ours()
                 self._bucket.upload(sign, b"")
                 self._there.add(sign)
-            for names in _by_rank(changed):
+            for names in wholeness.by_rank(changed):
                 if names:
                     self._still_ours()
                     self._send(names, here)
-            for names in reversed(_by_rank((gone - signs) & self._there)):
+            for names in reversed(wholeness.by_rank((gone - signs) & self._there)):
                 if names:
                     self._still_ours()
                 self._remove(names)
@@ -333,7 +325,7 @@ class Mirror:
         """Writes an object; False where its file was removed meanwhile."""
         path = self._path(name)
         try:
-            if _is_folder(name):
+            if wholeness.is_folder(name):
                 self._bucket.upload(name, b"")
             elif path.stat().st_size < AT_ONCE:  # one that grows meanwhile is as it is now
                 self._bucket.upload(name, path.read_bytes())
@@ -354,15 +346,11 @@ class Mirror:
         if self.folder.is_file():
             yield "", _signature(self.folder)
         for parent, folders, names in os.walk(self.folder):
-            folders[:] = [f for f in folders if not any(sign in f for sign in UNFINISHED)]
+            folders[:] = [f for f in folders if not wholeness.is_unfinished(f)]
             if pathlib.Path(parent) == self.folder:
                 yield from ((f"{folder}/", (0, 0, 0)) for folder in folders)
             for name in names:
-                if (
-                    name in ("lock", MARK)
-                    or name.endswith(".tmp")
-                    or any(s in name for s in UNFINISHED)
-                ):
+                if name in ("lock", MARK) or wholeness.is_unfinished(name):
                     continue
                 path = pathlib.Path(parent, name)
                 with contextlib.suppress(FileNotFoundError):
@@ -377,39 +365,3 @@ class Mirror:
 def _signature(path: pathlib.Path) -> Signature:
     found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
-
-
-def _is_folder(name: str) -> bool:
-    return name.endswith("/")
-
-
-def _is_of_checkpoints(name: str) -> bool:
-    return name.split("/")[0] in (CHECKPOINTS, f"{CHECKPOINTS}.json")
-
-
-def _sign(name: str) -> str:
-    """Returns the object that says that a checkpoint is changing; "" of what is in none."""
-    parts = name.split("/")
-    if parts[0] != CHECKPOINTS or len(parts) < 3:
-        return ""
-    return f"{CHECKPOINTS}/{parts[1]}/{CHANGING}"
-
-
-def _is_whole(name: str, found: Iterable[str]) -> bool:
-    """Is an object more than a part of a checkpoint that a kill left half written or removed?
-
-    Those of older code have no seal, and no sign that they are changing.
-    """
-    sign = _sign(name)
-    if name == sign:
-        return not sign
-    return not sign or sign not in found or f"{sign.rpartition('/')[0]}/{SEAL}" in found
-
-
-def _by_rank(names: Iterable[str]) -> list[list[str]]:
-    """Deals names out by the order in which they are written."""
-    ranks: list[list[str]] = [[] for _ in range(len(LAST) + 2)]
-    for name in sorted(names):
-        last = name.rpartition("/")[2]
-        ranks[0 if _is_folder(name) else LAST.index(last) + 2 if last in LAST else 1].append(name)
-    return ranks

@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from alexnet_jax.errors import UserError
 from alexnet_jax.host import files
 from alexnet_jax.host.mirror import Mirror
+from alexnet_jax.host.wholeness import UNSEALED
 from alexnet_jax.steps import digests
 from alexnet_jax.training import seal
 from alexnet_jax.training.seal import DamageError
@@ -34,8 +35,6 @@ from alexnet_jax.training.stored import (
     one_line,
     safe_path,
 )
-
-UNSEALED = ".unsealed"  # what has this in its name is not a checkpoint, or no longer
 
 
 class Checkpoints(Stored):

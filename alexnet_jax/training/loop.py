@@ -142,12 +142,7 @@ class Loop:
                 if stops or self._is_due(at):
                     self.profiler.stop(state)
                     self._write_pending(state)
-                    saving = self.watchdog.while_growing(run.checkpoints.bytes_written)
-                    with saving, self._time.on("save"):
-                        known = self.writers.sync() | {MEANS: self.means.state()}
-                        run.checkpoints.save(at, run.stored_form.of(state), known)
-                    self.history.saved(at)
-                    self.page.make_if_due()
+                    self._save(state, at)
                     if stops:
                         self._interrupt(at)
                     if at == run.last_step or self._is_epoch_end(at):
@@ -155,6 +150,15 @@ class Loop:
                     self.clock.restart()
             self.wait_for_save()
         return result
+
+    def _save(self, state: TrainState, at: int) -> None:
+        """Begins a checkpoint; with it goes what the next row has of the updates before it."""
+        checkpoints = self._run.checkpoints
+        with self.watchdog.while_growing(checkpoints.bytes_written), self._time.on("save"):
+            known = self.writers.sync() | {MEANS: self.means.state()}
+            checkpoints.save(at, self._run.stored_form.of(state), known)
+        self.history.saved(at)
+        self.page.make_if_due()
 
     def wait_for_save(self) -> None:
         """Returns when every process has its part of the last checkpoint on the disk.

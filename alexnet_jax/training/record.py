@@ -11,10 +11,10 @@ from typing import Any
 
 from alexnet_jax.configs import earlier_versions
 from alexnet_jax.errors import printable
-from alexnet_jax.host import files
+from alexnet_jax.host import files, wholeness
 from alexnet_jax.training import writers
 
-FILE = "checkpoints.json"
+FILE = wholeness.RECORD
 
 
 @dataclasses.dataclass

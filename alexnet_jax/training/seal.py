@@ -10,10 +10,10 @@ import json
 import pathlib
 from typing import Any
 
-from alexnet_jax.host import files
+from alexnet_jax.host import files, wholeness
 from alexnet_jax.steps.digests import Digests
 
-FILE = "digests.json"
+FILE = wholeness.SEAL
 
 
 class DamageError(ValueError):

@@ -16,13 +16,14 @@ from etils import epath
 from alexnet_jax.config import ConfigError
 from alexnet_jax.configs import earlier_versions
 from alexnet_jax.errors import UserError, printable
+from alexnet_jax.host import wholeness
 from alexnet_jax.host.files import safe_path
 from alexnet_jax.steps import digests
 from alexnet_jax.training import seal
 from alexnet_jax.training.record import Record
 from alexnet_jax.training.seal import DamageError, Seal
 
-FOLDER = "checkpoints"
+FOLDER = wholeness.CHECKPOINTS
 DAMAGED = "damaged_"  # before the step of what was moved aside
 STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 ITEM = "default"  # Orbax's name of the state within a checkpoint

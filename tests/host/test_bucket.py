@@ -1,5 +1,6 @@
 """Folders of buckets: copies, what is written back and in which order, and who holds them."""
 
+import contextlib
 import shutil
 
 import buckets
@@ -138,6 +139,59 @@ def test_a_checkpoint_that_a_kill_left_half_written_is_none(elsewhere, monkeypat
     ]
 
 
+def step_of(folder, step):
+    """Makes a checkpoint in a copy, of files whose names come before and after its seal's."""
+    own = folder / "checkpoints" / str(step)
+    (own / "default").mkdir(parents=True)
+    for name in ("a", "commit_success.txt", "default/data", "default/z", "digests.json", "z"):
+        (own / name).write_text(f"{name} of {step}")
+
+
+@pytest.mark.parametrize("second", [0, 1, 4])
+def test_a_kill_at_any_request_leaves_whole_checkpoints(monkeypatch, elsewhere, second):
+    """A push makes one and removes another; a start after it, killed too, puts that right."""
+    upload, delete = Bucket.upload, Bucket.delete
+    left = [0]
+
+    def counted(action):
+        def request(*arguments):
+            if left[0] <= 0:
+                raise BucketError("killed")
+            left[0] -= 1
+            action(*arguments)
+
+        return request
+
+    monkeypatch.setattr(Bucket, "upload", counted(upload))
+    monkeypatch.setattr(Bucket, "delete", counted(delete))
+    for kill in range(40):
+        url = f"gs://a-bucket/runs/{kill}"
+        folder, left[0] = paths.local(url, "--workdir"), 100
+        with mirror.held(folder) as held:
+            step_of(folder, 1)
+            held.push()
+        with contextlib.suppress(BucketError), mirror.held(folder) as held:
+            step_of(folder, 2)
+            shutil.rmtree(folder / "checkpoints" / "1")
+            left[0] = kill
+            held.push()
+        ended = left[0] > 0
+        for start in range(2):
+            seen = set(elsewhere(url))
+            steps = {name.split("/")[1] for name in seen if name.startswith("checkpoints/")}
+            assert steps and steps <= {"1", "2"}, f"killed at {kill}, start {start}"
+            for step in steps:
+                own = {name for name in seen if name.startswith(f"checkpoints/{step}/")}
+                assert len(own) == 6, f"killed at {kill}, start {start}: {sorted(own)}"
+            delete(Bucket(url), bucket.LEASE)  # which ran out
+            left[0] = second
+            with contextlib.suppress(BucketError), mirror.held(paths.local(url, "--workdir")):
+                pass
+        if ended:
+            break
+    assert ended and kill > 12
+
+
 def test_checkpoints_of_older_code_stay(elsewhere):
     """They have no seal; nor has one that was moved aside because it was lost."""
     for name in ("checkpoints/7/data", "checkpoints/damaged_9/data", "metrics.jsonl"):
@@ -207,11 +261,14 @@ def test_a_lost_answer_to_a_renewal_ends_no_run(monkeypatch):
         upload(self, data, **options)
         return upload(self, data, **options)  # which the first one's generation forbids
 
-    monkeypatch.setattr(Blob, "upload_from_string", twice)
-    held.renew()
-    held.renew()
-    monkeypatch.undo()
+    with monkeypatch.context() as losing:
+        losing.setattr(Blob, "upload_from_string", twice)
+        for _ in range(2):
+            before = Bucket(URL).generation(bucket.LEASE)
+            held.renew()
+            assert Bucket(URL).generation(bucket.LEASE) > before
     held.release()
+    assert bucket.LEASE not in Bucket(URL).list()
 
 
 def test_a_folder_that_is_emptied_and_made_again_is_there(elsewhere):
@@ -259,8 +316,8 @@ def test_a_lease_of_no_time_is_refused(monkeypatch, seconds):
 
 
 def test_a_lease_is_waited_for_as_long_as_it_says(monkeypatch):
-    monkeypatch.setenv("ALEXNET_LEASE_SECONDS", "4")
-    held = Lease(Bucket(URL))  # renewed every second
+    monkeypatch.setenv("ALEXNET_LEASE_SECONDS", "8")
+    held = Lease(Bucket(URL))  # renewed every two
     monkeypatch.setenv("ALEXNET_LEASE_SECONDS", "1")
     with pytest.raises(HeldError):
         Lease(Bucket(URL))

@@ -16,6 +16,7 @@ from alexnet_jax import inference, train
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.types import DataError
 from alexnet_jax.inference import images, pictures, predictions
+from alexnet_jax.inference.images import squares
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,14 @@ def test_a_layer_is_compiled_once(network, photograph):
     compiled = network._programs["fc6"]
     network.features(photograph, "fc6")
     assert network._programs["fc6"] is compiled
+
+
+def test_one_layer_and_a_list_of_one_are_two_programs(network, photograph):
+    logits = network.features(photograph, "fc8")
+    pixels, _ = squares(photograph, network.config.resize)
+    found = network.layers(pixels, ["fc8"])
+    np.testing.assert_array_equal(found["fc8"], logits)
+    np.testing.assert_array_equal(network.features(photograph, "fc8"), logits)
 
 
 def test_an_interrupted_prediction_is_one_line(network, photograph, monkeypatch):

@@ -10,7 +10,7 @@ from alexnet_jax.inference import occlusion
 
 
 class OfACorner:
-    """Says class 1 by how light the photograph's lower right corner is."""
+    """Says class 1 by how light the photograph's lower left corner is."""
 
     config = types.SimpleNamespace(resize=40, image_size=32, exif_orientation=False)
     setup = types.SimpleNamespace(views=types.SimpleNamespace(mean=np.array([10.0, 20.0, 30.0])))
@@ -18,7 +18,7 @@ class OfACorner:
     def features(self, images: np.ndarray, layer: str) -> np.ndarray:
         assert layer == "fc8"
         seen = images[:, 4:36, 4:36].astype(np.float32)  # the centre crop
-        light = seen[:, -8:, -8:].mean(axis=(1, 2, 3)) / 255
+        light = seen[:, -8:, :8].mean(axis=(1, 2, 3)) / 255
         return np.stack([0 * light, 20 * light, 0 * light - 5], axis=1)
 
     def class_name(self, index: int) -> str:
@@ -29,10 +29,10 @@ def test_the_place_that_the_answer_needs_is_found():
     white = np.full((40, 40, 3), 255, np.uint8)
     found = occlusion.covered(OfACorner(), white, patch=8, places=4)
     assert (found.answer, found.patch, found.image.shape) == ("class 1", 8, (32, 32, 3))
-    assert found.left.shape == (4, 4) and found.left.argmin() == 15
-    elsewhere = np.delete(found.left.ravel(), 15)
+    assert found.left.shape == (4, 4) and found.left.argmin() == 12
+    elsewhere = np.delete(found.left.ravel(), 12)
     np.testing.assert_allclose(elsewhere, found.odds)
-    assert found.left[3, 3] == pytest.approx(20 * 20 / 255 - np.log(1 + np.exp(-5)), abs=1e-6)
+    assert found.left[3, 0] == pytest.approx(20 * 20 / 255 - np.log(1 + np.exp(-5)), abs=1e-6)
 
 
 def test_odds_are_exact_where_the_probability_is_one():

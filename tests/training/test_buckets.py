@@ -132,6 +132,8 @@ def test_every_command_works_there(tmp_path, server, machines):
     command("evaluate", f"--workdir={root}/w", f"--predictions={root}/answers.csv")
     command("visualize", "kernels", f"--workdir={root}/w", f"--out={root}/w/plots/k.png")
     command("report", f"--workdir={root}/w")
+    command("convert", "--from=workdir", "--to=workdir", f"{root}/w", f"{root}/copy")
+    command("predict", f"--workdir={root}/copy", f"--out={root}/said", f"{root}/{name}")
     machines()
     from alexnet_jax.host import mirror
 
@@ -139,4 +141,6 @@ def test_every_command_works_there(tmp_path, server, machines):
     copy = mirror.copy_of(f"{root}/w")
     assert (copy / "plots/k.png").is_file() and (copy / "report.html").is_file()
     assert list((copy / "tensorboard").iterdir())
+    said = mirror.copy_of(f"{root}/said")
+    assert [path.suffix for path in said.iterdir()] == [".png"]
     assert not (mirror.copy_of(f"{root}/store") / "unfinished").exists()

@@ -11,6 +11,10 @@ import small
 from tensorboardX.proto import event_pb2
 
 from alexnet_jax import train
+from alexnet_jax.config import ConfigError
+from alexnet_jax.ops import peaks
+from alexnet_jax.steps.flops import training_flops
+from alexnet_jax.training import run_files
 from alexnet_jax.training.writers import read_rows
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -36,7 +40,9 @@ def run(tmp_path_factory):
     workdir, whole, failing = folder.parent / "w-of-writers", Kept(), Kept(fails_at=3)
     config = small.config(folder)
     config.eval_views = 10
-    _, said, warned = small.quietly(train.train, config, workdir, writers=[failing, whole])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(peaks._OF_KINDS, "cpu", {"float32": 1e12})
+        _, said, warned = small.quietly(train.train, config, workdir, writers=[failing, whole])
     return workdir, whole, failing, said + warned
 
 
@@ -44,6 +50,23 @@ def test_they_get_every_row(run):
     workdir, whole, _, _ = run
     assert whole.rows == read_rows(workdir / "metrics.jsonl")
     assert whole.closed
+
+
+def test_rows_say_how_near_the_devices_are_to_their_peak(run):
+    flops = training_flops(run_files.read_config(run[0]), 2)
+    rows = [row for row in run[1].rows if "images_per_second" in row]
+    assert rows
+    for row in rows:
+        assert row["mfu"] == pytest.approx(row["images_per_second"] * flops / 1e12)
+
+
+def test_they_are_closed_where_a_run_is_refused(run):
+    config = run_files.read_config(run[0])
+    config.batch_size = -1
+    kept = Kept()
+    with pytest.raises(ConfigError, match="batch_size"):
+        train.train(config, run[0], writers=[kept])
+    assert kept.closed
 
 
 def test_one_that_fails_is_named_and_the_run_goes_on(run):
@@ -107,7 +130,6 @@ def test_tensorboard_has_histograms_kernels_and_settings(run):
 def test_a_config_file_gives_its_own(tmp_path, monkeypatch):
     from absl import flags
 
-    from alexnet_jax.config import ConfigError
     from alexnet_jax.configs import flags as config_flags
 
     file = tmp_path / "mine.py"

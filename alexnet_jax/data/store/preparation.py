@@ -33,7 +33,7 @@ from alexnet_jax.data.store.shard_writer import (
     write_shard,
 )
 from alexnet_jax.data.types import DataError
-from alexnet_jax.host import files
+from alexnet_jax.host import files, wholeness
 
 
 class Preparation:
@@ -60,7 +60,7 @@ class Preparation:
         """
         self._dataset, self._folder, self._options = dataset, folder, options
         self._publish = publish or (lambda: None)
-        self._state = folder / store.UNFINISHED / "progress.npz"
+        self._state = folder / store.UNFINISHED / wholeness.PROGRESS
         self._shards = store_plan.shards(dataset, options)
         self._about: dict[str, dict[str, Any]] = {}
         self._bad: dict[str, list[str]] = {}

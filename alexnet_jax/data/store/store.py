@@ -25,9 +25,9 @@ from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.store import pixel_index, record
 from alexnet_jax.data.types import DataError, Example, ReadyPixels, Source
 from alexnet_jax.errors import printable
-from alexnet_jax.host import files
+from alexnet_jax.host import files, wholeness
 
-MANIFEST = "manifest.json"
+MANIFEST = wholeness.MANIFEST
 UNFINISHED = "unfinished"  # a folder, while the store is being made
 FORMAT = 1
 ENCODINGS = ("raw", "jpeg")

@@ -1,0 +1,85 @@
+"""Which files are whole where a folder is written one by one, and in which order that is.
+
+What says that other files are whole is written after them and removed before them. A checkpoint
+that is being written or removed has one more object, which says so: it is the first to come and the
+last to go.
+"""
+
+from collections.abc import Iterable
+
+CHECKPOINTS = "checkpoints"  # a run's folder of them
+RECORD = "checkpoints.json"  # what it knows of them
+SEAL = "digests.json"  # of a checkpoint
+MANIFEST = "manifest.json"  # of a store
+PROGRESS = "progress.npz"  # of one that is being made
+UNSEALED = ".unsealed"  # in the name of what is not a checkpoint yet, or no longer
+CHANGING = "changing"  # the object in a checkpoint
+
+# In this order, after all others: Orbax's sign on file systems that cannot rename, what seals a
+# folder, what tells of it.
+LAST = ("commit_success.txt", SEAL, PROGRESS, MANIFEST, RECORD)
+_UNFINISHED = (UNSEALED, ".orbax-checkpoint-tmp", ".part-")
+
+
+def is_folder(name: str) -> bool:
+    """Does a name stand for a folder, which is there while it is empty?"""
+    return name.endswith("/")
+
+
+def is_unfinished(name: str) -> bool:
+    """Is a file or folder of this name half done, and nobody else's?"""
+    return name.endswith(".tmp") or any(sign in name for sign in _UNFINISHED)
+
+
+def is_of_checkpoints(name: str) -> bool:
+    """Is a file of a run's checkpoints, or what tells of them?"""
+    return name.split("/")[0] in (CHECKPOINTS, RECORD)
+
+
+def is_whole(name: str, found: Iterable[str]) -> bool:
+    """Is an object more than a part of a checkpoint that a kill left half written or removed?
+
+    Those of older code have no seal, and no sign that they are changing.
+
+    Args:
+      name: of the object.
+      found: the names of all.
+
+    >>> is_whole("checkpoints/5/data", ["checkpoints/5/changing", "checkpoints/5/data"])
+    False
+    """
+    sign = _sign(name)
+    if name == sign:
+        return not sign
+    return not sign or sign not in found or f"{sign.rpartition('/')[0]}/{SEAL}" in found
+
+
+def signs_of(names: Iterable[str]) -> set[str]:
+    """Returns the signs of the checkpoints that a change of these files makes or removes.
+
+    >>> signs_of(["checkpoints/5/data", "checkpoints/5/digests.json", "metrics.jsonl"])
+    {'checkpoints/5/changing'}
+    """
+    decisive = (SEAL, CHANGING)  # the second of one that was killed before
+    return {_sign(name) for name in names if name.rpartition("/")[2] in decisive} - {""}
+
+
+def by_rank(names: Iterable[str]) -> list[list[str]]:
+    """Deals names out by the order in which they are written; they are removed in the other.
+
+    >>> [rank for rank in by_rank(["checkpoints.json", "a", "plots/"]) if rank]
+    [['plots/'], ['a'], ['checkpoints.json']]
+    """
+    ranks: list[list[str]] = [[] for _ in range(len(LAST) + 2)]
+    for name in sorted(names):
+        last = name.rpartition("/")[2]
+        ranks[0 if is_folder(name) else LAST.index(last) + 2 if last in LAST else 1].append(name)
+    return ranks
+
+
+def _sign(name: str) -> str:
+    """Returns the sign of the checkpoint that a file is of; "" of what is in none."""
+    parts = name.split("/")
+    if parts[0] != CHECKPOINTS or len(parts) < 3:
+        return ""
+    return f"{CHECKPOINTS}/{parts[1]}/{CHANGING}"
