@@ -38,25 +38,39 @@ def draw(found: list[Covered]) -> Picture:
     axes = figure.subplots(rows, 3, squeeze=False)
     for row, one in zip(axes, found, strict=True):
         side = one.image.shape[0]
-        whole = (0, side, side, 0)
         for axis in row:
             axis.set_axis_off()
         row[0].imshow(one.image)
         square = Rectangle((0, 0), one.patch, one.patch, facecolor="0.5", edgecolor="white")
         row[0].add_patch(square)
         row[0].set_title(as_drawn(f"{one.answer}: {_probability(one.odds)}"), fontsize=10)
-        heat = row[1].imshow(one.left, cmap="viridis", extent=whole)
+        middles = _middles(one)
+        half = (middles[1] - middles[0]) / 2
+        near, far = middles[0] - half, middles[-1] + half
+        heat = row[1].imshow(one.left, cmap="viridis", extent=(near, far, far, near))
+        row[1].set(xlim=(0, side), ylim=(side, 0))
         row[1].set_title(f"covered there, down to {_probability(one.left.min())}", fontsize=10)
         bar = figure.colorbar(heat, ax=row[1], shrink=0.85)
         bar.ax.set_title("log odds", fontsize=8)
         row[2].imshow(one.image)
         lost = np.clip(one.odds - one.left, 0, None)
-        shade = 0.85 * (1 - lost / max(float(lost.max()), 1e-6))
-        row[2].imshow(
-            np.dstack([np.zeros((*shade.shape, 3)), shade]), extent=whole, interpolation="bilinear"
-        )
+        shade = 0.85 * (1 - _over_pixels(lost, one) / max(float(lost.max()), 1e-6))
+        row[2].imshow(np.dstack([np.zeros((side, side, 3)), shade]))
         row[2].set_title("what the answer needs", fontsize=10)
     return figure
+
+
+def _middles(one: Covered) -> np.ndarray:
+    """Returns where the middles of the squares are, in pixels, the same in both directions."""
+    side, half = one.image.shape[0], one.patch / 2
+    return np.linspace(half, side - half, one.left.shape[0])
+
+
+def _over_pixels(values: np.ndarray, one: Covered) -> np.ndarray:
+    """Spreads what is known of the squares' middles evenly over the photograph, (R, R)."""
+    pixels, known = np.arange(one.image.shape[0]) + 0.5, _middles(one)
+    rows = np.stack([np.interp(pixels, known, row) for row in values])
+    return np.stack([np.interp(pixels, known, column) for column in rows.T], axis=1)
 
 
 def _probability(odds: float) -> str:

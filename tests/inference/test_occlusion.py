@@ -48,3 +48,17 @@ def test_a_row_for_each_photograph():
     titles = [axis.get_title() for axis in drawn.axes]
     assert titles.count("class 1: over 99.9 %") == 2
     assert any(title.startswith("covered there, down to ") for title in titles)
+
+
+def test_what_is_light_is_where_the_square_cost_most():
+    white = np.full((40, 40, 3), 255, np.uint8)
+    drawn = figure.draw([occlusion.covered(OfACorner(), white, patch=8, places=4)])
+    photograph, dark = drawn.axes[2].images
+    shade = dark.get_array()[:, :, 3]
+    assert shade.shape == photograph.get_array().shape[:2] == (32, 32)
+    assert (shade[28:, :4] < 0.01).all()  # about the square's middle, 4 pixels from both edges
+    assert (shade[:20] > 0.8).all() and (shade[:, 12:] > 0.8).all()
+    left, right, bottom, top = drawn.axes[1].images[0].get_extent()
+    assert (left, right, bottom, top) == (0, 32, 32, 0)  # four squares of 8 fill it
+    found = occlusion.covered(OfACorner(), white, patch=8, places=7)
+    assert figure.draw([found]).axes[1].images[0].get_extent() == [2, 30, 30, 2]
