@@ -21,6 +21,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 # One process has one set of handlers: `remembering` is whoever saves first, if anybody does.
 _remembering: list["Remembered"] = []
 _handled: set[int] = set()  # by `handled`
+_listeners: list[Callable[[int], None]] = []
 _told = threading.Event()
 _name = ""
 
@@ -46,6 +47,18 @@ def end_in_one_line(name: str) -> None:
     thread.start()
 
 
+def also_tell(listener: Callable[[int], None]) -> None:
+    """Lets a function know which signal ends this process, before anything else ends with it.
+
+    Not every end runs the blocks that are open: not one while a module is loaded, nor one of a
+    main thread that is in native code.
+
+    Args:
+      listener: called in a handler or in a thread; short, and raises nothing.
+    """
+    _listeners.append(listener)
+
+
 def _as_ever() -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -59,6 +72,8 @@ def _say(number: int) -> None:
     line = f"{_name}ended by {signal.Signals(number).name}\n"
     with contextlib.suppress(OSError):  # a terminal that is gone: nobody is there to be told
         os.write(2, line.encode())
+    for listener in _listeners:
+        listener(number)
 
 
 def _end(number: int, frame: types.FrameType | None) -> None:

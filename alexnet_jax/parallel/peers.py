@@ -8,6 +8,7 @@ process's connection at once, and keep-alives find a machine that is gone within
 import contextlib
 import os
 import selectors
+import signal
 import socket
 import statistics
 import sys
@@ -29,7 +30,7 @@ class Peers:
         self._ended: dict[str, Any] | None = None  # of the first process that ended
         self._found = threading.Event()
         self._leaving = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may come into a thread that has it
         self._figures: dict[int, dict[str, float]] = {}
 
     @classmethod
@@ -131,6 +132,10 @@ class Peers:
                 line.send(left=True)
             with contextlib.suppress(OSError):
                 line.socket.shutdown(socket.SHUT_WR)  # the thread reads on until they leave too
+
+    def leave_by_signal(self, number: int) -> None:
+        """Tells the others which signal ends this process."""
+        self.leave(f"was ended by {signal.Signals(number).name}", 128 + number)
 
     def tell(self, **figures: float) -> None:
         """Tells the first process this one's latest figures; it costs no device anything."""

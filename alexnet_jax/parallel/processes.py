@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError, flatten, from_json, to_json
 from alexnet_jax.errors import Interrupted, UserError, printable
+from alexnet_jax.host import signals
 from alexnet_jax.host.watchdog import STUCK
 from alexnet_jax.parallel import launchers
 from alexnet_jax.parallel.meeting import ProcessesError, address_of
@@ -79,7 +80,9 @@ def start(
         if count == 1 and not coordinator:
             return  # nobody else to join
         if count > 1:  # before JAX waits for them, silently, and ends the process
-            _peers.append(Peers.meet(found["coordinator_address"], count, own, join_seconds))
+            peers = Peers.meet(found["coordinator_address"], count, own, join_seconds)
+            signals.also_tell(peers.leave_by_signal)
+            _peers.append(peers)
         _initialize(found)
     except (RuntimeError, ValueError) as error:
         if isinstance(error, UserError) and not isinstance(error, launchers.LauncherError):

@@ -10,6 +10,7 @@ from tensorboardX import summary as board_summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
+from alexnet_jax.errors import printable
 from alexnet_jax.host import files
 from alexnet_jax.steps.metrics import series_of
 
@@ -49,8 +50,9 @@ class Board:
             self.sync()
 
     def write_text(self, name: str, text: str, step: int) -> None:
-        """Adds a text, shown as it is."""
-        self._add(step, summary=board_summary.text(name, f"```\n{text}\n```"))
+        """Adds a text, shown as it is but for what is no letter of UTF-8, such as a path's."""
+        shown = text.encode(errors="backslashreplace").decode()
+        self._add(step, summary=board_summary.text(name, f"```\n{shown}\n```"))
 
     def write_picture(self, name: str, png: bytes, step: int) -> None:
         """Adds a picture."""
@@ -73,7 +75,10 @@ class Board:
           results: what came of it, named as the rows' series are.
           step: of the results.
         """
-        known = {n: v if type(v) in (bool, int, float) else str(v) for n, v in fields.items()}
+        known = {
+            name: value if type(value) in (bool, int, float) else printable(value)
+            for name, value in fields.items()
+        }
         for summary in board_summary.hparams(known, results):
             self._add(step, summary=summary)
 

@@ -251,8 +251,66 @@ def test_a_signal_before_the_first_update_is_obeyed(config, tmp_path, until):
     started.processes[1].send_signal(signal.SIGTERM)
     ended = started.ended()
     assert time.monotonic() - began < 20
-    assert [code for code, _ in ended] == [143, 143]
+    assert [code for code, _ in ended] == [143, 143], ended
     assert "ended by SIGTERM" in ended[1][1][-1] or "stopped and saved" in ended[0][1][-1]
+
+
+# A run whose second process is where no block that is open is run any more as it ends.
+ENDS_AT_ONCE = """
+import ctypes, sys, threading
+from alexnet_jax.host import signals
+signals.end_in_one_line(__name__)
+from alexnet_jax.parallel import processes
+kind, address, this = sys.argv[1:]
+
+class Stands:
+    def find_spec(self, name, path, target=None):
+        if name == "stands":
+            print("ready", flush=True)
+            threading.Event().wait()
+
+processes.start(address, 2, int(this))
+if kind != "before" or this == "0":
+    block = processes.ending_together()
+    block.__enter__()
+if this == "0":
+    print("ready", flush=True)
+    threading.Event().wait()
+elif kind == "importing":
+    sys.meta_path.insert(0, Stands())
+    import stands
+elif kind == "native":  # returns for no signal, as a compilation does not
+    held, pthread_mutex_lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+    pthread_mutex_lock(held)
+    print("ready", flush=True)
+    pthread_mutex_lock(held)
+else:
+    print("ready", flush=True)
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["importing", "native", "before"])
+def test_the_others_know_of_a_signal_that_ends_a_process_wherever_it_is(kind):
+    address = f"127.0.0.1:{free_port()}"
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", ENDS_AT_ONCE, kind, address, str(this)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for this in range(2)
+    ]
+    for process in pair:
+        while process.stdout.readline() != "ready\n":
+            pass
+    pair[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=60)[0] for process in pair]
+    assert [process.returncode for process in pair] == [143, 143], said
+    assert "process 1 of 2 was ended by SIGTERM" in said[0] and "Traceback" not in said[0]
+    assert "ended by SIGTERM" in said[1] and "Traceback" not in said[1]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import struct
 
 import pytest
@@ -7,6 +8,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from alexnet_jax.figures import curves
 from alexnet_jax.host.progress import Progress
+from alexnet_jax.training.board import Board
 from alexnet_jax.training.writers import (
     MetricsError,
     MetricsFile,
@@ -121,3 +123,13 @@ def test_tensorboard_shows_the_config(tmp_path):
         for value in event.summary.value
     }
     assert '{"seed": 7}' in texts["config/text_summary"]
+
+
+def test_a_path_may_hold_bytes_that_are_no_text(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    board = Board(tmp_path, 0)
+    board.write_text("config", f"dataset {name}\nseed 1", 1)
+    board.write_settings({"dataset": name, "seed": 1}, {"val/loss": 0.5}, 1)
+    board.close()
+    found = b"".join(event.SerializeToString() for event in events_of(tmp_path))
+    assert found.count(b"caf\\udce9") == 2 and b"dataset caf\\udce9\nseed 1" in found
