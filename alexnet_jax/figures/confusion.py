@@ -1,10 +1,15 @@
 """The confusion matrix of a split."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from alexnet_jax.data.words import name_of
 from alexnet_jax.figures.picture import Picture, as_drawn, shortened
+from alexnet_jax.steps.answers import Answers
 
 NUMBERED = 20  # classes up to which cells say their number
+READABLE = 100  # classes up to which a matrix can be read
 
 
 def matrix(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
@@ -12,6 +17,22 @@ def matrix(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (labels, answers), 1)
     return counts
+
+
+def of_answers(answers: Answers, names: Sequence[str], title: str) -> Picture | None:
+    """Draws the confusion matrix of a split; nothing where nobody could read it.
+
+    Args:
+      answers: of its images.
+      names: of the classes, as far as they have some.
+      title: above it.
+    """
+    own, taken_for = answers.labels[answers.counted], answers.classes[answers.counted, 0]
+    classes = max(len(names), int(taken_for.max(initial=0)) + 1)
+    if not 1 < classes <= READABLE:
+        return None
+    named = [name_of(names, label) for label in range(classes)]
+    return draw(matrix(own, taken_for, classes), named, title)
 
 
 def draw(counts: np.ndarray, names: list[str], title: str) -> Picture:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.config import ConfigError
+from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.relabelled import labelled_as
 from alexnet_jax.data.types import DataError
 from alexnet_jax.data.words import name_of
@@ -23,36 +24,18 @@ from alexnet_jax.inference.trained import TrainedNetwork
 from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import evaluation
-
-BEST = 5  # classes that are kept of each image
+from alexnet_jax.steps.answers import BEST, Answers, Collector, Rows, likeliest
 
 
 @dataclasses.dataclass(frozen=True)
-class Predictions:
-    """Of every image of a split, in its order.
+class Predictions(Answers):
+    """Answers with the images' names.
 
     Attributes:
       names: what the source calls the images.
-      labels: (N,) int32, -1 where they are not known.
-      readable: (N,) bool.
-      classes: (N, 5) int32, likeliest first.
-      probabilities: (N, 5) float32.
     """
 
     names: list[str]
-    labels: np.ndarray
-    readable: np.ndarray
-    classes: np.ndarray
-    probabilities: np.ndarray
-
-    def wrong(self, best: int) -> np.ndarray:
-        """Returns which images do not have their label among the `best` likeliest, (N,) bool."""
-        return ~(self.classes[:, :best] == self.labels[:, None]).any(axis=1)
-
-    @property
-    def counted(self) -> np.ndarray:
-        """Which images have a label and can be read, (N,) bool."""
-        return self.readable & (self.labels >= 0)
 
 
 def predict_split(
@@ -84,24 +67,36 @@ def predict_split(
     feed = host_feed.HostFeed(c, first.setup.mesh, reader, evaluation.eval_batch_size(c))
     step = _compile(networks, feed.feeding, views)
     params = tuple(network.params for network in networks)
-    rows: list[Any] = []
+    answered = Collector()
     with (
         Progress(f"evaluate {split}", 0, len(reader), "image", not progress) as bar,
         contextlib.closing(feed.evaluation()) as batches,
     ):
         for fed in batches:
-            rows.append(step(params, fed))
-            if len(rows) > 1:  # the batch of two before is used again
-                rows[-2] = jax.device_get(rows[-2])
+            answered.add(step(params, fed))
             bar.advance(feed.feeding.batch_size)
-    joined = [
-        np.concatenate(part)[: len(reader)] for part in zip(*jax.device_get(rows), strict=True)
-    ]
-    label, mask, classes, probabilities = joined
+    found = answered.answers(len(reader))
     for message in reader.bad_images:
         print(f"skipped: {message}", flush=True)
-    names = [reader.name(i) if mask[i] else reader.where(i) for i in range(len(reader))]
-    return Predictions(names, label, mask > 0, classes, probabilities)
+    return named(found, reader)
+
+
+def named(
+    answers: Answers, reader: ImageReader, chosen: Sequence[int] | None = None
+) -> Predictions:
+    """Adds names to answers.
+
+    Args:
+      answers: of images of a split.
+      reader: of the split.
+      chosen: which of its images they are of; None: of all.
+    """
+    indices = range(len(reader)) if chosen is None else chosen
+    names = [
+        reader.name(index) if good else reader.where(index)
+        for index, good in zip(indices, answers.readable, strict=True)
+    ]
+    return Predictions(**vars(answers), names=names)
 
 
 def errors(found: Predictions, split: str) -> dict[str, Any]:
@@ -121,16 +116,15 @@ def _compile(networks: Sequence[TrainedNetwork], feeding: Any, views: int) -> ja
     mesh, shares = networks[0].setup.mesh, networks[0].config.mesh
     params = tuple(network.params for network in networks)
     specs = meshes.specs(params, mesh, shares)
-    best = min(BEST, networks[0].num_classes)
 
-    def best_of(params: tuple[Any, ...], fed: Fed) -> tuple[jax.Array, ...]:
+    def best_of(params: tuple[Any, ...], fed: Fed) -> Rows:
         batch = feeding.evaluation(fed)
         said = [
             evaluation.average_probabilities(n.forward, own, batch["image"], views, n.setup.views)
             for n, own in zip(networks, params, strict=True)
         ]
-        probabilities, classes = jax.lax.top_k(sum(said) / len(said), best)
-        return batch["label"], batch["mask"], classes.astype(jnp.int32), probabilities
+        own = {"labels": batch["label"], "readable": batch["mask"] > 0}
+        return own | likeliest(jnp.asarray(sum(said) / len(said)))
 
     mapped = meshes.per_device(best_of, mesh, specs, feeding.specs, meshes.batch_spec(shares))
     return compilation.compiled(

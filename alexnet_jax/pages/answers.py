@@ -1,11 +1,17 @@
-"""What a run's network answers to images of its evaluation split, as pictures for a page."""
+"""What a run's network answers to images of its evaluation split, as pictures for a page.
+
+The answers are those of the run's last evaluation. Older code kept none: some are then asked for.
+"""
 
 import base64
 import dataclasses
 import io
+import pathlib
+import sys
 
 import numpy as np
 
+from alexnet_jax import cli
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.relabelled import labelled_as
@@ -13,12 +19,14 @@ from alexnet_jax.data.words import spoken
 from alexnet_jax.figures import answers as answers_figure
 from alexnet_jax.figures import confusion as confusion_figure
 from alexnet_jax.figures.picture import Picture
+from alexnet_jax.host import files
 from alexnet_jax.inference import pictures, predictions
 from alexnet_jax.inference.network import Network
+from alexnet_jax.steps.answers import Answers
+from alexnet_jax.training import answers_file
 
 MOST_IMAGES = 2000  # that are answered; of more, so many in equal steps
 SHOWN = 10  # best, and worst
-CLASSES = 100  # up to which a confusion matrix can be read
 AT_ONCE = 256
 
 
@@ -46,8 +54,12 @@ def as_uri(picture: Picture, form: str = "webp") -> str:
     return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def shown(network: Network) -> list[Shown]:
-    """Answers images of the evaluation split once, and draws all that is seen in that.
+def shown(network: Network, workdir: pathlib.Path) -> list[Shown]:
+    """Draws what is seen in answers to images of the evaluation split.
+
+    Args:
+      network: of the run, for its kernels and activations.
+      workdir: of the run, where its last evaluation kept answers.
 
     Raises:
       ConfigError: the split has no labels.
@@ -55,24 +67,20 @@ def shown(network: Network) -> list[Shown]:
     """
     source, split = network.source("")
     reader = network.reader(labelled_as(source, network.class_names))
-    found, chosen = _answered(network, reader)
+    found, chosen, step = _kept(workdir, reader, split) or _asked(network, reader)
     if not found.counted.any():
         raise ConfigError(f"split: {split} has no labels")
     error = 100 * found.wrong(1)[found.counted].mean()
-    of = f"{len(chosen):,} images of {split}, after {network.step:,} updates"
+    of = f"{len(chosen):,} images of {split}, after {step:,} updates"
     told = f"top-1 error {error:.2f} %, one view, {of}"
     best, worst = _extremes(found)
     made = [
         _images(network, reader, found, chosen, best, f"the surest right answers ({of})"),
         _images(network, reader, found, chosen, worst, f"the surest wrong answers ({of})"),
     ]
-    classes = max(len(network.class_names), int(found.classes[found.counted, 0].max()) + 1)
-    if 1 < classes <= CLASSES:
-        counts = confusion_figure.matrix(
-            found.labels[found.counted], found.classes[found.counted, 0], classes
-        )
-        names = [spoken(network.class_name(k)) for k in range(classes)]
-        picture = confusion_figure.draw(counts, names, f"{split}, one view")
+    names = [spoken(name) for name in network.class_names]
+    picture = confusion_figure.of_answers(found, names, f"{split}, one view")
+    if picture:
         made.append(Shown(f"confusion: {told}", f"Confusion matrix; {told}", as_uri(picture)))
     picture = pictures.draw_errors(network, found)
     made.append(Shown(f"errors by class: {told}", f"Errors by class; {told}", as_uri(picture)))
@@ -87,7 +95,26 @@ def shown(network: Network) -> list[Shown]:
     return [one for one in made if one is not None]
 
 
-def _answered(network: Network, reader: ImageReader) -> tuple[predictions.Predictions, np.ndarray]:
+def _kept(
+    workdir: pathlib.Path, reader: ImageReader, split: str
+) -> tuple[predictions.Predictions, np.ndarray, int] | None:
+    """Returns what the run's last evaluation said, if it was of these images; and of which step."""
+    try:
+        kept = answers_file.read(workdir)
+    except FileNotFoundError:
+        return None
+    except files.DamagedFileError as error:
+        cli.say(f"{error}; images are answered anew", file=sys.stderr)
+        return None
+    if kept.split != split or len(kept.answers.labels) != len(reader):
+        return None
+    return predictions.named(kept.answers, reader), np.arange(len(reader)), kept.step
+
+
+def _asked(
+    network: Network, reader: ImageReader
+) -> tuple[predictions.Predictions, np.ndarray, int]:
+    """Returns what the network says of some of the images, which of them, and its step."""
     count = min(MOST_IMAGES, len(reader))
     chosen = np.linspace(0, len(reader) - 1, count).astype(int)
     parts: list[tuple[np.ndarray, ...]] = []
@@ -98,9 +125,8 @@ def _answered(network: Network, reader: ImageReader) -> tuple[predictions.Predic
         said = np.stack([one.probabilities for one in network.predict(images, views=1)])
         order = np.argsort(-said, axis=1, kind="stable")[:, : predictions.BEST]
         parts.append((labels, good, order, np.take_along_axis(said, order, axis=1)))
-    labels, good, order, likely = (np.concatenate(part) for part in zip(*parts, strict=True))
-    names = [reader.name(int(i)) for i in chosen]
-    return predictions.Predictions(names, labels, good, order, likely), chosen
+    answers = Answers(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return predictions.named(answers, reader, chosen.tolist()), chosen, network.step
 
 
 def _extremes(found: predictions.Predictions) -> tuple[list[int], list[int]]:

@@ -1,11 +1,13 @@
 """Exact evaluation: every image of a split once, one view or ten, softmax averaged."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.config import Config
 from alexnet_jax.errors import UserError
@@ -13,9 +15,13 @@ from alexnet_jax.feed.protocol import Fed, Feed, Feeding
 from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import collectives
 from alexnet_jax.parallel import mesh as meshes
+from alexnet_jax.parallel.schemes import DATA
 from alexnet_jax.steps import augment, metrics
+from alexnet_jax.steps.answers import Answers, Collector, Rows, likeliest
 from alexnet_jax.steps.forward import Forward
 from alexnet_jax.steps.setup import Setup
+
+SPECS = (P(), P(DATA))  # of what a step returns: sums are everywhere, rows are shared out
 
 
 class EvaluationError(UserError, RuntimeError):
@@ -49,7 +55,8 @@ class EvalStep:
     """One batch of an evaluation as one device computes it, for use inside `mesh.per_device`.
 
     Called with the standard tree and what is fed, it returns the sums of `metrics.classification`
-    and of `bad_images`; with several processes also `stop`: was any of them told to end?
+    and of `bad_images`; with several processes also `stop`: was any of them told to end? And the
+    rows of `Answers`.
     """
 
     def __init__(self, setup: Setup, feeding: Feeding, specs: Any, views: int) -> None:
@@ -64,8 +71,8 @@ class EvalStep:
         self._forward, self._views = Forward.of(setup), setup.views
         self._feeding, self._specs, self._count = feeding, specs, views
 
-    def __call__(self, weights: Any, fed: Fed) -> metrics.Sums:
-        """Counts one batch."""
+    def __call__(self, weights: Any, fed: Fed) -> tuple[metrics.Sums, Rows]:
+        """Counts one batch, and says of each image what it is taken for."""
         batch = self._feeding.evaluation(fed)
         weights = collectives.whole_over_data(weights, self._specs)
         probabilities = average_probabilities(
@@ -77,9 +84,10 @@ class EvalStep:
         sums = metrics.classification(log_probabilities, rows["label"], rows["mask"])
         bad = rows["bad"].sum()
         sums = collectives.sum_over_data(sums | {"bad_images": metrics.average(bad, bad)})
+        said = {"labels": rows["label"], "readable": rows["mask"] > 0} | likeliest(probabilities)
         if jax.process_count() == 1:  # which knows it without asking
-            return sums
-        return sums | {"stop": collectives.any_device(batch["stop"].any())}
+            return sums, said
+        return sums | {"stop": collectives.any_device(batch["stop"].any())}, said
 
 
 def eval_batch_size(config: Config) -> int:
@@ -90,7 +98,7 @@ def eval_batch_size(config: Config) -> int:
 def compile_eval_step(
     setup: Setup, feeding: Feeding, weights: Any, views: int
 ) -> jax.stages.Compiled:
-    """Compiles (weights, fed) -> sums.
+    """Compiles (weights, fed) -> (sums, rows); see `EvalStep`.
 
     Args:
       setup: of the run.
@@ -102,11 +110,25 @@ def compile_eval_step(
     specs = meshes.specs(weights, mesh, config.mesh)
     step = EvalStep(setup, feeding, specs, views)
     return compilation.compiled(
-        meshes.per_device(step, mesh, specs, feeding.specs),
+        meshes.per_device(step, mesh, specs, feeding.specs, SPECS),
         weights,
         feeding.abstract(mesh),
         numerics=compilation.Numerics.of(config),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+      figures: `loss`, `top1_error`, `top5_error` as fractions, `count`, and `bad_images` where some
+        were skipped.
+      answers: of each image.
+    """
+
+    figures: dict[str, float]
+    answers: Answers
 
 
 def evaluate(
@@ -115,7 +137,7 @@ def evaluate(
     feed: Feed,
     progress: Callable[[int], None] = lambda images: None,
     stop: Callable[[], bool] = lambda: False,
-) -> dict[str, float]:
+) -> Evaluation:
     """Evaluates every image of a split once.
 
     Args:
@@ -125,23 +147,21 @@ def evaluate(
       progress: called with the images of each step.
       stop: asked before each: was this process told to end?
 
-    Returns:
-      `loss`, `top1_error`, `top5_error` as fractions, `count`, and `bad_images` where some were
-      skipped.
-
     Raises:
       EvaluationError: the images counted are not those of the split less the bad ones.
       DataError: an image that cannot be read.
       EvaluationStopped: a process was told to end.
     """
     total, stopped, alone = None, False, jax.process_count() == 1
+    answered = Collector()
     with contextlib.closing(feed.evaluation(stop)) as batches:
         for fed in batches:
-            sums = dict(step(weights, fed))
+            sums, said = step(weights, fed)
             # A feed uses a batch's memory again when the second one after it is asked for.
             jax.block_until_ready(total)
             if stop() if alone else jax.device_get(stopped):
                 raise EvaluationStopped
+            answered.add(said)
             stopped = sums.pop("stop", False)
             total = sums if total is None else _merge(total, sums)
             progress(feed.feeding.batch_size)
@@ -156,7 +176,8 @@ def evaluate(
         raise EvaluationError(
             f"counted {result['count']} images of {feed.count} with {bad} bad ones"
         )
-    return result | ({"bad_images": bad} if bad else {})
+    figures = result | ({"bad_images": bad} if bad else {})
+    return Evaluation(figures, answered.answers(feed.count))
 
 
 _merge = jax.jit(metrics.merge)

@@ -236,8 +236,10 @@ class Loop:
                     self.writers.draw()
                 self.page.make_if_due()
         run.checkpoints.evaluated(at, rows[0]["top1_error"])
-        if at == run.last_step and processes.is_first():
-            self.writers.conclude(flatten(run.config), rows, run.conv1(state))
+        if at == run.last_step and isinstance(self.writers, Writers):
+            from alexnet_jax.training import last_pictures  # matplotlib takes a second to import
+
+            self.writers.conclude(flatten(run.config), rows, last_pictures.draw(run, state))
         return self._follow_plateau(state, rows[0]), rows[-1]
 
     def _evaluate_views(self, state: TrainState, at: int, views: int) -> dict[str, Any]:

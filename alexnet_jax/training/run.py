@@ -26,7 +26,7 @@ from alexnet_jax.steps.flops import training_flops
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import TrainState, abstract_state
 from alexnet_jax.steps.stored_form import StoredForm
-from alexnet_jax.training import checkpoint, run_files
+from alexnet_jax.training import answers_file, checkpoint, run_files
 from alexnet_jax.training.history import History
 from alexnet_jax.training.history import described as described_time
 from alexnet_jax.training.start import Start, described, fit, lines
@@ -86,6 +86,7 @@ class Run:
         self.abstract = abstract_state(self.setup)
         self.stored_form = StoredForm(self.setup)
         self._dataset, self.notes = dataset, dataset.notes
+        self.class_names = dataset.class_names
         self._eval_steps: dict[int, jax.stages.Compiled] = {}
         self._told_bad: set[str] = set()
         self._mean_sizes = jax.jit(norms.mean_sizes)
@@ -223,19 +224,24 @@ class Run:
     ) -> dict[str, Any]:
         """Evaluates the whole split; returns the row for metrics.jsonl.
 
+        What it says of each image by one view is kept in the workdir.
+
         Raises:
           EvaluationStopped: `stop` said so, in some process.
         """
         self.compile_evaluation(views)
         known = self._told_bad
-        result = evaluation.evaluate(
+        found = evaluation.evaluate(
             self._eval_steps[views], state.weights, self.eval_feed, stop=stop
         )
         for message in self.eval_feed.bad_images:
             if message not in known:
                 print(f"skipped: {message}", flush=True)  # whichever process read it
                 known.add(message)
-        at = int(jax.device_get(state.step))
+        at, result = int(jax.device_get(state.step)), found.figures
+        if views == 1 and processes.is_first():
+            evaluated = answers_file.Evaluated(at, self.eval_split, found.answers)
+            answers_file.write(self.workdir, evaluated)
         row = {
             "step": at,
             "split": self.eval_split,

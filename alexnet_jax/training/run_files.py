@@ -16,6 +16,7 @@ from alexnet_jax.errors import printable
 from alexnet_jax.host import files, paths
 from alexnet_jax.steps.communication import Collective
 from alexnet_jax.training import history
+from alexnet_jax.training.answers_file import ANSWERS_FILE
 from alexnet_jax.training.writers import METRICS, read_rows
 
 CONFIG_FILE = "config.json"
@@ -58,7 +59,7 @@ RESUMABLE = (
 LEFT = ("checkpoints", "tensorboard", "plots", "profile")
 LEFT_FILES = (
     *(CONFIG_FILE, DATASET_FILE, "environment.json", METRICS, SUMMARY_FILE),
-    *("checkpoints.json", "init.json", history.FILE, EXCHANGES_FILE, "report.html"),
+    *("checkpoints.json", "init.json", history.FILE, EXCHANGES_FILE, ANSWERS_FILE, "report.html"),
 )
 
 

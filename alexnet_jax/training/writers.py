@@ -283,14 +283,14 @@ class Writers:
             self._board.write_histogram(name, values, step)
 
     def conclude(
-        self, fields: dict[str, Any], rows: Sequence[Row], kernels: np.ndarray | None
+        self, fields: dict[str, Any], rows: Sequence[Row], pictures: Mapping[str, bytes]
     ) -> None:
-        """Shows in TensorBoard what was set, what came of it, and conv1's kernels.
+        """Shows in TensorBoard what was set, what came of it, and pictures of that.
 
         Args:
           fields: of the config.
           rows: of the last evaluation.
-          kernels: (11, 11, 3, C), where this process has them.
+          pictures: PNGs by their names.
         """
         step = rows[-1]["step"]
         results = {
@@ -299,11 +299,8 @@ class Writers:
             for name in ("loss", "top1_error", "top5_error")
         }
         self._board.write_settings(fields, results, step)
-        if kernels is not None:
-            from alexnet_jax.figures import kernels as figure
-
-            picture = figure.draw(kernels, fields["model.columns"], f"conv1 after {step:,} updates")
-            self._board.write_picture("kernels", picture.png(), step)
+        for name, png in pictures.items():
+            self._board.write_picture(name, png, step)
 
     @property
     def rows(self) -> list[Row]:
@@ -343,11 +340,6 @@ class NoWriters(contextlib.AbstractContextManager):
 
     def histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Leaves them to the first process."""
-
-    def conclude(
-        self, fields: dict[str, Any], rows: Sequence[Row], kernels: np.ndarray | None
-    ) -> None:
-        """Leaves it to the first process."""
 
     def __exit__(self, *_: object) -> None:
         return None

@@ -136,11 +136,11 @@ def test_a_submission_from_a_store_that_left_images_out_is_refused(run, tmp_path
 def made(labels: list[int], classes: list[list[int]]) -> Predictions:
     count = len(labels)
     return Predictions(
-        [f"image{i}" for i in range(count)],
         np.array(labels),
         np.ones(count, bool),
         np.array(classes),
         np.full((count, 5), 0.2, np.float32),
+        [f"image{i}" for i in range(count)],
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from alexnet_jax import report, train
 from alexnet_jax.config import MeshConfig, flatten
+from alexnet_jax.inference.network import Network
 from alexnet_jax.pages import charts, comparison, page, run
 from alexnet_jax.training import history
 
@@ -63,6 +65,29 @@ def test_every_picture_says_what_it_shows(one):
 def test_it_says_what_was_measured(folder, one):
     summary = json.loads((folder / "seed2" / "summary.json").read_text())
     assert f"<strong>{100 * summary['top1_error']:.2f} %</strong>" in one.read_text()
+
+
+def pictures_of(path):
+    """What a page's pictures say they show."""
+    return re.findall(r'<img[^>]*alt="([^"]*)"', path.read_text())
+
+
+def test_answers_are_those_of_the_evaluation(folder, one, tmp_path, monkeypatch, capsys):
+    """Nothing is asked again; of a run that older code trained, or damage, the same is shown."""
+    monkeypatch.setattr(Network, "predict", None)
+    again = report.make([folder / "seed2"], tmp_path / "again.html", with_answers=True)
+    assert pictures_of(again) == pictures_of(one)
+    assert "24 images of val, after 10 updates" in again.read_text()
+    monkeypatch.undo()
+    shutil.copytree(folder / "seed2", tmp_path / "older")
+    kept = tmp_path / "older" / "answers.safetensors"
+    kept.write_bytes(b"[]")
+    asked = report.make([tmp_path / "older"], tmp_path / "older.html", with_answers=True)
+    assert "holds no answers of an evaluation" in capsys.readouterr().err
+    kept.unlink()
+    report.make([tmp_path / "older"], tmp_path / "older.html", with_answers=True)
+    assert not capsys.readouterr().err
+    assert pictures_of(asked) == pictures_of(tmp_path / "older.html")
 
 
 def test_names_cannot_break_the_page(folder, tmp_path):

@@ -18,6 +18,7 @@ from alexnet_jax.config import ConfigError, MeshConfig, to_json
 from alexnet_jax.data.loader import ImageReader, Loader, evaluation_positions
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.parallel import mesh, processes
+from alexnet_jax.training import answers_file
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +98,10 @@ def assert_same_curve(workdir: pathlib.Path, alone: pathlib.Path) -> None:
     counts = ("count", "top1_error", "top5_error")
     ends = [json.loads((w / "summary.json").read_text()) for w in (workdir, alone)]
     assert [ends[0][name] for name in counts] == [ends[1][name] for name in counts]
+    got, wanted = (answers_file.read(w).answers for w in (workdir, alone))
+    np.testing.assert_array_equal(got.labels, wanted.labels)
+    np.testing.assert_array_equal(got.classes, wanted.classes)
+    np.testing.assert_allclose(got.probabilities, wanted.probabilities, rtol=1e-4)
 
 
 def test_four_processes_on_columns_and_data_are_one_run(config, alone, tmp_path):

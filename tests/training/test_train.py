@@ -341,8 +341,10 @@ def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, vi
     ):
         compiled = evaluation.compile_eval_step(setup, feed.feeding, params, views)
         results.append(evaluation.evaluate(compiled, params, feed))
-    got = results[0]
-    assert results[1] == got
+    got, answers = results[0].figures, results[0].answers
+    assert results[1].figures == got
+    for name, of in vars(answers).items():
+        np.testing.assert_array_equal(of, getattr(results[1].answers, name), err_msg=name)
     apply = jax.jit(lambda v: jax.nn.softmax(model.logits(network, params, v)))
     image, losses, wrong = np.empty((1, 71, 71, 3), np.uint8), [], 0
     for i in range(14):
@@ -351,6 +353,9 @@ def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, vi
         p = np.mean([np.asarray(apply(crop))[0] for crop in crops], axis=0)
         losses.append(-np.log(p[label]))
         wrong += p.argmax() != label
+        assert (answers.labels[i], answers.classes[i, 0]) == (label, p.argmax())
+        np.testing.assert_allclose(answers.probabilities[i], np.sort(p)[::-1], rtol=1e-5)
+    assert answers.readable.all() and len(answers.labels) == 14
     assert got["count"] == 14
     assert got["top1_error"] == pytest.approx(wrong / 14)
     assert got["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
@@ -370,7 +375,7 @@ def test_a_count_that_is_not_the_splits_is_an_error(finished, folder):
 
         mask = batch["mask"].at[0].set(0)
         sums = metrics.classification(jnp.zeros((8, 2)), batch["label"], mask)
-        return sums | {"bad_images": metrics.average(0.0, 0.0)}
+        return sums | {"bad_images": metrics.average(0.0, 0.0)}, {"labels": batch["label"]}
 
     reader = ImageReader(open_dataset(config).open("val"), 71)
     feed = host_feed.HostFeed(config, mesh.build(config.mesh), reader, 8)

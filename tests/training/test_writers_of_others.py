@@ -109,7 +109,7 @@ def events(workdir: pathlib.Path):
             at += 12 + size + 4
 
 
-def test_tensorboard_has_histograms_kernels_and_settings(run):
+def test_tensorboard_has_histograms_pictures_and_settings(run):
     values = [(e.step, v) for e in events(run[0]) for v in e.summary.value]
     histograms = {v.tag: v.histo for step, v in values if v.HasField("histo") and step == 5}
     assert "weights/conv1.kernel" in histograms and "weights/fc8.bias" in histograms
@@ -118,8 +118,10 @@ def test_tensorboard_has_histograms_kernels_and_settings(run):
     own = histograms["weights/conv1.kernel"]
     assert (own.num, own.min) == (kernel[name].size, pytest.approx(float(kernel[name].min())))
     assert sum(own.bucket) == kernel[name].size and len(own.bucket) <= 32
-    [picture] = [v.image for _, v in values if v.HasField("image")]
-    assert picture.encoded_image_string.startswith(b"\x89PNG") and picture.width > 400
+    pictures = {v.tag: v.image for _, v in values if v.HasField("image")}
+    assert pictures.keys() == {"kernels", "confusion"}
+    for picture in pictures.values():
+        assert picture.encoded_image_string.startswith(b"\x89PNG") and picture.width > 400
     tags = {v.tag for _, v in values}
     assert any(tag.startswith("_hparams_/") for tag in tags)
     assert "val, 10 views/top1_error" in tags

@@ -1,0 +1,91 @@
+"""The likeliest classes of each image of a split."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax.parallel import processes
+
+BEST = 5  # classes that are kept of each image
+
+Rows = dict[str, jax.Array]
+
+
+def likeliest(probabilities: jax.Array) -> Rows:
+    """Returns `classes`, likeliest first, and their `probabilities`, (B, 5), from (B, K)."""
+    best = min(BEST, probabilities.shape[1])
+    values, classes = jax.lax.top_k(probabilities, best)
+    return {"classes": classes.astype(jnp.int32), "probabilities": values}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a network says of every image of a split, in its order.
+
+    Attributes:
+      labels: (N,) int32, -1 where they are not known.
+      readable: (N,) bool.
+      classes: (N, 5) int32, likeliest first.
+      probabilities: (N, 5) float32.
+    """
+
+    labels: np.ndarray
+    readable: np.ndarray
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+    def wrong(self, best: int) -> np.ndarray:
+        """Returns which images do not have their label among the `best` likeliest, (N,) bool."""
+        return ~(self.classes[:, :best] == self.labels[:, None]).any(axis=1)
+
+    @property
+    def counted(self) -> np.ndarray:
+        """Which images have a label and can be read, (N,) bool."""
+        return self.readable & (self.labels >= 0)
+
+
+class Collector:
+    """Fetches the rows of a split's batches, and joins them.
+
+    Each batch is fetched when the next one is added: the devices then have work meanwhile, and no
+    more than two batches' rows.
+    """
+
+    def __init__(self) -> None:
+        self._last: Rows | None = None
+        self._batches: list[dict[str, np.ndarray]] = []
+        self._spans: list[tuple[int, int]] = []  # rows that this process's devices have
+        self._count = 0
+
+    def add(self, rows: Rows) -> None:
+        """Adds a batch: arrays by the names of `Answers`, whose first axis is shared out."""
+        self._fetch()
+        self._last = rows
+
+    def _fetch(self) -> None:
+        if self._last is None:
+            return
+        spans: set[tuple[int, int]] = set()
+        batch = {name: self._own(array, spans) for name, array in self._last.items()}
+        self._batches.append(batch)
+        self._spans += [(self._count + first, self._count + last) for first, last in sorted(spans)]
+        self._count += len(batch["labels"])
+
+    @staticmethod
+    def _own(array: jax.Array, spans: set[tuple[int, int]]) -> np.ndarray:
+        found = np.zeros(array.shape, array.dtype)
+        for shard in array.addressable_shards:
+            first, last, _ = shard.index[0].indices(len(array))
+            found[first:last] = jax.device_get(shard.data)
+            spans.add((first, last))
+        return found
+
+    def answers(self, count: int) -> Answers:
+        """Returns those of a split's `count` images; of several processes all must call it."""
+        self._fetch()
+        names = [field.name for field in dataclasses.fields(Answers)]
+        own = [np.concatenate([batch[name] for batch in self._batches]) for name in names]
+        known = processes.filled_in(own, self._spans)
+        return Answers(*(array[:count] for array in known))
