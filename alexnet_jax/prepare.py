@@ -145,6 +145,7 @@ def _run(arguments: list[str]) -> None:
     try:
         with signals.handled(signal.SIGINT, _interrupt_once):
             _prepare_or_verify(arguments)
+            mirror.write_back()  # what TFDS made in a data_dir
     except KeyboardInterrupt:
         cli.say("stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)

@@ -17,7 +17,9 @@
 set -euo pipefail
 script="${BASH_SOURCE[0]}"
 if [ -n "${SLURM_JOB_ID:-}" ]; then  # which runs a copy of this file, elsewhere
-  script="$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=\([^ ]*\).*/\1/p' | head -n 1)"
+  about="$(scontrol show job "$SLURM_JOB_ID")"  # its paths may have spaces
+  about="${about#*Command=}"
+  script="${about%%/launch/slurm.sh*}/launch/slurm.sh"
 fi
 export ALEXNET_VENV="${ALEXNET_VENV:-$(cd "$(dirname "$script")/.." && pwd)/.venv}"
 if [ "${1:-}" = --install ]; then

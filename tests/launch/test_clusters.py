@@ -103,16 +103,21 @@ def test_tasks_of_slurm_are_one_run(cluster, tmp_path, flags, alone, tasks):
 
 
 @needs_slurm
-def test_an_array_has_a_seed_each(cluster, tmp_path, flags):
+def test_an_array_has_a_seed_each_and_paths_may_have_spaces(cluster, tmp_path, flags):
+    checkout = tmp_path / "my own Command=checkout"
+    checkout.symlink_to(ROOT)
+    tmp_path = tmp_path / "some runs of launch"
+    tmp_path.mkdir()
     job = cluster.run(
         *("sbatch", "--parsable", f"--output={tmp_path}/%a.log", "--array=0-1"),
-        *("--cpus-per-task=1", str(ROOT / "launch" / "slurm.sh")),
-        *(f"--workdir={tmp_path}/seed%a", "--config.seed=%a", *flags),
+        *("--cpus-per-task=1", str(checkout / "launch" / "slurm.sh")),
+        *(f"--workdir={tmp_path}/seed%a/launch/slurm.sh", "--config.seed=%a", *flags),
         **environment() | {"JAX_COORDINATOR_ADDRESS": ""},
     )
     for number in ("0", "1"):
         assert cluster.wait(f"{job}_{number}", "COMPLETED", "FAILED") == "COMPLETED"
-    losses = {summary(tmp_path / f"seed{number}")["loss"] for number in ("0", "1")}
+    ended = [summary(tmp_path / f"seed{number}" / "launch" / "slurm.sh") for number in (0, 1)]
+    losses = {one["loss"] for one in ended}
     assert len(losses) == 2
 
 

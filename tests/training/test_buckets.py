@@ -144,3 +144,18 @@ def test_every_command_works_there(tmp_path, server, machines):
     said = mirror.copy_of(f"{root}/said")
     assert [path.suffix for path in said.iterdir()] == [".png"]
     assert not (mirror.copy_of(f"{root}/store") / "unfinished").exists()
+
+
+@pytest.mark.exhaustive
+def test_what_tfds_makes_in_a_bucket_is_there_for_the_next_machine(tmp_path, server, machines):
+    from alexnet_jax.host import mirror
+
+    machines()
+    there = ["--dataset=drawn_patterns", "--data_dir=gs://runs-of-a-test/tfds", "--resize=64"]
+    command("prepare", *there, f"--out={tmp_path}/one")
+    machines()
+    made = mirror.copy_of("gs://runs-of-a-test/tfds")
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()}
+    assert any(path.name == "dataset_info.json" for path in before)
+    command("prepare", *there, f"--out={tmp_path}/two")  # nothing is drawn again
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()} == before
