@@ -65,7 +65,7 @@ def prepare() -> None:
         silent=False,
     )
     if finished_already(dataset, folder, options):
-        cli.say(f"{folder}: is finished; --verify checks it")
+        cli.say(f"{f.out}: is finished; --verify checks it")
         if (folder / store.UNFINISHED).is_dir():  # it was killed at the very end
             with files.only_process(folder / store.UNFINISHED):
                 pass
@@ -81,7 +81,7 @@ def prepare() -> None:
                 preparation.write(workers, progress.advance)
             preparation.finish()
         shutil.rmtree(folder / store.UNFINISHED)  # its lock is closed, as some disks demand
-    _tell(folder, dataset.sizes, preparation.bad_images)
+    _tell(f.out, dataset.sizes, preparation.bad_images)
     if cost := preparation.jpeg_cost():
         cli.say(
             f"jpeg changes a pixel by {cost[0]:.2f} of 255 on average and takes {cost[1]:,.0f} "
@@ -89,12 +89,12 @@ def prepare() -> None:
         )
 
 
-def _tell(folder: pathlib.Path, sizes: dict[str, int], left_out: list[str]) -> None:
+def _tell(store: str, sizes: dict[str, int], left_out: list[str]) -> None:
     """Says what a store that was just finished holds, and what it does not."""
     for message in left_out:
         cli.say(f"left out: {message}")
     splits = ", ".join(f"{size:,} in {split}" for split, size in sorted(sizes.items()))
-    cli.say(f"{folder}: {splits}" + (f", less {len(left_out):,} left out" if left_out else ""))
+    cli.say(f"{store}: {splits}" + (f", less {len(left_out):,} left out" if left_out else ""))
 
 
 def verify(folder: pathlib.Path) -> None:
