@@ -2,6 +2,7 @@
 #   install FILE_OR_PACKAGE ...   (pip's arguments; skipped where the same was installed before)
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${ALEXNET_VENV:-$root/.venv}"
+source "$root/launch/ends.sh"
 
 python_is_supported() {
   "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null
@@ -24,16 +25,6 @@ large_pages() {
   GLIBC_TUNABLES="$("$venv/bin/python" -c 'from alexnet_jax.host import large_pages as pages
 print(pages.asked() if pages.on_a_cpu() else "")')"
   if [ -n "$GLIBC_TUNABLES" ]; then export GLIBC_TUNABLES; fi
-}
-
-# Says what an exit code means that a signal in native code gave: SIGILL, SIGABRT, SIGBUS, SIGSEGV.
-say_signal() {
-  case "$1" in
-    132 | 134 | 135 | 139)
-      echo "ended by signal $(($1 - 128)) in native code; if that happens again," \
-        "--config.kernels=reference computes with XLA's own kernels alone" >&2
-      ;;
-  esac
 }
 
 # Says which JAX this machine's accelerator wants; nothing for a CPU.

@@ -8,6 +8,7 @@
 # that is wrong stays wrong. SIGTERM and Ctrl-C go to the command, which saves, and end it all.
 # W/history.jsonl has every start and end; summary.json says what the time went to.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/ends.sh"
 case "${1:-}" in
   "") sed -n '2,9s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   --*) set -- bash "$(dirname "${BASH_SOURCE[0]}")/local.sh" "$@" ;;
@@ -67,12 +68,7 @@ while true; do
   become "$@" &
   started=$!
   [ -z "$told" ] || stop  # by a signal that came meanwhile
-  code=0
-  wait "$started" || code=$?
-  while kill -0 "$started" 2>/dev/null; do  # a signal interrupts the first wait
-    code=0
-    wait "$started" || code=$?
-  done
+  wait_for "$started"
   started=""
   [ "$code" != 0 ] || exit 0
   [ -z "$told" ] || exit "$code"

@@ -10,11 +10,6 @@ large_pages "$@"
 "$venv/bin/python" -m alexnet_jax.main "$@" &
 started=$!  # not %1, which the shell knows long after it has ended
 trap 'kill -TERM "$started" 2>/dev/null || true' INT TERM  # saves the run, and ends it
-code=0
-wait "$started" || code=$?
-while kill -0 "$started" 2>/dev/null; do  # a signal interrupts the first wait
-  code=0
-  wait "$started" || code=$?
-done
+wait_for "$started"
 say_signal "$code"
 exit "$code"

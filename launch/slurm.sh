@@ -38,15 +38,9 @@ large_pages "$@"
 
 late=""  # near the time limit: the tasks save, and the job begins again
 trap 'late=1; scancel --signal=TERM "$SLURM_JOB_ID.0"' USR1
-code=0
 srun --kill-on-bad-exit=1 --gpu-bind=none --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
   "$venv/bin/python" -m alexnet_jax.main --distributed "${@//%a/${SLURM_ARRAY_TASK_ID:-}}" &
-started=$!
-wait "$started" || code=$?
-while kill -0 "$started" 2>/dev/null; do  # a signal interrupts the first wait
-  code=0
-  wait "$started" || code=$?
-done
+wait_for $!
 if [ -n "$late" ] && [ "$code" != 0 ]; then
   echo "the time limit is near: the job queues itself again"
   scontrol requeue "$SLURM_JOB_ID"
