@@ -108,9 +108,7 @@ def _serve() -> None:
                 "'alexnet_jax[serve]'"
             ) from error
         from alexnet_jax import inference
-        from alexnet_jax.ops import compilation
 
-        compilation.keep_programs()
         values = flags.FLAGS
         network = inference.load(paths.local(values.workdir, "--workdir"))
         with _listening(values.host, values.port) as listener:

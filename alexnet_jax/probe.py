@@ -24,9 +24,6 @@ def _run(arguments: list[str]) -> None:
     if len(arguments) > 1:
         sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
     with cli.errors_as_one_line():
-        from alexnet_jax.ops import compilation
-
-        compilation.keep_programs()
         _probe()
 
 

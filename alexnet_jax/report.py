@@ -53,10 +53,8 @@ def make(workdirs: list[pathlib.Path], out: pathlib.Path, with_answers: bool) ->
       with_answers: load each network, and show what it answers. Where that cannot be, a line says
         why, and the page is without.
     """
-    from alexnet_jax.ops import compilation
     from alexnet_jax.pages import page, run
 
-    compilation.keep_programs()
     runs = run.read_all(workdirs)
     shown = {}
     for one in runs if with_answers else ():

@@ -18,6 +18,7 @@ from alexnet_jax.host.device_memory import peak_bytes
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import evaluation, state
 from alexnet_jax.steps.flops import forward_flops
+from alexnet_jax.steps.packing import Packing
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.training import compile_train_step
 
@@ -74,10 +75,15 @@ def training(config: Config) -> Ours:
 
 
 def inference(config: Config) -> Ours:
-    """Returns the evaluation step on one device: the centre of each image to the sums of errors."""
+    """Returns the evaluation step on one device: the centre of each image to the sums of errors.
+
+    Its weights are packed once, as an evaluation does.
+    """
     setup = Setup.of(config, config.num_classes)
     weights = state.create_state(setup).weights
     start = time.perf_counter()
+    packing = Packing(setup, weights)
+    weights = packing(weights)
     program = evaluation.compile_eval_step(setup, _feeding(config), weights, 1)
     spent = time.perf_counter() - start
     fed = random_batch(config)

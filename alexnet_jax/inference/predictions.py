@@ -25,6 +25,7 @@ from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import evaluation
 from alexnet_jax.steps.answers import BEST, Answers, Collector, Rows, likeliest
+from alexnet_jax.steps.packing import Packing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +66,9 @@ def predict_split(
         )
     reader = first.reader(labelled_as(source, first.class_names))
     feed = host_feed.HostFeed(c, first.setup.mesh, reader, evaluation.eval_batch_size(c))
-    step = _compile(networks, feed.feeding, views)
-    params = tuple(network.params for network in networks)
+    packings = [Packing(network.setup, network.params) for network in networks]
+    params = tuple(pack(network.params) for pack, network in zip(packings, networks, strict=True))
+    step = _compile(networks, params, feed.feeding, views)
     answered = Collector()
     with (
         Progress(f"evaluate {split}", 0, len(reader), "image", not progress) as bar,
@@ -112,9 +114,10 @@ def errors(found: Predictions, split: str) -> dict[str, Any]:
     return {"count": int(counted.sum()), "top1_error": top1, "top5_error": top5}
 
 
-def _compile(networks: Sequence[TrainedNetwork], feeding: Any, views: int) -> jax.stages.Compiled:
+def _compile(
+    networks: Sequence[TrainedNetwork], params: tuple[Any, ...], feeding: Any, views: int
+) -> jax.stages.Compiled:
     mesh, shares = networks[0].setup.mesh, networks[0].config.mesh
-    params = tuple(network.params for network in networks)
     specs = meshes.specs(params, mesh, shares)
 
     def best_of(params: tuple[Any, ...], fed: Fed) -> Rows:

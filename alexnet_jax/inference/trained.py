@@ -11,6 +11,7 @@ from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.types import Source
 from alexnet_jax.data.words import name_of
+from alexnet_jax.ops import compilation
 from alexnet_jax.steps.forward import Forward
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.stored_form import StoredForm
@@ -76,7 +77,7 @@ class TrainedNetwork:
 def load(
     workdir: pathlib.Path, mesh: MeshConfig = MeshConfig(1, 1), which: str = "best"
 ) -> TrainedNetwork:
-    """Reads a run's network.
+    """Reads a run's network. What is compiled for it is kept for later processes.
 
     Args:
       workdir: of the run; it may be training.
@@ -87,6 +88,7 @@ def load(
       ConfigError: not the workdir of a run, or without that checkpoint.
       CheckpointError: it is damaged; where best or latest was asked for, every other is too.
     """
+    compilation.keep_programs()
     config = run_files.read_config(workdir)
     config.mesh = dataclasses.replace(mesh)
     names = run_files.read_class_names(workdir)

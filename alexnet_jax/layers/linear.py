@@ -11,6 +11,7 @@ from flax.linen import initializers
 from alexnet_jax.layers.initialisation import BiasInit
 from alexnet_jax.ops import convolution, convolution_xla, matmul
 
+PACKED = "packed"  # a collection: kernels in a form that inference is fastest with
 View = Callable[[jax.Array], jax.Array]  # from a device's own channels to those that a layer reads
 
 
@@ -22,6 +23,20 @@ def left_out(x: jax.Array, see: View | None = None) -> jax.Array:
 def parameter_dtype(compute: jnp.dtype) -> jnp.dtype:
     """Returns the type of parameters: float32, but float64 where that is computed in."""
     return jnp.promote_types(compute, jnp.float32)
+
+
+def packed_kernel(layer: nn.Module, pack: Callable[[], jax.Array | None]) -> jax.Array | None:
+    """Returns a layer's kernel as inference packed it (`model.packed`); None where it did not.
+
+    Args:
+      layer: whose it is; where its collection `packed` may be changed, it is packed now.
+      pack: packs it, or returns None where nothing is gained.
+    """
+    if layer.is_mutable_collection(PACKED) and not layer.is_initializing():
+        found = pack()
+        if found is not None:
+            layer.put_variable(PACKED, "packed", found)
+    return layer.get_variable(PACKED, "packed", None)
 
 
 class Conv(nn.Module):
@@ -45,7 +60,12 @@ class Conv(nn.Module):
         bias_init = self.bias_init(math.prod(shape[:-1]))
         kernel = self.param("kernel", self.kernel_init, shape, dtype).astype(self.dtype)
         bias = self.param("bias", bias_init, (self.features,), dtype).astype(self.dtype)
-        y = convolution.conv(x, kernel, self.stride, self.padding, self.groups)
+        how = self.stride, self.padding, self.groups
+        packed = packed_kernel(self, lambda: convolution.pack(kernel, *how))
+        if packed is None:
+            y = convolution.conv(x, kernel, *how)
+        else:
+            y = convolution.packed_conv(x, packed, self.padding)
         return convolution.add_bias(y, bias, self.groups)
 
 
@@ -67,4 +87,7 @@ class FullyConnected(nn.Module):
         bias_init = self.bias_init(math.prod(shape[:-1]))
         kernel = self.param("kernel", self.kernel_init, shape, dtype).astype(self.dtype)
         bias = self.param("bias", bias_init, (self.features,), dtype).astype(self.dtype)
-        return matmul.fully_connected(x, kernel, self.groups) + bias
+        packed = packed_kernel(self, lambda: matmul.pack(kernel, self.groups))
+        if packed is None:
+            return matmul.fully_connected(x, kernel, self.groups) + bias
+        return matmul.packed(x, packed) + bias

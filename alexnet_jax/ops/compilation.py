@@ -24,6 +24,7 @@ CPU: Options = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
     "xla_cpu_prefer_vector_width": "512",
 }
+KEPT_SECONDS = 0.1  # that a program took to compile, at least
 DETERMINISTIC_GPU: Options = {
     "xla_gpu_deterministic_ops": True,
     "xla_gpu_exclude_nondeterministic_ops": True,
@@ -69,6 +70,9 @@ def keep_programs() -> None:
         return  # nobody knows a home; then nothing is kept
     folder = pathlib.Path(cache) / "alexnet_jax" / f"compiled-{socket.gethostname()}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # Several small programs are between a network's file and its first answer.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_SECONDS)
 
 
 class _Asks(Protocol):
@@ -144,6 +148,18 @@ def compiled(
       numerics: how it computes.
       **arguments: of `jax.jit`.
     """
-    with numerics.apply(), platform.choose(contextlib.nullcontext, cpu=onednn.calls)():
+    with _traced(numerics):
         lowered = jax.jit(function, **arguments).lower(*abstract)
         return lowered.compile(options(numerics.deterministic))
+
+
+def abstract(function: Callable[..., Any], *arguments: Any, numerics: Numerics = Numerics()) -> Any:
+    """Returns what `compiled`'s program would return, as shapes."""
+    with _traced(numerics):
+        return jax.eval_shape(function, *arguments)
+
+
+@contextlib.contextmanager
+def _traced(numerics: Numerics) -> Iterator[None]:
+    with numerics.apply(), platform.choose(contextlib.nullcontext, cpu=onednn.calls)():
+        yield

@@ -1,5 +1,7 @@
 """Convolutions with their biases, whose columns are plain convolutions, on every back end."""
 
+from typing import Any
+
 import jax
 
 from alexnet_jax.ops import convolution_cpu, convolution_gpu, convolution_xla, platform
@@ -24,15 +26,35 @@ def conv(
     Returns:
       (B, H', W', O).
     """
-    if isinstance(padding, int):
-        padding = ((padding, padding), (padding, padding))
     own = platform.choose(
         reference=convolution_xla.conv,
         auto=convolution_gpu.conv_over_blocks,
         cpu=convolution_cpu.conv,
         cuda=convolution_gpu.conv,
     )
-    return own(x, kernel, stride, padding, groups)
+    return own(x, kernel, stride, _both_ways(padding), groups)
+
+
+def pack(
+    kernel: jax.Array, stride: int = 1, padding: int | Padding = 0, groups: int = 1
+) -> jax.Array | None:
+    """Returns a kernel as inference convolves with it fastest, for `packed_conv`; None where that
+    is as it is. The arguments are those of `conv`."""
+    own = platform.choose(reference=_as_it_is, cpu=convolution_cpu.pack)
+    return own(kernel, stride, _both_ways(padding), groups)
+
+
+def packed_conv(x: jax.Array, packed: jax.Array, padding: int | Padding = 0) -> jax.Array:
+    """Convolves as `conv` does, with what `pack` returned; to 1e-5 of the largest output."""
+    return convolution_cpu.packed_conv(x, packed, _both_ways(padding))
+
+
+def _as_it_is(*_: Any) -> None:
+    return None
+
+
+def _both_ways(padding: int | Padding) -> Padding:
+    return ((padding, padding),) * 2 if isinstance(padding, int) else padding
 
 
 def add_bias(x: jax.Array, bias: jax.Array, groups: int = 1) -> jax.Array:

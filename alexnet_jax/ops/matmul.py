@@ -1,9 +1,13 @@
 """Fully connected layers: products of an image's values with a matrix, on every back end."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from alexnet_jax.ops import matmul_cpu, platform
+
+Product = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def fully_connected(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Array:
@@ -19,7 +23,27 @@ def fully_connected(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Arr
       (B, units).
     """
     product = platform.choose(reference=jnp.matmul, cpu=matmul_cpu.product)
-    inputs = [part.reshape(x.shape[0], -1) for part in jnp.split(x, groups, axis=-1)]
-    kernels = jnp.split(kernel, groups, axis=-1)
+    return _of_groups(product, x, jnp.split(kernel, groups, axis=-1))
+
+
+def pack(kernel: jax.Array, groups: int = 1) -> jax.Array | None:
+    """Returns a matrix as inference multiplies with it fastest, for `packed`; None where that is as
+    it is. The arguments are those of `fully_connected`."""
+    own = platform.choose(reference=_as_it_is, cpu=matmul_cpu.pack)
+    parts = [own(part) for part in jnp.split(kernel, groups, axis=-1)]
+    return None if parts[0] is None else jnp.stack(parts)
+
+
+def packed(x: jax.Array, kernels: jax.Array) -> jax.Array:
+    """Multiplies as `fully_connected` does, with what `pack` returned."""
+    return _of_groups(matmul_cpu.packed_product, x, list(kernels))
+
+
+def _as_it_is(matrix: jax.Array) -> None:
+    return None
+
+
+def _of_groups(product: Product, x: jax.Array, kernels: list[jax.Array]) -> jax.Array:
+    inputs = [part.reshape(x.shape[0], -1) for part in jnp.split(x, len(kernels), axis=-1)]
     outputs = [product(i, k) for i, k in zip(inputs, kernels, strict=True)]
-    return outputs[0] if groups == 1 else jnp.concatenate(outputs, axis=-1)
+    return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)

@@ -14,6 +14,25 @@ TILE, FEW_ROWS, SMALL_MATRIX = 16, 64, 2**16
 # as many inputs, so that all meshes take the same library.
 DEEP_MATRIX = 2048
 
+# Inference multiplies with blocks of so many columns, each in one piece of memory: oneDNN reads
+# them as they are, where it rearranges a matrix of many columns at every call.
+BLOCK, LEAST_PACKED = 32, 2**22  # numbers of a matrix: fewer stay in a cache
+
+
+def pack(matrix: jax.Array) -> jax.Array | None:
+    """Returns the blocks that `packed_product` takes, (units / 32, depth, 32); None where they
+    gain nothing."""
+    depth, units = matrix.shape
+    if units % BLOCK or matrix.size < LEAST_PACKED or not onednn.takes(matrix, matrix):
+        return None
+    return matrix.reshape(depth, units // BLOCK, BLOCK).swapaxes(0, 1)
+
+
+def packed_product(x: jax.Array, packed: jax.Array) -> jax.Array:
+    """Multiplies (B, depth) with what `pack` returned; the bits are those of oneDNN's `product`."""
+    found = onednn.products(x[None], packed)
+    return found.swapaxes(0, 1).reshape(len(x), -1)
+
 
 def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """Multiplies (B, depth) with (depth, units), by the library that is fastest at it."""

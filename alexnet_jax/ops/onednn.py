@@ -144,6 +144,21 @@ def product(
     return _call(PRODUCT, shape, {"onednn_matmul_config": said}, a, b)
 
 
+def products(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Multiplies float32 matrices pair by pair, as they lie in memory.
+
+    Args:
+      a: (n, rows, depth), or (1, rows, depth) for all.
+      b: (n, depth, columns).
+
+    Returns:
+      (n, rows, columns) float32.
+    """
+    said = {"transpose_a": False, "transpose_b": False}
+    shape = len(b), a.shape[1], b.shape[2]
+    return _call(PRODUCT, shape, {"onednn_matmul_config": said}, a, b)
+
+
 def _call(target: str, shape: tuple[int, ...], said: Any, *operands: jax.Array) -> jax.Array:
     call = jax.ffi.ffi_call(
         target,

@@ -23,6 +23,7 @@ from alexnet_jax.ops.compilation import Numerics
 from alexnet_jax.parallel import processes
 from alexnet_jax.steps import evaluation, norms
 from alexnet_jax.steps.flops import training_flops
+from alexnet_jax.steps.packing import Packing
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import TrainState, abstract_state
 from alexnet_jax.steps.stored_form import StoredForm
@@ -179,8 +180,12 @@ class Run:
         """Compiles an evaluation with so many views, once."""
         if views not in self._eval_steps:
             self._eval_steps[views] = evaluation.compile_eval_step(
-                self.setup, self.eval_feed.feeding, self.abstract.weights, views
+                self.setup, self.eval_feed.feeding, self._packing.abstract, views
             )
+
+    @functools.cached_property
+    def _packing(self) -> Packing:
+        return Packing(self.setup, self.abstract.weights)
 
     @functools.cached_property
     def _best_rate(self) -> float | None:
@@ -231,9 +236,8 @@ class Run:
         """
         self.compile_evaluation(views)
         known = self._told_bad
-        found = evaluation.evaluate(
-            self._eval_steps[views], state.weights, self.eval_feed, stop=stop
-        )
+        weights = self._packing(state.weights)
+        found = evaluation.evaluate(self._eval_steps[views], weights, self.eval_feed, stop=stop)
         for message in self.eval_feed.bad_images:
             if message not in known:
                 print(f"skipped: {message}", flush=True)  # whichever process read it

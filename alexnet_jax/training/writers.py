@@ -16,7 +16,6 @@ import numpy as np
 from alexnet_jax.errors import UserError, printable
 from alexnet_jax.host import files
 from alexnet_jax.steps.metrics import series_of
-from alexnet_jax.training.board import Board
 
 Row = dict[str, Any]
 
@@ -256,6 +255,8 @@ class Writers:
         """
         self._others = others or OtherWriters(())
         self._metrics = MetricsFile(workdir / METRICS, last_step, known)
+        from alexnet_jax.training.board import Board  # it loads PyTorch, where that is installed
+
         self._board = Board(workdir / "tensorboard", last_step)
         with contextlib.suppress(FileNotFoundError):  # of a run, it is there
             text = (workdir / "config.json").read_text("utf-8", errors="replace")

@@ -1,0 +1,118 @@
+"""Kernels that are packed for inference: the same answers, and packed where that is faster."""
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import configs, evaluate
+from alexnet_jax.config import MeshConfig
+from alexnet_jax.feed.host import HostBatches
+from alexnet_jax.layers.linear import PACKED
+from alexnet_jax.ops import compilation, onednn
+from alexnet_jax.parallel import mesh as meshes
+from alexnet_jax.steps import evaluation
+from alexnet_jax.steps.forward import Forward
+from alexnet_jax.steps.packing import Packing
+from alexnet_jax.steps.setup import Setup
+from alexnet_jax.steps.state import abstract_state, initial_state
+
+needs_onednn = pytest.mark.skipif(not onednn.available(), reason="oneDNN cannot be called here")
+
+
+def setup_of(recipe: str, mesh=MeshConfig(1, 1), **fields) -> Setup:
+    config = configs.get(recipe)
+    config.mesh, config.num_classes = mesh, 100
+    for name, value in fields.items():
+        setattr(config, name, value)
+    return Setup.of(config, 100)
+
+
+def logits(setup, weights, views, kernels=None):
+    own = meshes.specs(weights, setup.mesh, setup.config.mesh)
+    step = meshes.per_device(
+        lambda w, v: Forward.of(setup).logits(w, v), setup.mesh, own, meshes.EVERYWHERE
+    )
+    numerics = compilation.Numerics(kernels or setup.config.kernels)
+    return np.asarray(compilation.compiled(step, weights, views, numerics=numerics)(weights, views))
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("recipe", "packed"),
+    [
+        ("torchvision", {"conv3", "conv4", "conv5", "fc6", "fc7"}),
+        ("paper", {"conv3", "conv4", "conv5", "fc6", "fc7"}),
+        pytest.param("caffenet", {"conv3", "conv4", "conv5", "fc6", "fc7"}, marks=pytest.mark.slow),
+        pytest.param(
+            "paper_conv6",
+            {"conv3", "conv4", "conv5", "conv6", "fc6", "fc7"},
+            marks=pytest.mark.exhaustive,
+        ),
+        ("default", set()),
+    ],
+)
+@pytest.mark.parametrize("images", [1, 5])
+def test_packed_weights_say_what_the_reference_says(recipe, packed, images, rng):
+    """To 1e-5 of the largest logit; images of 5 are a whole turn of `winograd` and a rest."""
+    setup = setup_of(recipe)
+    weights = initial_state(setup).weights
+    packing = Packing(setup, weights)
+    ready = packing(weights)
+    assert ready.get(PACKED, {}).keys() == packed
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (ready, packing.abstract))
+    assert shapes[0] == shapes[1]
+    side = setup.config.image_size
+    views = (50 * rng.standard_normal((images, side, side, 3))).astype(np.float32)
+    wanted = logits(setup, weights, views, "reference")
+    found = logits(setup, ready, views)
+    assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+    # The kernels themselves are not read: a program that computed with them would copy them twice.
+    if packed:
+        zeros = jax.tree.map(np.zeros_like, {n: ready[n] for n in packed}) | {PACKED: ready[PACKED]}
+        for name in packed:
+            zeros[name]["bias"] = ready[name]["bias"]
+        np.testing.assert_array_equal(logits(setup, ready | zeros, views), found)
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        {"recipe": "paper", "kernels": "reference"},
+        {"recipe": "paper", "precision": "bfloat16"},
+        {"recipe": "paper", "mesh": MeshConfig(1, 2)},
+        {"recipe": "paper", "mesh": MeshConfig(2, 1, zero=True)},
+    ],
+    ids=lambda fields: str(list(fields.values())[1]),
+)
+def test_what_is_not_faster_stays_as_it_is(setup):
+    setup = setup_of(**setup)
+    weights = abstract_state(setup).weights
+    packing = Packing(setup, weights)
+    assert packing.abstract is weights and packing(weights) is weights
+
+
+@needs_onednn
+def test_an_evaluation_has_no_kernel_twice():
+    """What is packed is an argument of its program; the kernel it was made of is not."""
+    setup = setup_of("paper")
+    weights = Packing(setup, abstract_state(setup).weights).abstract
+    feeding = HostBatches(setup.config.mesh, 8, setup.config.resize)
+    step = evaluation.compile_eval_step(setup, feeding, weights, 1)
+    sizes = step.memory_analysis().argument_size_in_bytes
+    own = sum(leaf.size * 4 for leaf in jax.tree.leaves(setup_weights(weights)))
+    images = 8 * setup.config.resize**2 * 3
+    assert sizes < own + images + 10**6
+    assert evaluate.compile_eval_step(setup.config).memory_analysis() is not None
+
+
+def setup_weights(weights):
+    """The leaves that are read: packed ones, and of their layers the biases."""
+    packed = weights[PACKED]
+    rest = {
+        layer: {
+            name: leaf for name, leaf in leaves.items() if layer not in packed or name == "bias"
+        }
+        for layer, leaves in weights.items()
+        if layer != PACKED
+    }
+    return packed, rest
