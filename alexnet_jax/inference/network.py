@@ -20,6 +20,7 @@ from alexnet_jax.inference.images import AnyImage, squares
 from alexnet_jax.inference.trained import TrainedNetwork
 from alexnet_jax.ops import compilation
 from alexnet_jax.steps import evaluation
+from alexnet_jax.steps.packing import Packing
 
 BATCH = 16  # images that are computed at once
 
@@ -103,6 +104,28 @@ class Network(TrainedNetwork):
         """
         return self._probabilities(_checked(views))(images)
 
+    def compiled(self, images: int, views: int = 1) -> Callable[[np.ndarray], np.ndarray]:
+        """Compiles what `probabilities` computes for who asks often, such as a server.
+
+        It takes seconds, and on a CPU is not kept for later processes; each call is then faster: of
+        16 images by a third, for the kernels are packed.
+
+        Args:
+          images: of each call.
+          views: 1 or 10.
+
+        Returns:
+          Maps (images, R, R, 3) uint8 to (images, K) float32.
+
+        >>> load(workdir).compiled(4)(np.zeros((4, 71, 71, 3), np.uint8)).shape
+        (4, 2)
+        """
+        compute, side = self._computation(_checked(views)), self.config.resize
+        batch = jax.ShapeDtypeStruct((images, side, side, 3), np.uint8)
+        numerics = compilation.Numerics.of(self.config)
+        program = compilation.compiled(compute, self._packed, batch, numerics=numerics)
+        return lambda batch: np.asarray(program(self._packed, batch))
+
     def evaluate(self, split: str = "", views: int = 10) -> dict[str, Any]:
         """Evaluates every image of a split once.
 
@@ -183,14 +206,22 @@ class Network(TrainedNetwork):
     def _probabilities(self, views: int) -> Callable[[np.ndarray], np.ndarray]:
         """Maps (B, R, R, 3) uint8 to probabilities, (B, K); compiled once for each B."""
         if views not in self._programs:
-            forward, how = self.forward, self.setup.views
-
-            def compute(params: Any, image: jax.Array) -> jax.Array:
-                return evaluation.average_probabilities(forward, params, image, views, how)
-
-            jitted = compilation.jit(compute, compilation.Numerics.of(self.config))
+            numerics = compilation.Numerics.of(self.config)
+            jitted = compilation.jit(self._computation(views), numerics)
             self._programs[views] = lambda image: np.asarray(jitted(self.params, image))
         return self._programs[views]
+
+    def _computation(self, views: int) -> Callable[[Any, jax.Array], jax.Array]:
+        forward, how = self.forward, self.setup.views
+
+        def compute(weights: Any, image: jax.Array) -> jax.Array:
+            return evaluation.average_probabilities(forward, weights, image, views, how)
+
+        return compute
+
+    @functools.cached_property
+    def _packed(self) -> Any:
+        return Packing(self.setup, self.params)(self.params)
 
 
 def _checked(views: int) -> int:

@@ -90,4 +90,4 @@ class FullyConnected(nn.Module):
         packed = packed_kernel(self, lambda: matmul.pack(kernel, self.groups))
         if packed is None:
             return matmul.fully_connected(x, kernel, self.groups) + bias
-        return matmul.packed(x, packed) + bias
+        return matmul.packed(x, packed, self.features) + bias

@@ -1,5 +1,6 @@
 """Fully connected layers: products of an image's values with a matrix, on every back end."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -34,9 +35,10 @@ def pack(kernel: jax.Array, groups: int = 1) -> jax.Array | None:
     return None if parts[0] is None else jnp.stack(parts)
 
 
-def packed(x: jax.Array, kernels: jax.Array) -> jax.Array:
-    """Multiplies as `fully_connected` does, with what `pack` returned."""
-    return _of_groups(matmul_cpu.packed_product, x, list(kernels))
+def packed(x: jax.Array, kernels: jax.Array, units: int) -> jax.Array:
+    """Multiplies as `fully_connected` does, with what `pack` returned, to (B, units)."""
+    product = functools.partial(matmul_cpu.packed_product, units=units // len(kernels))
+    return _of_groups(product, x, list(kernels))
 
 
 def _as_it_is(matrix: jax.Array) -> None:

@@ -16,22 +16,23 @@ DEEP_MATRIX = 2048
 
 # Inference multiplies with blocks of so many columns, each in one piece of memory: oneDNN reads
 # them as they are, where it rearranges a matrix of many columns at every call.
-BLOCK, LEAST_PACKED = 32, 2**22  # numbers of a matrix: fewer stay in a cache
+BLOCK, LEAST_PACKED = 32, 2**21  # numbers of a matrix: fewer stay in a cache
 
 
 def pack(matrix: jax.Array) -> jax.Array | None:
-    """Returns the blocks that `packed_product` takes, (units / 32, depth, 32); None where they
-    gain nothing."""
+    """Returns the blocks that `packed_product` takes, (ceil(units / 32), depth, 32), with zeros in
+    the last; None where they gain nothing."""
     depth, units = matrix.shape
-    if units % BLOCK or matrix.size < LEAST_PACKED or not onednn.takes(matrix, matrix):
+    if depth * units < LEAST_PACKED or not onednn.takes(matrix, matrix):
         return None
-    return matrix.reshape(depth, units // BLOCK, BLOCK).swapaxes(0, 1)
+    matrix = jnp.pad(matrix, ((0, 0), (0, -units % BLOCK)))
+    return matrix.reshape(depth, -1, BLOCK).swapaxes(0, 1)
 
 
-def packed_product(x: jax.Array, packed: jax.Array) -> jax.Array:
+def packed_product(x: jax.Array, packed: jax.Array, units: int) -> jax.Array:
     """Multiplies (B, depth) with what `pack` returned; the bits are those of oneDNN's `product`."""
     found = onednn.products(x[None], packed)
-    return found.swapaxes(0, 1).reshape(len(x), -1)
+    return found.swapaxes(0, 1).reshape(len(x), -1)[:, :units]
 
 
 def product(x: jax.Array, matrix: jax.Array) -> jax.Array:

@@ -73,14 +73,8 @@ class _Server:
 
     def __init__(self, network: Network, views: int) -> None:
         self._network = network
-        side = network.config.resize
-
-        def compute(images: np.ndarray) -> np.ndarray:
-            return network.probabilities(images, views)
-
-        for size in SIZES:
-            compute(np.zeros((size, side, side, 3), np.uint8))
-        self.batches = Batches(compute)
+        programs = {size: network.compiled(size, views) for size in SIZES}
+        self.batches = Batches(lambda images: programs[len(images)](images))
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
         self._drawing = asyncio.Semaphore(1)  # matplotlib is for one at a time
         self._drawings = 0

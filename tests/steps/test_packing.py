@@ -8,7 +8,7 @@ from alexnet_jax import configs, evaluate
 from alexnet_jax.config import MeshConfig
 from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.layers.linear import PACKED
-from alexnet_jax.ops import compilation, onednn
+from alexnet_jax.ops import compilation, matmul, onednn
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import evaluation
 from alexnet_jax.steps.forward import Forward
@@ -16,6 +16,8 @@ from alexnet_jax.steps.packing import Packing
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import abstract_state, initial_state
 
+# fc8 of 1,000 classes too, but not of the 100 here.
+PACKED_LAYERS = {"conv3", "conv4", "conv5", "fc6", "fc7"}
 needs_onednn = pytest.mark.skipif(not onednn.available(), reason="oneDNN cannot be called here")
 
 
@@ -40,12 +42,12 @@ def logits(setup, weights, views, kernels=None):
 @pytest.mark.parametrize(
     ("recipe", "packed"),
     [
-        ("torchvision", {"conv3", "conv4", "conv5", "fc6", "fc7"}),
-        ("paper", {"conv3", "conv4", "conv5", "fc6", "fc7"}),
-        pytest.param("caffenet", {"conv3", "conv4", "conv5", "fc6", "fc7"}, marks=pytest.mark.slow),
+        ("torchvision", PACKED_LAYERS),
+        ("paper", PACKED_LAYERS),
+        pytest.param("caffenet", PACKED_LAYERS, marks=pytest.mark.slow),
         pytest.param(
             "paper_conv6",
-            {"conv3", "conv4", "conv5", "conv6", "fc6", "fc7"},
+            PACKED_LAYERS | {"conv6"},
             marks=pytest.mark.exhaustive,
         ),
         ("default", set()),
@@ -72,6 +74,21 @@ def test_packed_weights_say_what_the_reference_says(recipe, packed, images, rng)
         for name in packed:
             zeros[name]["bias"] = ready[name]["bias"]
         np.testing.assert_array_equal(logits(setup, ready | zeros, views), found)
+
+
+@needs_onednn
+def test_classes_that_are_no_whole_blocks_are_padded(rng):
+    """Their zeros are cut off again, and what is left is the product."""
+    x, matrix = (rng.standard_normal(s).astype(np.float32) for s in ((3, 2100), (2100, 1001)))
+
+    def both(x, matrix):
+        packed = matmul.pack(matrix)
+        assert packed.shape == (1, 32, 2100, 32)
+        return matmul.packed(x, packed, 1001), matmul.fully_connected(x, matrix)
+
+    blocks, whole = compilation.compiled(both, x, matrix)(x, matrix)
+    np.testing.assert_allclose(blocks, whole, rtol=0, atol=1e-5 * np.abs(whole).max())
+    np.testing.assert_allclose(blocks, x.astype(np.float64) @ matrix, atol=1e-4)
 
 
 @pytest.mark.parametrize(
