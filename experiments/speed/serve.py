@@ -18,6 +18,7 @@ import sys
 import time
 
 CLIENTS = 16
+PARTS = 10  # of the requests, for how memory changes
 WARM = 200  # requests that are not counted
 
 
@@ -84,12 +85,13 @@ def main() -> None:
             if (found := re.search(r"http://127.0.0.1:(\d+) answers", line))
         )
         measured(port, photographs, WARM, CLIENTS)
-        before = memory(server.pid)
+        held = [memory(server.pid)]
         print(measured(port, photographs, max(200, asked.requests // 20), 1), flush=True)
-        print(measured(port, photographs, asked.requests, CLIENTS), flush=True)
-        print(
-            f"memory: {before:.0f} MiB after {WARM} requests, {memory(server.pid):.0f} at the end"
-        )
+        for _ in range(PARTS):
+            print(measured(port, photographs, asked.requests // PARTS, CLIENTS), flush=True)
+            held.append(memory(server.pid))
+        told = ", ".join(f"{one:.0f}" for one in held)
+        print(f"memory: {told} MiB, after {WARM} requests and after each tenth of the others")
     finally:
         server.send_signal(signal.SIGINT)
         server.wait()
