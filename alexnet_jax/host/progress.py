@@ -1,7 +1,11 @@
 """Progress of long-running work: a bar on a terminal and in a notebook, plain lines elsewhere."""
 
+import functools
 import importlib.util
+import io
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import tqdm
@@ -9,15 +13,34 @@ import tqdm
 from alexnet_jax.errors import in_notebook
 
 
-def _kind_of_bar() -> Any:
-    """Returns tqdm's bar: in a notebook with widgets one that moves in its place."""
-    if in_notebook() and importlib.util.find_spec("ipywidgets"):
+class _OutputBar(tqdm.tqdm):
+    """A bar in a notebook without widgets: one output that changes, in a saved notebook too.
+
+    Carriage returns would be hundreds of lines there.
+    """
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        """Returns what shows a text in the place of the one before."""
+        from IPython.display import display  # pyright: ignore[reportMissingImports]
+
+        handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
+        return lambda text: handle.update({"text/plain": text}, raw=True) if text else None
+
+
+def _kind_of_bar() -> Callable[..., Any]:
+    """Returns tqdm's bar: in a notebook one that moves in its place."""
+    if not in_notebook():
+        return tqdm.tqdm
+    if importlib.util.find_spec("ipywidgets"):
         from tqdm.notebook import tqdm as of_notebook
 
         return of_notebook
-    return tqdm.tqdm
+    return functools.partial(_OutputBar, file=io.StringIO(), ncols=COLUMNS)
 
 
+COLUMNS = 100  # of a notebook's output
+SECONDS = 0.2  # between two looks of a bar
 # Of a run: on 80 columns all of it is seen, and what is left is the bar.
 _OF_STEPS = "{desc} {bar} {n_fmt}/{total_fmt}, {remaining} left{postfix}"
 
@@ -36,10 +59,11 @@ class Progress:
             total=total,
             unit=unit,
             disable=not self.live,
-            dynamic_ncols=True,
-            mininterval=0.2,
+            mininterval=SECONDS,
             bar_format=_OF_STEPS if unit == "step" and not in_notebook() else None,
+            **({} if in_notebook() else {"dynamic_ncols": True}),
         )
+        self._about, self._told = "", 0.0
 
     def __enter__(self) -> "Progress":
         return self
@@ -65,9 +89,14 @@ class Progress:
             self.say(f"{at}: {figures}")
 
     def about(self, text: str) -> None:
-        """Says on the bar what goes on; elsewhere nothing."""
-        if self.live:
-            self._bar.set_description_str(text)
+        """Says on the bar what goes on, another number of the same at its own pace; elsewhere
+        nothing."""
+        if not self.live:
+            return
+        what, now = text.split(" ")[0], time.monotonic()
+        due = what != self._about or now > self._told + SECONDS
+        self._about, self._told = what, now if due else self._told
+        self._bar.set_description_str(text, refresh=due)
 
     def say(self, text: str) -> None:
         """Prints a line that stays."""

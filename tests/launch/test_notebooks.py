@@ -7,6 +7,7 @@ import tomllib
 import jupytext
 import nbformat
 import pytest
+from nbclient import NotebookClient
 from notebooks import ROOT, kernel
 
 NOTEBOOKS = sorted((ROOT / "launch" / "notebooks").glob("*.py"))
@@ -62,6 +63,35 @@ def test_the_twins_have_the_same_code():
     assert [c.cell_type for c in first] == [c.cell_type for c in second]
     for one, other in zip(first, second, strict=True):
         assert (one.source == other.source) == (one.cell_type == "code")
+
+
+BAR = """
+import importlib.util
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: name != "ipywidgets" and find_spec(name, *rest)
+from alexnet_jax.host.progress import Progress
+with Progress("train", 0, 300, "step") as bar:
+    for step in range(300):
+        bar.advance()
+        bar.about(f"evaluate {step}")
+        bar.show("", "loss 1.5")
+        if step % 100 == 0:
+            bar.say(f"said after {step}")
+    bar.about("train")
+"""
+
+
+@pytest.mark.slow
+def test_a_bar_is_one_output_without_widgets_too(tmp_path, monkeypatch):
+    """In the file of a notebook as in a browser; lines that stay are beside it."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(BAR)])
+    NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown, *lines = sorted(notebook.cells[0].outputs, key=lambda output: output.output_type)
+    assert shown.output_type == "display_data"
+    assert "300/300" in shown.data["text/plain"] and "loss 1.5" in shown.data["text/plain"]
+    said = "".join(line.text for line in lines)
+    assert said.split("\n") == ["said after 0", "said after 100", "said after 200", ""]
 
 
 # The others run before a release.
