@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from alexnet_jax.host import machine
+from alexnet_jax.host.progress import Progress
 
 SIDE = 256
 PATTERNS = ("stripes", "checks", "dots", "rings")
@@ -125,5 +126,10 @@ class DrawnPatterns(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str):  # noqa: ANN202
         stream, count = list(SIZES).index(split), SIZES[split]
-        with concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
-            yield from enumerate(pool.map(lambda i: example(stream, i), range(count)))
+        with (
+            concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool,
+            Progress(f"draw {split}", 0, count, "image") as bar,
+        ):
+            for i, drawn in enumerate(pool.map(lambda i: example(stream, i), range(count))):
+                yield i, drawn
+                bar.advance()

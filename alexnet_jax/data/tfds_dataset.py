@@ -1,5 +1,6 @@
 """TFDS data sets in ArrayRecord or TFRecord files, read without TensorFlow."""
 
+import contextlib
 import http.client
 import pathlib
 import shutil
@@ -8,10 +9,13 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
+import tqdm
+from absl import logging as absl_logging
 from google.protobuf.json_format import ParseError
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.core import constants
@@ -143,7 +147,33 @@ def _is_described(folder: pathlib.Path) -> bool:
     return (folder / INFO).is_file() and (folder / "features.json").is_file()
 
 
+@contextlib.contextmanager
+def _quietly(own_bar: bool) -> Iterator[None]:
+    """Keeps TFDS from warning of what is as it should be: a notebook shows every line.
+
+    Args:
+      own_bar: leave out TFDS's bars, for there is another.
+    """
+    before = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    if own_bar:
+        tfds.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", tqdm.TqdmWarning)  # no widgets
+            yield
+    finally:
+        absl_logging.set_verbosity(before)
+        if own_bar:
+            tfds.enable_progress_bar()
+
+
 def _prepared(name: str, data_dir: str) -> Any:
+    with _quietly(own_bar=name == drawn_patterns.DrawnPatterns.name):
+        return _prepared_once(name, data_dir)
+
+
+def _prepared_once(name: str, data_dir: str) -> Any:
     builder = _builder(name, data_dir)
     if builder.is_prepared():
         return builder

@@ -40,21 +40,17 @@ def logits(setup, weights, views, kernels=None):
 
 @needs_onednn
 @pytest.mark.parametrize(
-    ("recipe", "packed"),
+    ("recipe", "images", "packed"),
     [
-        ("torchvision", PACKED_LAYERS),
-        ("paper", PACKED_LAYERS),
-        pytest.param("caffenet", PACKED_LAYERS, marks=pytest.mark.slow),
-        pytest.param(
-            "paper_conv6",
-            PACKED_LAYERS | {"conv6"},
-            marks=pytest.mark.exhaustive,
-        ),
-        ("default", set()),
+        ("paper", 1, PACKED_LAYERS),
+        ("torchvision", 5, PACKED_LAYERS),
+        ("default", 5, set()),
+        pytest.param("caffenet", 5, PACKED_LAYERS, marks=pytest.mark.exhaustive),
+        pytest.param("paper_conv6", 5, PACKED_LAYERS | {"conv6"}, marks=pytest.mark.exhaustive),
+        pytest.param("original_code", 9, PACKED_LAYERS, marks=pytest.mark.exhaustive),
     ],
 )
-@pytest.mark.parametrize("images", [1, 5])
-def test_packed_weights_say_what_the_reference_says(recipe, packed, images, rng):
+def test_packed_weights_say_what_the_reference_says(recipe, images, packed, rng):
     """To 1e-5 of the largest logit; images of 5 are a whole turn of `winograd` and a rest."""
     setup = setup_of(recipe)
     weights = initial_state(setup).weights
