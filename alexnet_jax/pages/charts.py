@@ -11,17 +11,29 @@ from typing import Any
 from alexnet_jax.pages.run import Run
 from alexnet_jax.steps.metrics import series_of
 
+COLOURS = 7  # of the page
 MOST_POINTS = 1500  # of one curve; more are thinned out
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A curve of one run; y has as many values as x."""
+    """A curve of one run.
+
+    Attributes:
+      label: what it is called.
+      x: steps.
+      y: as many values.
+      points: few, each of them measured?
+      colour: by its number. Of several runs each has its own.
+      dash: 0 for an unbroken line; of several runs another for each series.
+    """
 
     label: str
     x: list[float]
     y: list[float]
-    points: bool  # few, each of them measured
+    points: bool
+    colour: int = 0
+    dash: int = 0
 
     def described(self) -> str:
         """Says the curve in words."""
@@ -60,8 +72,8 @@ def charts(runs: list[Run]) -> list[Chart]:
     """Returns the charts of some runs, each on the same axes; without those that nobody has."""
     found = []
     for title, name, unit, scale, log in KINDS:
-        curves = [curve for run in runs for curve in _curves(run, name, scale, len(runs) > 1)]
-        found.append(Chart(title, unit, curves, log))
+        of_runs = [_curves(run, name, scale, len(runs) > 1) for run in runs]
+        found.append(Chart(title, unit, _told_apart(of_runs), log))
     for title, prefix in SIZES if len(runs) == 1 else ():
         names = sorted({n for row in runs[0].rows for n in row if n.startswith(prefix)})
         kernels = [n for n in names if n.endswith(".kernel")]
@@ -70,8 +82,22 @@ def charts(runs: list[Run]) -> list[Chart]:
             for n in kernels
             for curve in _curves(runs[0], n, 1.0, False, n.removeprefix(prefix).split(".")[0])
         ]
-        found.append(Chart(title, "", curves, True))
+        found.append(Chart(title, "", _told_apart([curves]), True))
     return [chart for chart in found if chart.curves]
+
+
+def _told_apart(of_runs: list[list[Curve]]) -> list[Curve]:
+    """Gives each run its colour and each series its line; of a single run each series a colour."""
+    if len(of_runs) == 1:
+        return [
+            dataclasses.replace(curve, colour=i, dash=i // COLOURS)
+            for i, curve in enumerate(of_runs[0])
+        ]
+    return [
+        dataclasses.replace(curve, colour=run, dash=series)
+        for run, curves in enumerate(of_runs)
+        for series, curve in enumerate(curves)
+    ]
 
 
 def _curves(run: Run, name: str, scale: float, several: bool, label: str = "") -> list[Curve]:

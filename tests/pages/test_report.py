@@ -133,6 +133,18 @@ def test_runs_of_one_name_are_told_apart(folder, tmp_path):
     assert len(set(names)) == 2
 
 
+def test_of_several_runs_each_has_a_colour_and_each_series_a_line(folder):
+    runs = run.read_all([folder / f"seed{seed}" for seed in range(3)])
+    loss = charts.charts(runs)[0]
+    assert {(c.label.split(":")[0], c.colour) for c in loss.curves} == {
+        (f"seed{seed}", seed) for seed in range(3)
+    }
+    lines = {c.label.split(": ")[1]: c.dash for c in loss.curves}
+    assert lines["train"] == 0 and len(set(lines.values())) == len(lines) > 1
+    [alone, *_] = charts.charts(runs[:1])
+    assert [c.colour for c in alone.curves] == list(range(len(alone.curves)))
+
+
 def test_curves_keep_their_ends_when_they_are_thinned(folder):
     rows = [{"step": i, "split": "train", "loss": 1.0 / i} for i in range(1, 10_001)]
     own = dataclasses.replace(run.read(folder / "seed0"), rows=rows)

@@ -2,8 +2,9 @@
 (function () {
   "use strict";
   const charts = JSON.parse(document.getElementById("data").textContent);
-  // Okabe and Ito's, which all eyes tell apart; then dashed.
+  // Okabe and Ito's, which all eyes tell apart.
   const colours = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"];
+  const dashes = [undefined, [6, 4], [2, 3]];
   const made = [];
 
   function smoothed(values, weight) {
@@ -55,11 +56,11 @@
       axes: [axis, { ...axis, size: 62, values: (u, ticks) => ticks.map(tick) }],
       series: [
         { label: "step", value: (u, v) => v === null ? "--" : v.toLocaleString("en") },
-        ...chart.curves.map((curve, i) => ({
+        ...chart.curves.map((curve) => ({
           label: curve.label,
-          stroke: colours[i % colours.length],
+          stroke: colours[curve.colour % colours.length],
           width: 1.5,
-          dash: i >= colours.length ? [6, 4] : undefined,
+          dash: dashes[Math.min(curve.dash, dashes.length - 1)],
           spanGaps: true,
           points: { show: curve.points, size: 5 },
           value: (u, v) => number(v),
