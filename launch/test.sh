@@ -48,10 +48,12 @@ PYTHON
   part_of_tests lowest "$python" "${pins[@]}"
 }
 
-colab() {  # what a notebook there has (August 2026)
+colab() {  # what a notebook there has (August 2026), and the notebooks
   python_is_supported python3.13 || return 0
   part_of_tests colab python3.13 jax==0.7.2 flax==0.11.2 orbax-checkpoint==0.12.4 numpy==2.1.3 \
     grain==0.2.18 ".[dev]"
+  PYTHONPATH="$root" "${venv%/}-colab/bin/python" -m pytest -q -m "" \
+    tests/launch/test_notebooks.py -k runs_from_any_folder
 }
 
 matrix() {
