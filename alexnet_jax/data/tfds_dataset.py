@@ -191,10 +191,11 @@ def _prepared_once(name: str, data_dir: str) -> Any:
 
 
 def _builder(name: str, data_dir: str) -> Any:
+    own = str(paths.local(data_dir, "data_dir")) if data_dir else None  # of a bucket a copy
     if name == drawn_patterns.DrawnPatterns.name:
-        return drawn_patterns.DrawnPatterns(data_dir=data_dir or None, file_format="array_record")
+        return drawn_patterns.DrawnPatterns(data_dir=own, file_format="array_record")
     base = name.partition("/")[0].partition(":")[0]
-    folder = paths.local(data_dir or constants.DATA_DIR, "data_dir") / base
+    folder = pathlib.Path(own or paths.local(constants.DATA_DIR, "data_dir")) / base
     # Checked here, because TFDS asks the network, and for TensorFlow, about names it lacks.
     known = tfds.list_builders(with_community_datasets=False)
     if base not in known and not folder.is_dir():
@@ -202,7 +203,7 @@ def _builder(name: str, data_dir: str) -> Any:
             f"dataset: there is no folder and no TFDS data set {name}; did you mean "
             f"{nearest(base, known)}? (a folder of your own is named by its path: ./photos)"
         )
-    return tfds.builder(name, data_dir=data_dir or None)
+    return tfds.builder(name, data_dir=own)
 
 
 def _refuse_unreachable(name: str, data_dir: str, builder: Any) -> None:
