@@ -30,7 +30,7 @@ class _OutputBar(tqdm.tqdm):
 
 def _kind_of_bar() -> Callable[..., Any]:
     """Returns tqdm's bar: in a notebook one that moves in its place."""
-    if not in_notebook():
+    if not in_notebook() or "IPython" not in sys.modules:  # which another front end may be without
         return tqdm.tqdm
     if importlib.util.find_spec("ipywidgets"):
         from tqdm.notebook import tqdm as of_notebook
