@@ -120,6 +120,7 @@ def _norm(torch: Any, config: Config, channels: int, second: bool) -> list[Any]:
         """Windows that stop at a column's edge; PyTorch divides alpha by the window."""
 
         def forward(self, x: Any) -> Any:
+            """Normalises (B, C, H, W)."""
             parts = [x] if whole else x.chunk(model.columns, 1)
             norm = nn.functional.local_response_norm
             return torch.cat([norm(p, c.size, c.scale * c.size, c.beta, c.k) for p in parts], 1)
@@ -128,6 +129,7 @@ def _norm(torch: Any, config: Config, channels: int, second: bool) -> list[Any]:
         """Run #145's norm over 5x5 pixels of a map."""
 
         def forward(self, x: Any) -> Any:
+            """Normalises (B, C, H, W)."""
             return x / (1 + 0.001 * nn.functional.avg_pool2d(x * x, 5, 1, 2)) ** 0.75
 
     return [Local(), Spatial()] if second and model.spatial_norm2 else [Local()]

@@ -149,7 +149,7 @@ def _is_described(folder: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def _quietly(own_bar: bool) -> Iterator[None]:
-    """Keeps TFDS from warning of what is as it should be: a notebook shows every line.
+    """Silences TFDS's warnings about an ordinary first use: a notebook shows every line.
 
     Args:
       own_bar: leave out TFDS's bars, for there is another.

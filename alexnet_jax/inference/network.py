@@ -105,10 +105,10 @@ class Network(TrainedNetwork):
         return self._probabilities(_checked(views))(images)
 
     def compiled(self, images: int, views: int = 1) -> Callable[[np.ndarray], np.ndarray]:
-        """Compiles what `probabilities` computes for who asks often, such as a server.
+        """Compiles what `probabilities` computes, for callers that ask often, such as a server.
 
-        It takes seconds, and on a CPU is not kept for later processes; each call is then faster: of
-        16 images by a third, for the kernels are packed.
+        Compiling takes seconds, and on a CPU later processes do it again. Each call is then faster,
+        of 16 images by a third: the kernels are packed.
 
         Args:
           images: of each call.
@@ -116,6 +116,9 @@ class Network(TrainedNetwork):
 
         Returns:
           Maps (images, R, R, 3) uint8 to (images, K) float32.
+
+        Raises:
+          ConfigError: another number of views.
 
         >>> load(workdir).compiled(4)(np.zeros((4, 71, 71, 3), np.uint8)).shape
         (4, 2)

@@ -17,6 +17,7 @@ from alexnet_jax.config import ConfigError
 from alexnet_jax.data.types import DataError
 from alexnet_jax.inference import images, pictures, predictions
 from alexnet_jax.inference.images import squares
+from alexnet_jax.ops import compilation
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,13 @@ def test_examples_are_true(run, photograph, module, monkeypatch):
     given = {"workdir": workdir, "photograph": photograph, "network": inference.load(workdir)}
     found = doctest.testmod(importlib.import_module(f"alexnet_jax.{module}"), extraglobs=given)
     assert found.attempted > 0 and not found.failed
+
+
+def test_what_a_network_compiles_is_kept_for_later_processes(run, monkeypatch):
+    kept = []
+    monkeypatch.setattr(compilation, "keep_programs", lambda: kept.append(True))
+    inference.load(run / "w")
+    assert kept
 
 
 def test_every_public_function_has_an_example():

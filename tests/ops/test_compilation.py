@@ -104,16 +104,26 @@ def test_the_reference_has_no_options_of_ours():
 
 def test_programs_are_kept_for_later_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    before = jax.config.jax_compilation_cache_dir
+    least = "jax_persistent_cache_min_compile_time_secs"
+    names = ("jax_compilation_cache_dir", least)
+    before = {name: jax.config.values[name] for name in names}
     try:
         jax.config.update("jax_compilation_cache_dir", "own")
+        jax.config.update(least, 7.0)
         compilation.keep_programs()
-        assert jax.config.jax_compilation_cache_dir == "own"
+        assert jax.config.jax_compilation_cache_dir == "own" and jax.config.values[least] == 7.0
         jax.config.update("jax_compilation_cache_dir", None)
+        monkeypatch.setenv(least.upper(), "7")  # what a user says stays
         compilation.keep_programs()
         assert pathlib.Path(jax.config.jax_compilation_cache_dir).parent == tmp_path / "alexnet_jax"
+        assert jax.config.values[least] == 7.0
+        jax.config.update("jax_compilation_cache_dir", None)
+        monkeypatch.delenv(least.upper())
+        compilation.keep_programs()
+        assert jax.config.values[least] == compilation.KEPT_SECONDS
     finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -48,9 +48,13 @@ def test_a_damaged_file_is_named_or_read_and_nothing_else(tmp_path):
     assert 100 < refused < 300
 
 
-@pytest.mark.parametrize("name", ["labels", "readable", "classes", "probabilities"])
-def test_arrays_that_do_not_belong_together_are_refused(tmp_path, name):
-    own = vars(some()) | {name: getattr(some(5), name)}
+@pytest.mark.parametrize(
+    "names",
+    [["labels"], ["readable"], ["classes"], ["probabilities"], ["classes", "probabilities"]],
+    ids=" and ".join,
+)
+def test_arrays_that_do_not_belong_together_are_refused(tmp_path, names):
+    own = vars(some()) | {name: getattr(some(5), name) for name in names}
     answers_file.write(tmp_path, answers_file.Evaluated(1, "val", Answers(**own)))
     with pytest.raises(DamagedFileError, match="do not belong together"):
         answers_file.read(tmp_path)
