@@ -48,10 +48,10 @@ def end_in_one_line(name: str) -> None:
 
 
 def also_tell(listener: Callable[[int], None]) -> None:
-    """Lets a function know which signal ends this process, before anything else ends with it.
+    """Calls a function with the signal that ends this process, before it ends.
 
-    Not every end runs the blocks that are open: not one while a module is loaded, nor one of a
-    main thread that is in native code.
+    Open `with` and `finally` blocks do not run in every case: not while a module is loaded, nor
+    where the main thread is in native code.
 
     Args:
       listener: called in a handler or in a thread; short, and raises nothing.

@@ -40,7 +40,7 @@ def pack(
 ) -> jax.Array | None:
     """Returns a kernel as inference convolves with it fastest, for `packed_conv`; None where that
     is as it is. The arguments are those of `conv`."""
-    own = platform.choose(reference=_as_it_is, cpu=convolution_cpu.pack)
+    own = platform.choose(reference=_unpacked, cpu=convolution_cpu.pack)
     return own(kernel, stride, _both_ways(padding), groups)
 
 
@@ -49,7 +49,7 @@ def packed_conv(x: jax.Array, packed: jax.Array, padding: int | Padding = 0) -> 
     return convolution_cpu.packed_conv(x, packed, _both_ways(padding))
 
 
-def _as_it_is(*_: Any) -> None:
+def _unpacked(*_: Any) -> None:
     return None
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from alexnet_jax.ops import convolution_xla, onednn, winograd
 from alexnet_jax.ops.convolution_xla import Padding, join_groups, plain_conv
 
-LEAST_CHANNELS = 128  # from which on `winograd` is faster than oneDNN's convolution, of both sides
+LEAST_CHANNELS = 128  # input and output channels from which `winograd` beats oneDNN's convolution
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

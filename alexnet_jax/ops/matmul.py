@@ -30,7 +30,7 @@ def fully_connected(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Arr
 def pack(kernel: jax.Array, groups: int = 1) -> jax.Array | None:
     """Returns a matrix as inference multiplies with it fastest, for `packed`; None where that is as
     it is. The arguments are those of `fully_connected`."""
-    own = platform.choose(reference=_as_it_is, cpu=matmul_cpu.pack)
+    own = platform.choose(reference=_unpacked, cpu=matmul_cpu.pack)
     parts = [own(part) for part in jnp.split(kernel, groups, axis=-1)]
     return None if parts[0] is None else jnp.stack(parts)
 
@@ -41,7 +41,7 @@ def packed(x: jax.Array, kernels: jax.Array, units: int) -> jax.Array:
     return _of_groups(product, x, list(kernels))
 
 
-def _as_it_is(matrix: jax.Array) -> None:
+def _unpacked(matrix: jax.Array) -> None:
     return None
 
 

@@ -30,7 +30,10 @@ def pack(matrix: jax.Array) -> jax.Array | None:
 
 
 def packed_product(x: jax.Array, packed: jax.Array, units: int) -> jax.Array:
-    """Multiplies (B, depth) with what `pack` returned; the bits are those of oneDNN's `product`."""
+    """Multiplies (B, depth) with what `pack` returned, to (B, units).
+
+    Of fc6 and fc7 at full width the bits are those of `onednn.product`.
+    """
     found = onednn.products(x[None], packed)
     return found.swapaxes(0, 1).reshape(len(x), -1)[:, :units]
 
