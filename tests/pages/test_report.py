@@ -257,6 +257,23 @@ def test_a_screen_of_any_kind_shows_all_of_it(one, several, width, dark):
 
 
 @pytest.mark.exhaustive
+def test_a_legend_has_a_piece_of_each_curve(several):
+    with browser() as found:
+        shown(found, several)
+        markers = found.execute_script(
+            "return [...document.querySelector('.chart').querySelectorAll('.u-marker')].map(one =>"
+            " { const s = getComputedStyle(one); return [s.borderTopColor, s.borderTopStyle,"
+            " s.borderTopWidth, s.borderBottomWidth, one.offsetWidth]; })"
+        )
+        _, *lines = markers  # the first is of the steps
+        assert len({(colour, style) for colour, style, *_ in lines}) == len(lines) >= 4
+        assert {style for _, style, *_ in lines} >= {"solid", "dashed"}
+        assert all(
+            width >= 15 and (top, bottom) == ("2px", "0px") for *_, top, bottom, width in lines
+        )
+
+
+@pytest.mark.exhaustive
 def test_the_keyboard_reaches_everything(one):
     from selenium.webdriver.common.keys import Keys
 

@@ -4,7 +4,12 @@
   const charts = JSON.parse(document.getElementById("data").textContent);
   // Okabe and Ito's, which all eyes tell apart.
   const colours = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"];
-  const dashes = [undefined, [6, 4], [2, 3]];
+  // A curve's line, and what the legend draws for it.
+  const lines = [
+    { dash: undefined, border: "solid" },
+    { dash: [6, 4], border: "dashed" },
+    { dash: [2, 3], border: "dotted" },
+  ];
   const made = [];
 
   function smoothed(values, weight) {
@@ -29,6 +34,8 @@
     });
     return [steps, ...columns];
   }
+
+  function lineOf(curve) { return lines[Math.min(curve.dash, lines.length - 1)]; }
 
   function number(value) {
     if (value === null || value === undefined) return "--";
@@ -60,12 +67,13 @@
           label: curve.label,
           stroke: colours[curve.colour % colours.length],
           width: 1.5,
-          dash: dashes[Math.min(curve.dash, dashes.length - 1)],
+          dash: lineOf(curve).dash,
           spanGaps: true,
           points: { show: curve.points, size: 5 },
           value: (u, v) => number(v),
         })),
       ],
+      legend: { markers: { dash: (u, i) => lineOf(chart.curves[i - 1]).border } },
     }, table(chart, weight, log), place);
   }
 
