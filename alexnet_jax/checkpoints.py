@@ -20,8 +20,7 @@ from alexnet_jax.host import files, paths
 
 
 def _run(arguments: list[str]) -> None:
-    if len(arguments) > 1:
-        sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
+    cli.take_no_arguments(arguments)
     with cli.errors_as_one_line():
         workdir = paths.local(flags.FLAGS.workdir, "--workdir")
         damaged = listed(workdir, flags.FLAGS.verify)

@@ -57,7 +57,7 @@ def _one_line_of_a_cell() -> Iterator[None]:
 
 
 def _as_with_m(module: str) -> None:
-    """Lets a console script do what `python -m` of its module does, and say what that says."""
+    """Makes a console script behave, and print its help, like `python -m` of its module."""
     begin("__main__")
     sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
     for flag in flags.FLAGS.flags_by_module_dict().get(module, ()):
@@ -92,8 +92,26 @@ def print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def take_no_arguments(arguments: list[str]) -> None:
+    """Ends a command that was given more than flags.
+
+    Args:
+      arguments: the command's own name, and what is no flag.
+    """
+    if len(arguments) > 1:
+        sys.exit(f"error: unexpected argument {arguments[1]}; this command takes --flags alone")
+
+
+def define_network_flags() -> None:
+    """Declares the flags of a command that reads a run's network."""
+    flags.DEFINE_string("checkpoint", "best", "best, latest or a step")
+    flags.DEFINE_enum(
+        "kernels", "", ["", "auto", "reference"], "how it is computed; empty: as the run was"
+    )
+
+
 def line_of(error: Exception) -> str:
-    """Returns what is said of an error; of a full disk also how full it is."""
+    """Returns the message of an error; for a full disk, with the space that is left."""
     place = getattr(error, "filename", None)
     if isinstance(error, OSError) and files.is_full(error) and place:
         return f"{place}: {files.room(pathlib.Path(place))}"
@@ -128,7 +146,7 @@ def errors_as_one_line() -> Iterator[None]:
 
 
 def _without_devices() -> str:
-    """Says that JAX cannot use the devices that it shall; nothing where it can."""
+    """Returns why JAX cannot use the devices it was asked to use, or ""."""
     import jax
 
     try:

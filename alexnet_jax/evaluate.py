@@ -15,7 +15,6 @@ import csv
 import dataclasses
 import os
 import pathlib
-import sys
 
 import jax
 from absl import flags
@@ -98,7 +97,8 @@ def _networks(workdirs: list[pathlib.Path]) -> list[TrainedNetwork]:
 
 
 def _network(workdir: pathlib.Path) -> TrainedNetwork:
-    network = trained.load(workdir, MeshConfig(-1, 1), flags.FLAGS.checkpoint)
+    mesh, f = MeshConfig(-1, 1), flags.FLAGS
+    network = trained.load(workdir, mesh, f.checkpoint, f.kernels)
     config, devices = network.config, network.setup.mesh.devices.size
     config.dataset = flags.FLAGS.dataset or config.dataset
     config.data_dir = flags.FLAGS.data_dir or config.data_dir
@@ -215,8 +215,7 @@ def _which(networks: list[TrainedNetwork]) -> str:
 
 
 def _run(arguments: list[str]) -> None:
-    if len(arguments) > 1:
-        sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
+    cli.take_no_arguments(arguments)
     with cli.errors_as_one_line():
         _evaluate()
 
@@ -230,7 +229,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("views", "10", ["1", "10"], "views whose probabilities are averaged")
     flags.DEFINE_string("dataset", "", "another data set than the run's")
     flags.DEFINE_string("data_dir", "", "another data_dir than the run's")
-    flags.DEFINE_string("checkpoint", "best", "best, latest or a step")
+    cli.define_network_flags()
     flags.DEFINE_string("class_names", "", "a file of the network's classes, one a line by label")
     flags.DEFINE_integer("batch_size", 0, "images a step; 0: the run's", lower_bound=0)
     flags.DEFINE_string(

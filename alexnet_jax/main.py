@@ -137,8 +137,7 @@ def _refuse_other_kinds(config: Any) -> None:
 
 
 def _train(arguments: list[str]) -> None:
-    if len(arguments) > 1:
-        sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
+    cli.take_no_arguments(arguments)
     join = Join(
         bool(_DISTRIBUTED.value),
         str(_COORDINATOR.value),

@@ -34,7 +34,7 @@ class AlexNet(nn.Module):
       columns: the share of the channels that is computed here; by default all of them.
       over_devices: averages over the devices that share a batch, for batch normalisation when
         training; None when evaluating.
-      frozen: layers whose batch normalisation is that of an evaluation when training too.
+      frozen: layers whose batch normalisation uses its running statistics when training too.
     """
 
     config: ModelConfig
@@ -117,7 +117,7 @@ class AlexNet(nn.Module):
         x = self.fc8(x, self.columns.meet)  # (B, 1000)
         with jax.named_scope("logits"):
             x = self.columns.meet(x)
-        # What is cut off padded fc8 to equal shares.
+        # Drop the classes that pad fc8 to equal shares.
         return x[:, : self.num_classes].astype(parameter_dtype(self.dtype))
 
     def _meet(self, x: jax.Array) -> jax.Array:

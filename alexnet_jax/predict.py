@@ -78,7 +78,7 @@ def _run(arguments: list[str]) -> None:
         from alexnet_jax.inference.images import squares
         from alexnet_jax.inference.network import in_words
 
-        network = inference.load(workdir)
+        network = inference.load(workdir, flags.FLAGS.checkpoint, flags.FLAGS.kernels)
         config, failed = network.config, 0
         for path, picture in zip(photographs, pictures_of(photographs, folder), strict=True):
             try:
@@ -110,7 +110,8 @@ def _serve() -> None:
         from alexnet_jax import inference
 
         values = flags.FLAGS
-        network = inference.load(paths.local(values.workdir, "--workdir"))
+        workdir = paths.local(values.workdir, "--workdir")
+        network = inference.load(workdir, values.checkpoint, values.kernels)
         with _listening(values.host, values.port) as listener:
             host, port = listener.getsockname()[:2]
             views = int(values.views) if values["views"].present else 1
@@ -142,6 +143,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "views", "10", ["1", "10"], "views whose probabilities are averaged; 1 with --serve"
     )
+    cli.define_network_flags()
     flags.DEFINE_bool("serve", False, "answer photographs in a browser until Ctrl-C")
     flags.DEFINE_string("host", "127.0.0.1", "with --serve: the address to listen on")
     flags.DEFINE_integer("port", 8000, "with --serve; 0: any that is free", 0, 65535)

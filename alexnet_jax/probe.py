@@ -12,7 +12,6 @@ command.begin(__name__)  # before what is imported for seconds
 
 import json
 import pathlib
-import sys
 
 from absl import flags
 
@@ -21,8 +20,7 @@ from alexnet_jax.host import files, paths
 
 
 def _run(arguments: list[str]) -> None:
-    if len(arguments) > 1:
-        sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
+    cli.take_no_arguments(arguments)
     with cli.errors_as_one_line():
         _probe()
 
@@ -34,7 +32,8 @@ def _probe() -> None:
     from alexnet_jax.inference import probe, trained
 
     f = flags.FLAGS
-    network = trained.load(paths.local(f.workdir, "--workdir"), which=f.checkpoint)
+    workdir = paths.local(f.workdir, "--workdir")
+    network = trained.load(workdir, which=f.checkpoint, kernels=f.kernels)
     config = network.config
     if f.dataset:  # which has no splits of the run's
         config.dataset, config.train_split, config.eval_split = f.dataset, "train", ""
@@ -87,7 +86,7 @@ def define_flags() -> None:
     flags.DEFINE_list("layers", ["pool5", "fc6", "fc7"], "whose activations to read")
     flags.DEFINE_string("train_split", "", "to learn from; empty: train, or the run's own")
     flags.DEFINE_string("split", "", "to test on; empty: the data set's validation split")
-    flags.DEFINE_string("checkpoint", "best", "best, latest or a step")
+    cli.define_network_flags()
     flags.DEFINE_string("out", "", "a file for the figures, JSON")
 
 

@@ -29,8 +29,7 @@ def define_flags() -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    if len(arguments) > 1:
-        sys.exit(f"error: {arguments[1]}: what is that? Every argument is a --flag")
+    cli.take_no_arguments(arguments)
     values = flags.FLAGS
     with cli.errors_as_one_line():
         from alexnet_jax.ops import platform

@@ -42,7 +42,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("workdir", None, "the folder of a run; may be given several times")
     flags.DEFINE_string("out", "", "the picture or file; empty: in the first workdir's plots")
     flags.DEFINE_string("split", "", "split or slice; empty: the run's evaluation split")
-    flags.DEFINE_string("checkpoint", "best", "best, latest or a step")
+    cli.define_network_flags()
     flags.DEFINE_string("layer", "fc7", "of neighbours and features: conv1 .. fc8")
     flags.DEFINE_integer("images", 8, "answers, neighbours: how many images", lower_bound=1)
     flags.DEFINE_integer("neighbours", 6, "of each image", lower_bound=1)
@@ -66,7 +66,7 @@ def _out(name: str) -> pathlib.Path:
 def _load(workdir: pathlib.Path) -> Any:
     from alexnet_jax import inference
 
-    network = inference.load(workdir, flags.FLAGS.checkpoint)
+    network = inference.load(workdir, flags.FLAGS.checkpoint, flags.FLAGS.kernels)
     network.config.dataset = flags.FLAGS.dataset or network.config.dataset
     network.config.data_dir = flags.FLAGS.data_dir or network.config.data_dir
     return network

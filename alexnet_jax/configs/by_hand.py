@@ -26,7 +26,7 @@ def by_hand(config: Any, prefix: str = "") -> set[str]:
 
 
 def as_recipe(config: Any, but: Collection[str] = (), prefix: str = "") -> Any:
-    """Makes what a config holds a recipe's, set by no hand but for some fields; returns it."""
+    """Marks a config's values as a recipe's, but for the fields named in `but`; returns it."""
     names = {field.name for field in dataclasses.fields(config)}
     for name in names:
         value = getattr(config, name)

@@ -29,7 +29,7 @@ def define() -> None:
 
 
 def value() -> Any:
-    """Returns what the parsed flags say; set by hand are theirs, and a --config file's own."""
+    """Returns the parsed config; flags and a --config file's own values count as set by hand."""
     flag: Any = flags.FLAGS["config"]
     config = flag.value
     is_recipe = pathlib.Path(config_flags.get_config_filename(flag)).parent == configs.FOLDER

@@ -14,7 +14,7 @@ FOR_ALL_DEVICES = 1  # CU_MEMHOSTREGISTER_PORTABLE (cuda.h)
 
 
 def keeper(kernels: str) -> Callable[[np.ndarray], None]:
-    """Returns what is told of each array that goes to the device again and again.
+    """Returns the function to call with each buffer that the feed fills again and again.
 
     Args:
       kernels: auto: `page_lock`; reference: nothing.
@@ -23,14 +23,14 @@ def keeper(kernels: str) -> Callable[[np.ndarray], None]:
 
 
 def page_lock(array: np.ndarray) -> None:
-    """Keeps an array where it lies in memory, for as long as it lives, where that helps the device.
+    """Locks an array's pages in memory for its lifetime, where an NVIDIA driver is in use.
 
     A GPU copies from there at its bus's speed (48 GB/s, else 8: experiments/speed, s8), even after
     the call that puts the array on it has returned: whoever writes to it again must know that the
     copy is done. Where memory cannot be locked, copies are slower, and a warning is logged.
 
     Args:
-      array: that goes to the device again and again, without gaps, from `loader.aligned`.
+      array: a buffer without gaps, from `loader.aligned`.
     """
     driver = _driver()
     if driver is None:

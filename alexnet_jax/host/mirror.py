@@ -179,7 +179,7 @@ class Mirror:
         return self.folder / MARK
 
     def _is_ahead(self) -> bool:
-        """Has the copy what a process of this machine could not write, and nobody held it since?"""
+        """Does the copy hold changes that were never uploaded, with no other holder since?"""
         if not self._mark.is_file():
             return False
         return self._bucket.read(bucket.LEASE) in self._mark.read_bytes().split(b"\n")

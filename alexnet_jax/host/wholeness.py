@@ -1,8 +1,7 @@
-"""Which files are whole where a folder is written one by one, and in which order that is.
+"""The order in which the files of a folder are written to a bucket, and which of them are whole.
 
-What says that other files are whole is written after them and removed before them. A checkpoint
-that is being written or removed has one more object, which says so: it is the first to come and the
-last to go.
+A file that vouches for others is written after them and removed before them. A checkpoint that is
+being written or removed has one more object that says so: the first to come and the last to go.
 """
 
 from collections.abc import Iterable

@@ -185,6 +185,10 @@ class Network(TrainedNetwork):
 
         Returns:
           By layer, (N, D) float32.
+
+        >>> found = load(workdir).layers(np.zeros((1, 71, 71, 3), np.uint8), ["fc6", "fc7"])
+        >>> {layer: values.shape for layer, values in found.items()}
+        {'fc6': (1, 256), 'fc7': (1, 256)}
         """
         key = tuple(layers)
         if key not in self._programs:
@@ -256,20 +260,23 @@ def best_five(
     return [(class_name(int(i)), float(probabilities[i])) for i in order]
 
 
-def load(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> Network:
+def load(
+    workdir: str | os.PathLike[str], checkpoint: str | int = "best", kernels: str = ""
+) -> Network:
     """Reads a run's network, ready to be used.
 
     Args:
       workdir: of the run; it may be training.
       checkpoint: best (least validation error), latest, or its step.
+      kernels: auto or reference; empty: as the run computed.
 
     Raises:
-      ConfigError: not the workdir of a run, or without that checkpoint.
+      ConfigError: not the workdir of a run, or without that checkpoint; or other kernels.
       CheckpointError: the checkpoint is damaged.
 
     >>> load(workdir).config.batch_size
     8
     """
     folder = paths.local(workdir, "workdir")
-    found = trained.load(folder, which=str(checkpoint))
+    found = trained.load(folder, which=str(checkpoint), kernels=kernels)
     return Network(found.setup, found.class_names, found.step, found.params)

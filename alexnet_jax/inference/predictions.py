@@ -52,7 +52,7 @@ def predict_split(
       progress: show a bar.
 
     Raises:
-      ConfigError: nobody says which of the network's classes the data set's are.
+      ConfigError: the data set's classes cannot be matched to the network's.
       DataError: no such split, or an image that cannot be read.
     """
     first = networks[0]

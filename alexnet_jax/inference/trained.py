@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from alexnet_jax.config import Config, MeshConfig
+from alexnet_jax.configs.validation import validate_fields
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
@@ -75,7 +76,10 @@ class TrainedNetwork:
 
 
 def load(
-    workdir: pathlib.Path, mesh: MeshConfig = MeshConfig(1, 1), which: str = "best"
+    workdir: pathlib.Path,
+    mesh: MeshConfig = MeshConfig(1, 1),
+    which: str = "best",
+    kernels: str = "",
 ) -> TrainedNetwork:
     """Reads a run's network. What is compiled for it is kept for later processes.
 
@@ -83,14 +87,18 @@ def load(
       workdir: of the run; it may be training.
       mesh: to use it on.
       which: checkpoint: best (least validation error), latest, or its step.
+      kernels: auto or reference; empty: as the run computed.
 
     Raises:
-      ConfigError: not the workdir of a run, or without that checkpoint.
+      ConfigError: not the workdir of a run, or without that checkpoint; or other kernels.
       CheckpointError: it is damaged; where best or latest was asked for, every other is too.
     """
     compilation.keep_programs()
     config = run_files.read_config(workdir)
     config.mesh = dataclasses.replace(mesh)
+    if kernels:
+        config.kernels = kernels
+        validate_fields(config)
     names = run_files.read_class_names(workdir)
     statistics = run_files.read_statistics(workdir)
     setup = Setup.of(config, config.num_classes or len(names), statistics=statistics)

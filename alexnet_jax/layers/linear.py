@@ -16,7 +16,7 @@ View = Callable[[jax.Array], jax.Array]  # from a device's own channels to those
 
 
 def left_out(x: jax.Array, see: View | None = None) -> jax.Array:
-    """Stands where a variant has no layer (paper section 7)."""
+    """Returns x: the layer that a variant removes (paper section 7)."""
     return x
 
 

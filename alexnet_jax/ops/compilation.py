@@ -71,7 +71,7 @@ def keep_programs() -> None:
     folder = pathlib.Path(cache) / "alexnet_jax" / f"compiled-{socket.gethostname()}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # Several small programs are between a network's file and its first answer.
+        # Loading a network compiles many small programs; keep those too.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_SECONDS)
 
 

@@ -38,8 +38,7 @@ def conv(
 def pack(
     kernel: jax.Array, stride: int = 1, padding: int | Padding = 0, groups: int = 1
 ) -> jax.Array | None:
-    """Returns a kernel as inference convolves with it fastest, for `packed_conv`; None where that
-    is as it is. The arguments are those of `conv`."""
+    """Repacks a kernel for `packed_conv`; None where no layout is faster. Arguments: see `conv`."""
     own = platform.choose(reference=_unpacked, cpu=convolution_cpu.pack)
     return own(kernel, stride, _both_ways(padding), groups)
 

@@ -93,7 +93,7 @@ def packed_conv(x: jax.Array, packed: jax.Array, padding: Padding) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def add_bias(x: jax.Array, bias: jax.Array, groups: int) -> jax.Array:
-    """Adds (C,) to (B, H, W, C); oneDNN sums the gradient, where XLA computed it again first."""
+    """Adds (C,) to (B, H, W, C); oneDNN sums its gradient, where XLA would compute dy twice."""
     return x + bias
 
 

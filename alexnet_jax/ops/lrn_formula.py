@@ -89,7 +89,7 @@ def _masked(x: jax.Array, where: np.ndarray) -> jax.Array:
 
 
 def _masked_by_bits(x: jax.Array, where: np.ndarray) -> jax.Array:
-    """The same on the bits, which have no gradient: for sums inside a gradient in closed form.
+    """Masks by AND-ing bits, which JAX cannot differentiate: for hand-written gradients alone.
 
     A CPU reads a mask of whole words with the `and` itself; one of bools it widens for each value.
     """

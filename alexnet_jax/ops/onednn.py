@@ -7,8 +7,8 @@ kernel's gradient, whose windows are as large as the images, XLA's products give
 multiplies matrices up to a fifth faster, and of several rows it seldom sums a share of the rows or
 columns in another order than all. Three things bound its use:
 
-- what a call says is XLA's own affair and has changed between versions, and one that is wrong ends
-  the process, so that only versions are used that the tests have passed with (`VERSIONS`);
+- a call's configuration is private to XLA and changes between versions; a wrong one aborts the
+  process. Only the versions of jaxlib in `VERSIONS`, which the tests passed with, are called;
 - XLA cannot write such a program down, and reads memory that is not its own when it tries, so that
   such programs are left out of JAX's persistent cache (`calls`): each run compiles its steps again;
 - there is no gradient in it: `convolution_cpu` and `matmul_cpu` say what they are.
@@ -172,7 +172,7 @@ def _call(target: str, shape: tuple[int, ...], said: Any, *operands: jax.Array) 
 
 @contextlib.contextmanager
 def _kept_nowhere() -> Iterator[None]:
-    """Leaves what is compiled inside out of the persistent cache, which is for slower compiling."""
+    """Keeps programs that are compiled inside out of the persistent cache."""
     name = "jax_persistent_cache_min_compile_time_secs"
     with _one_at_a_time:  # the option is the whole process's
         before = jax.config.values[name]

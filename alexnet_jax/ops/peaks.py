@@ -3,9 +3,8 @@
 _H100 = {"bfloat16": 989e12, "float16": 989e12, "TF32": 494e12, "float32": 67e12}
 _A100 = {"bfloat16": 312e12, "float16": 312e12, "TF32": 156e12, "float32": 19.5e12}
 
-# FLOP/s of dense products, by the numbers that are multiplied, for a device as JAX counts them: a
-# chip, of TPU v2 and v3 a core. By its whole name: a part of a card, or another that begins alike,
-# does something else.
+# Peak FLOP/s of dense products, by operand type and JAX device (a chip; on TPU v2 and v3 a core).
+# Names are matched whole: a slice of a card, or a card whose name begins alike, has another peak.
 _OF_KINDS: dict[str, dict[str, float]] = {
     "NVIDIA H200": _H100,
     "NVIDIA H100 80GB HBM3": _H100,

@@ -5,8 +5,8 @@ reference  XLA's own convolutions and products, the formulas of normalisation an
 cpu, cuda  What makes these platforms fast: the files `*_cpu.py` and `*_gpu.py`.
 other      TPUs and GPUs of other makes: rewrites that need nothing of one platform.
 
-A program is traced for one way. Where nothing is said it is that of `kernels` = auto on the
-platform that JAX computes on; `using` says otherwise, and JAX then traces again.
+A program is traced for one way, by default that of `kernels` = auto on JAX's platform. `using`
+overrides it; JAX then traces again.
 """
 
 import contextlib

@@ -35,7 +35,7 @@ def overlapping_max_pool(x: jax.Array) -> jax.Array:
 
 
 def _max_of_windows(x: jax.Array) -> jax.Array:
-    """The formula. What is added is zero; JAX finds the gradient of each maximum in it."""
+    """The reference. The terms that are added are zero; they give every maximum its gradient."""
     rows, columns = ((side - 3) // 2 + 1 for side in x.shape[1:3])
     windows = [
         x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]

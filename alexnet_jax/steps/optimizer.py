@@ -112,7 +112,7 @@ def while_finite(
 ) -> optax.GradientTransformationExtraArgs:
     """Keeps the state, and returns updates that change nothing, where `finite` is given as false.
 
-    What the updates are is the state's velocity. w + -0.0 is w, to the last bit.
+    The updates are the new velocity. Adding -0.0 leaves a weight as it is, to the last bit.
     """
 
     def update(

@@ -18,7 +18,7 @@ from alexnet_jax.steps.training import TrainStep
 
 
 class _Watched(TrainStep):
-    """An update whose every device tells the digests of what it computed, in the place of it."""
+    """An update that returns each device's digests of its results instead of the results."""
 
     def __call__(self, state: TrainState, fed: Fed) -> jax.Array:  # pyright: ignore
         """Returns (data, model, leaves, 2) uint32: gradients before they are summed, then the new

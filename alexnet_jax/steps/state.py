@@ -27,7 +27,7 @@ class TrainState:
       batch_stats: with batch normalisation norm1 .. norm5 with `mean` and `variance`, else {}.
       opt_state: the velocity, inside optax's state.
       plateau: where the plateau rule stands.
-      finite: has every update been so? 0-d bool; once false, updates change nothing.
+      finite: 0-d bool; False once a loss or gradient was not, and then updates change nothing.
     """
 
     step: jax.Array

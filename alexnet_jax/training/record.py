@@ -1,6 +1,6 @@
-"""checkpoints.json: what is known of a workdir's checkpoints beside what is in them.
+"""checkpoints.json: the validation error of each checkpoint, and the newest step.
 
-An evaluation comes after the save of its state, so that which one is best cannot lie within.
+They stand apart from the checkpoints because a state is saved before it is evaluated.
 """
 
 import dataclasses

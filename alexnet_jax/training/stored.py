@@ -52,7 +52,7 @@ def one_line(error: BaseException) -> str:
 
 
 def compare(found: digests.Digests, saved: digests.Digests) -> None:
-    """Compares digests of leaves; a state of today may lack nothing, and have nothing else.
+    """Compares the digests of leaves; both sides must have the same leaves.
 
     Raises:
       DamageError: names the first leaf that differs.

@@ -35,14 +35,20 @@ def photograph(run) -> pathlib.Path:
     return sorted((run / "set" / "val" / "light").iterdir())[3]
 
 
-@pytest.mark.parametrize(
-    "module", ["inference.network", "inference.images", "inference.pictures", "figures.picture"]
+PACKAGE = pathlib.Path(inference.__file__).parent.parent
+WITH_EXAMPLES = sorted(
+    ".".join(("alexnet_jax", *path.relative_to(PACKAGE).with_suffix("").parts))
+    for path in PACKAGE.rglob("*.py")
+    if ">>> " in path.read_text() and path != PACKAGE / "train.py"  # tests/training has its own
 )
+
+
+@pytest.mark.parametrize("module", WITH_EXAMPLES)
 def test_examples_are_true(run, photograph, module, monkeypatch):
     monkeypatch.chdir(run)
     workdir = run / "w"
     given = {"workdir": workdir, "photograph": photograph, "network": inference.load(workdir)}
-    found = doctest.testmod(importlib.import_module(f"alexnet_jax.{module}"), extraglobs=given)
+    found = doctest.testmod(importlib.import_module(module), extraglobs=given)
     assert found.attempted > 0 and not found.failed
 
 
@@ -53,8 +59,18 @@ def test_what_a_network_compiles_is_kept_for_later_processes(run, monkeypatch):
     assert kept
 
 
+def test_kernels_may_be_chosen_by_who_reads(run, photograph):
+    own, plain = inference.load(run / "w"), inference.load(run / "w", kernels="reference")
+    assert (own.config.kernels, plain.config.kernels) == ("auto", "reference")
+    [a], [b] = own.predict(photograph), plain.predict(photograph)
+    np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-5)
+    with pytest.raises(ConfigError, match="kernels"):
+        inference.load(run / "w", kernels="fast")
+
+
 def test_every_public_function_has_an_example():
-    found = [inference.Network.predict, inference.Network.evaluate, inference.Network.features]
+    methods = vars(inference.Network).items()
+    found = [one for name, one in methods if inspect.isfunction(one) and not name.startswith("_")]
     for module in (inference.network, images, pictures):
         found += [
             value
@@ -63,7 +79,7 @@ def test_every_public_function_has_an_example():
             and value.__module__ == module.__name__
             and not name.startswith("_")
         ]
-    assert len(found) > 9
+    assert len(found) > 12
     assert not [one.__name__ for one in found if ">>>" not in (one.__doc__ or "")]
 
 
