@@ -107,7 +107,9 @@ class HostFeed:
     def _put(self, positions: Any, numbers: range, stop: Callable[[], bool]) -> Generator[Fed]:
         c, size = self._config, self.feeding.batch_size
         rows = meshes.local_rows(self._mesh, c.mesh, size)
-        loader = Loader(self._reader, c.read_threads, c.read_ahead, keeper(c.kernels))
+        loader = Loader(
+            self._reader, c.read_threads, c.read_ahead, keeper(c.kernels, jax.default_backend())
+        )
         go, told = (stop_flags(self._mesh, c, size, value) for value in (0, 1))
         batches = loader.batches(positions, numbers, rows)
 

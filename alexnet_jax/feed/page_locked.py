@@ -13,13 +13,14 @@ import numpy as np
 FOR_ALL_DEVICES = 1  # CU_MEMHOSTREGISTER_PORTABLE (cuda.h)
 
 
-def keeper(kernels: str) -> Callable[[np.ndarray], None]:
+def keeper(kernels: str, backend: str) -> Callable[[np.ndarray], None]:
     """Returns the function to call with each buffer that the feed fills again and again.
 
     Args:
-      kernels: auto: `page_lock`; reference: nothing.
+      kernels: auto: `page_lock` where a GPU computes; reference: nothing.
+      backend: JAX's name of what computes.
     """
-    return page_lock if kernels == "auto" else lambda array: None
+    return page_lock if (kernels, backend) == ("auto", "gpu") else lambda array: None
 
 
 def page_lock(array: np.ndarray) -> None:
@@ -48,9 +49,7 @@ def _warn(reason: str) -> None:
 
 @functools.cache
 def _driver() -> ctypes.CDLL | None:
-    """Returns NVIDIA's driver where JAX computes with it."""
-    if jax.default_backend() != "gpu":
-        return None
+    """Returns NVIDIA's driver, where there is one."""
     try:
         return ctypes.CDLL("libcuda.so.1")
     except OSError:  # a GPU of another make

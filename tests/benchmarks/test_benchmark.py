@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 
@@ -25,7 +24,6 @@ from alexnet_jax.benchmarks import (
 from alexnet_jax.config import ConfigError, MeshConfig
 from alexnet_jax.configs import flags as config_flags
 from alexnet_jax.data.types import DataError
-from alexnet_jax.host import large_pages
 from alexnet_jax.steps.flops import forward_flops
 
 
@@ -304,32 +302,3 @@ def test_starts_are_told_in_seconds():
     told = rows.table(started).splitlines()
     assert told[-2:] == ["| cold | 22.00 | 20.00 to 24.50 |", "| warm | 10.00 | 9.00 to 10.20 |"]
     assert {row.json()["images_per_second"] for row in started} == {None}
-
-
-def test_a_command_that_says_what_it_does_does_not_start_again(monkeypatch):
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    monkeypatch.setattr(sys, "argv", ["prepare", "--help"])
-    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it started again"))
-    large_pages.start_again_with_them()
-    assert "GLIBC_TUNABLES" not in os.environ
-
-
-def test_a_command_starts_again_with_large_pages_once():
-    code = (
-        "import os; from alexnet_jax.host import large_pages; large_pages.start_again_with_them(); "
-        "print(os.getpid(), os.environ.get('GLIBC_TUNABLES'))"
-    )
-    clean = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
-    for own, want in ((None, "glibc.malloc.hugetlb=1:"), ("glibc.malloc.check=0", "check=0")):
-        environment = clean | ({"GLIBC_TUNABLES": own} if own else {})
-        with subprocess.Popen(
-            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
-        ) as process:
-            said = process.communicate()[0]
-        pid, tunables = said.split()
-        assert int(pid) == process.pid
-        if sys.platform == "linux":
-            assert want in tunables
-    assert set(large_pages.TUNABLES) == {
-        f"glibc.malloc.{name}" for name in ("hugetlb", "mmap_max", "trim_threshold")
-    }

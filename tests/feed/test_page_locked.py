@@ -4,7 +4,6 @@ import types
 import weakref
 
 import numpy as np
-import pytest
 
 from alexnet_jax.data.loader import aligned
 from alexnet_jax.feed import page_locked
@@ -75,12 +74,16 @@ def test_what_cannot_be_locked_is_said_and_stays_usable(monkeypatch, caplog):
     assert caplog.text.count(said) == 1
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_without_nvidia_s_driver_nothing_is_done(monkeypatch, caplog, backend):
+def test_a_gpu_alone_has_its_buffers_locked_and_never_for_the_reference():
+    assert page_locked.keeper("auto", "gpu") is page_locked.page_lock
+    for kernels, backend in (("auto", "cpu"), ("auto", "tpu"), ("reference", "gpu")):
+        assert page_locked.keeper(kernels, backend) is not page_locked.page_lock
+
+
+def test_without_nvidia_s_driver_nothing_is_done(monkeypatch, caplog):
     def missing(name):
         raise OSError(name)
 
-    monkeypatch.setattr(page_locked.jax, "default_backend", lambda: backend)
     monkeypatch.setattr(page_locked, "ctypes", types.SimpleNamespace(CDLL=missing))
     page_locked._driver.cache_clear()
     page_locked.page_lock(np.zeros(4, np.uint8))

@@ -15,7 +15,7 @@ from alexnet_jax.config import Config
 from alexnet_jax.data.loader import ImageReader, Loader, evaluation_positions
 from alexnet_jax.data.relabelled import labelled_as
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.data.store import pixel_index, store
+from alexnet_jax.data.store import many_reads, pixel_index, riegeli, store
 from alexnet_jax.data.store.preparation import Preparation
 from alexnet_jax.data.store.shard_writer import Options
 from alexnet_jax.data.store.verification import check_file
@@ -72,6 +72,19 @@ def test_they_are_what_the_records_hold(made, split):
         example = source[int(index)]
         np.testing.assert_array_equal(out[row], example.image)
         assert label[row] == example.label
+
+
+def test_the_reference_reads_by_array_records_reader_alone(made, monkeypatch):
+    source = opened(made)
+    indices = range(len(source))
+    want, *_ = read(ImageReader(source, SIDE), indices)
+    monkeypatch.setattr(many_reads, "read", lambda *_: pytest.fail("io_submit was called"))
+    monkeypatch.setattr(
+        riegeli, "read_rows", lambda *_: pytest.fail("a file was read past its reader")
+    )
+    got, _, good = read(ImageReader(opened(made), SIDE, kernels="reference"), indices)
+    assert good.all()
+    np.testing.assert_array_equal(got, want)
 
 
 def test_another_networks_labels_are_theirs_too(made):
