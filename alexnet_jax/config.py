@@ -1,6 +1,6 @@
 """The configuration of a run: typed fields and their text form (`validation.py` checks them).
 
-The places where the paper, its code (FACTS: run #145 of the authors' notebook) and Caffe differ are
+The places where the paper, its code (run #145 of the authors' notebook) and Caffe differ are
 fields here, each with its source; the recipes in `configs/` are small differences from `Config()`.
 """
 
@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import typing
-from typing import Any
+from typing import Any, Self
 
 from alexnet_jax.errors import UserError, unknown
 
@@ -25,6 +25,14 @@ class ConfigError(UserError, ValueError):
 class _Fields:
     """Fields that a misspelt name is not added to, and that know which of them were set by hand."""
 
+    def __new__(cls, *values: Any, **named: Any) -> Self:
+        """Notes which fields a person names. Copies name every one, which says nothing."""
+        self = super().__new__(cls)
+        known = [field.name for field in dataclasses.fields(typing.cast(Any, cls))]
+        given = {*known[: len(values)], *named}
+        self.__dict__["_given"] = given if len(given) < len(known) else set()
+        return self
+
     def __post_init__(self) -> None:
         defaults = {
             field.name: field.default
@@ -33,7 +41,7 @@ class _Fields:
             for field in dataclasses.fields(typing.cast(Any, self))
         }
         own = {name for name, value in defaults.items() if getattr(self, name) != value}
-        self.__dict__["_by_hand"] = own
+        self.__dict__["_by_hand"] = own | self.__dict__.pop("_given")
 
     def __setattr__(self, name: str, value: Any) -> None:
         known = [field.name for field in dataclasses.fields(typing.cast(Any, self))]

@@ -26,6 +26,7 @@ from alexnet_jax.weights.types import Params, Weights, WeightsError
 
 FILE = "init.json"  # of a workdir: where its weights came from
 ANEW = "anew"  # before the reason
+UNUSED = "of the weights, not used"
 _SYNSET = re.compile(r"(n\d{8})(?:[-_ ].*)?")  # WordNet's number, with words after it or without
 
 
@@ -58,7 +59,7 @@ class Fitted:
 
     Attributes:
       params: of the layers that are taken, with the statistics of batch normalisation.
-      layers: of every layer of the network, what becomes of it.
+      layers: what becomes of every layer of the network, and of the weights.
     """
 
     params: Params
@@ -224,7 +225,8 @@ def fit(start: Start, setup: Setup, class_names: list[str]) -> Fitted:
         params[layer] = {part: own[part] for part in leaves}
         layers.setdefault(layer, "taken")
     _name_new_layers(setup.config, _new(layers))
-    return Fitted(params, layers)
+    left = [layer for layer in LAYERS if layer in start.weights.params and layer not in layers]
+    return Fitted(params, layers | dict.fromkeys(left, UNUSED))
 
 
 def _classes(

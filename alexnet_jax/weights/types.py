@@ -9,7 +9,8 @@ from alexnet_jax.config import Config
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
 
-# layer -> {"kernel": HWIO or (in, out), "bias": (out,)}, float32: DESIGN's standard tree.
+# layer -> {"kernel": HWIO or (in, out), "bias": (out,)}, float32: the standard tree, which
+# files of every format are mapped to and from.
 Params = dict[str, dict[str, np.ndarray]]
 
 

@@ -1,4 +1,4 @@
-"""What each ablation changes, and what the authors measured (FACTS: their notebook, paper)."""
+"""What each ablation changes, and what the authors measured (their notebook, and the paper)."""
 
 import dataclasses
 from collections.abc import Callable

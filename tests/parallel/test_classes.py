@@ -100,7 +100,7 @@ def test_too_few_inputs_for_zero_are_refused_before_anything_runs():
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["hybrid", "columns"])
 def test_21843_classes_on_eight_devices(scheme):
-    """Compiled, not run: nothing of fall2011 is on every device but small biases."""
+    """Nothing of fall2011's state is on every device, but a hybrid's convolutions."""
     config = configs.get("fall2011")
     config.num_classes, config.batch_size = 21_843, 128
     config.mesh = MeshConfig(1, 8, scheme)

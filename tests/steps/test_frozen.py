@@ -74,15 +74,22 @@ def test_frozen_layers_keep_every_bit_and_the_others_learn(what, way):
 
 
 @pytest.mark.slow
-def test_two_hundred_updates():
-    config = small((2, 2), optimizer__frozen=("conv1", "conv3", "fc6"), model__width=1 / 16)
+@pytest.mark.parametrize(
+    "way",
+    some(["one device", "columns", "data and columns", "zero", "hybrid", "in turns"], "zero"),
+)
+def test_two_hundred_updates(way):
+    shape, fields = WAYS[way]
+    frozen = ("conv1", "conv3", "fc6")
+    config = small(shape, optimizer__frozen=frozen, model__width=1 / 16, **fields)
     _, leaves = follow(config, 200)
     start = initial(Setup.of(config, 13, 1000))
-    for layer in ("conv1", "conv3", "fc6"):
+    for layer in frozen:
         for part in ("kernel", "bias"):
-            np.testing.assert_array_equal(
-                leaves[f"[0]['{layer}']['{part}']"], start.params[layer][part]
-            )
+            own = leaves[f"[0]['{layer}']['{part}']"]
+            np.testing.assert_array_equal(own, start.params[layer][part])
+            [velocity] = [v for path, v in leaves.items() if f"trace['{layer}']['{part}']" in path]
+            assert not velocity.any()
 
 
 @pytest.mark.slow

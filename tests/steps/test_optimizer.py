@@ -71,7 +71,7 @@ def with_schedule(**changes) -> Config:
 
 def test_original_code_follows_its_notebook():
     config = dataclasses.replace(configs.get("original_code"), batch_size=10)
-    rows = {  # epoch: conv1 kernel, other kernels, biases (FACTS: run #145 on 2012)
+    rows = {  # epoch: conv1 kernel, other kernels, biases (the authors' notebook, run #145 on 2012)
         0: (1e-2, 1e-2, 2e-2),
         24.9: (1e-2, 1e-2, 2e-2),
         25: (1e-3, 1e-3, 2e-2),
@@ -87,8 +87,52 @@ def test_original_code_follows_its_notebook():
         assert got["conv1_bias"] == pytest.approx(0.0 if conv1 == 0 else bias, rel=1e-5)
 
 
+PRE_TRAINING = {  # run: epoch: kernels of conv1, conv2 to conv5, conv6, fc6 and fc7, fc8
+    "fall2009": {
+        0: (1e-3, 1e-3, 1e-2, 1e-2, 1e-2),
+        2.15: (1e-3, 1e-3, 1e-2, 1e-2, 1e-2),
+        2.16: (1e-3, 1e-3, 1e-3, 1e-3, 1e-3),
+        6.6: (1e-3, 1e-3, 1e-3, 1e-3, 1e-3),
+    },
+    "fall2011": {
+        0: (1e-3, 1e-3, 1e-3, 1e-2, 1e-2),
+        5.99: (1e-3, 1e-3, 1e-3, 1e-2, 1e-2),
+        6: (1e-3, 1e-3, 1e-3, 1e-3, 1e-3),
+    },
+    "original_code_conv6": {
+        0: (1e-4, 1e-3, 1e-3, 1e-3, 1e-3),
+        2.99: (1e-4, 1e-3, 1e-3, 1e-3, 1e-3),
+        3: (1e-4, 1e-3, 1e-3, 1e-3, 1e-2),  # after 300 batches
+        5: (1e-5, 1e-3, 1e-3, 1e-3, 1e-2),
+        7: (0.0, 1e-3, 1e-3, 1e-3, 1e-2),
+        9: (0.0, 1e-3, 1e-3, 1e-3, 1e-3),
+        22: (1e-4, 1e-4, 1e-4, 1e-4, 1e-4),
+        42: (1e-5, 1e-5, 1e-5, 1e-5, 1e-5),
+    },
+}
+
+
+@pytest.mark.parametrize("recipe", PRE_TRAINING)
+def test_pre_training_follows_its_notebook(recipe):
+    """Nets #146-2009, -2011 and -2012-2011: rates of weights as noted, biases 0.02 throughout."""
+    config = dataclasses.replace(configs.get(recipe), batch_size=10)
+    for epoch, wanted in PRE_TRAINING[recipe].items():
+        got = rate_at(config, epoch)
+        for layers, rate in zip(
+            (("conv1",), ("conv2", "conv5"), ("conv6",), ("fc6", "fc7"), ("fc8",)),
+            wanted,
+            strict=True,
+        ):
+            for layer in layers:
+                own = got.get(f"{layer}_kernel", got["kernel"])
+                assert own == pytest.approx(rate, rel=1e-5), (epoch, layer)
+                assert got.get(f"{layer}_bias", got["bias"]) == pytest.approx(2e-2), (epoch, layer)
+    noise = {"fall2009": 0, "fall2011": 0, "original_code_conv6": 38}
+    assert config.augment.lighting_off_epoch == noise[recipe]
+
+
 def test_rates_of_layers_are_said_in_words():
-    """The authors' rates for net #146 on 2012, from 2011 (FACTS 1.11), and Caffe's lr_mult."""
+    """The authors' rates for net #146 on 2012, from 2011 (their notebook), and Caffe's lr_mult."""
     rules = (
         *("conv1 weights: 1e-4", "conv1 weights: 1e-5 from epoch 5", "conv1: 0 from epoch 7"),
         *("fc8 weights: 0", "fc8 weights: 0.01 from update 300", "fc8 weights: 0.001 from epoch 9"),

@@ -1,5 +1,6 @@
 """Runs that begin with weights: which layers are taken, whose input, and what a resume needs."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import jax
 import numpy as np
 import pytest
 import small
+from on_mesh import apart, some
+from x64 import enable_x64
 
 from alexnet_jax import configs, train
 from alexnet_jax.config import ConfigError, MeshConfig
@@ -97,6 +100,10 @@ def test_all_is_taken_where_the_classes_are_the_same(source, begin, tmp_path):
     assert f"{', '.join(ALL)}: taken" in said and "x10" not in said
     assert "model.width: 0.0625 of the weights in the place of 0.25" in said
     about = json.loads((tmp_path / "w" / start.FILE).read_text())
+    step = max(int(path.name) for path in (source / "w" / "checkpoints").iterdir())
+    seal = source / "w" / "checkpoints" / str(about["step"]) / "digests.json"
+    assert about["weights"] == str(source / "w") and about["step"] <= step
+    assert about["sha256"] == hashlib.sha256(seal.read_bytes()).hexdigest()
     assert about["layers"] == dict.fromkeys(ALL, "taken") and about["format"] == "workdir"
     kept = run_files.read_config(tmp_path / "w")
     assert (kept.resize, kept.image_size, kept.model.width) == (71, 67, 1 / 16)
@@ -113,6 +120,46 @@ def test_on_any_mesh(source, begin, tmp_path, mesh):
     config.mesh = mesh
     state, _ = begin(config, tmp_path / "w")
     assert_taken(state, weights_of(source / "w"), ALL)
+
+
+def learned(source, data, workdir, mesh, precision):
+    """Fine-tunes for 12 updates: conv1 frozen, a new fc8 at ten times the rate."""
+    config = fine_tuning(source, data)
+    config.mesh, config.precision, config.num_steps = mesh, precision, 12
+    config.optimizer.frozen = ("conv1",)
+    train.train(config, workdir)
+    return [row["loss"] for row in small.rows(workdir)], small.final_state(workdir, 12)
+
+
+ONE = MeshConfig(1, 1)
+OTHERS = [
+    MeshConfig(1, 2),
+    MeshConfig(2, 2),
+    MeshConfig(2, 2, "hybrid"),
+    MeshConfig(2, 1, zero=True),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "bar"),
+    [pytest.param("float64", 1e-9, marks=pytest.mark.exhaustive), ("float32", 1e-5)],
+)
+@pytest.mark.parametrize("mesh", some(OTHERS, OTHERS[1]), ids=str)
+def test_a_mesh_changes_nothing_of_what_is_learned(source, tmp_path, mesh, precision, bar):
+    data = with_classes(tmp_path / "set", {"dark": "night", "light": "day"})
+    with enable_x64(precision == "float64"):
+        wanted = learned(source, data, tmp_path / "one", ONE, precision)
+        found = learned(source, data, tmp_path / "mesh", mesh, precision)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=bar)
+    assert found[1].keys() == wanted[1].keys()
+    learnt = [name for name in wanted[1] if name.endswith(("['kernel']", "['bias']"))]
+    assert len(learnt) == 2 * 2 * len(ALL)  # and the velocity of each
+    for name in learnt:
+        assert apart(wanted[1][name], found[1][name]) < bar, name
+    own = weights_of(source / "w")["conv1"]["kernel"]
+    conv1 = found[1][".params['conv1']['kernel']"]
+    np.testing.assert_array_equal(conv1.astype(np.float32), own)
 
 
 def test_other_classes_begin_anew(source, begin, tmp_path):
@@ -184,6 +231,39 @@ def test_a_flag_is_a_hand_and_a_recipe_is_none(source, tmp_path):
     assert "error: image_size: 83 is set by hand, and the weights have 67" in done.stderr
 
 
+FILES = {  # of a --config file: how it says its own values
+    "a field": "config = configs.get('fine_tune')\n    config.image_size = 83",
+    "Config()": "config = Config(image_size=227, resize=256)",  # what the defaults are
+}
+
+
+@pytest.mark.parametrize("way", FILES)
+def test_a_file_of_one_s_own_is_a_hand(source, tmp_path, way):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from alexnet_jax import configs\nfrom alexnet_jax.config import Config\n\n"
+        f"def get_config():\n    {FILES[way]}\n"
+        f"    config.init.weights = {str(source / 'w')!r}\n"
+        f"    config.dataset, config.batch_size = {str(source / 'set')!r}, 8\n    return config\n"
+    )
+    command = [sys.executable, "-m", "alexnet_jax.main", "--dry_run", f"--workdir={tmp_path / 'w'}"]
+    done = subprocess.run(
+        [*command, f"--config={path}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    told = {"a field": "image_size: 83", "Config()": "resize: 256"}[way]
+    assert f"{told} is set by hand, and the weights have" in done.stderr
+
+
+def test_a_step_of_a_workdir_is_chosen(source, begin, tmp_path):
+    steps = sorted(int(path.name) for path in (source / "w" / "checkpoints").iterdir())
+    for which, step in (("latest", steps[-1]), *((str(step), step) for step in steps)):
+        config = fine_tuning(source, source / "set")
+        config.init.checkpoint = which
+        state, _ = begin(config, tmp_path / which)
+        assert_taken(state, trained.load(source / "w", which=str(step)).params, ALL)
+
+
 def test_layers_are_chosen_and_what_follows_them_is_the_runs_own(source, begin, tmp_path):
     config = fine_tuning(source, source / "set")
     config.init.layers = ("conv1-conv3,conv5",)
@@ -222,11 +302,15 @@ def test_layers_that_only_the_weights_have_may_be_frozen(source, tmp_path):
     config.optimizer.frozen = ("conv1", "conv6")
     config.num_steps = 2
     config.optimizer.schedule.kind = "constant"
-    train.train(config, tmp_path / "w")
+    _, said, _ = small.quietly(train.train, config, tmp_path / "w")
+    assert "frozen    conv1, conv6\n" in said
     config.num_steps = 4
     train.train(config, tmp_path / "w")  # and on a resume
     own, other = (weights_of(tmp_path / name) for name in ("w", "six"))
     np.testing.assert_array_equal(own["conv6"]["kernel"], other["conv6"]["kernel"])
+    config.optimizer.frozen, config.init.layers = ("conv1",), ("conv1-conv5",)
+    said = train.preview(config, tmp_path / "w2")
+    assert "conv6: of the weights, not used\n" in said
     config.optimizer.frozen = ("conv7",)
     with pytest.raises(ConfigError, match="optimizer.frozen: conv7 is not known"):
         train.train(config, tmp_path / "w2")
@@ -364,7 +448,8 @@ def test_a_file_of_ours_and_formats_by_name(source, begin, tmp_path):
         config.init.weights = name
         state, said = begin(config, tmp_path / f"w{len(name)}")
         assert_taken(state, run.params, ALL)
-        assert "(safetensors, SHA-256 " in said
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert f"weights   {path} (safetensors, SHA-256 {sha256[:12]}...)" in said
     for name, form in {"a.caffemodel": "caffe", "b.ONNX": "onnx", "c.pth": "torchvision"}.items():
         assert formats.format_of(tmp_path / name) == form
     (tmp_path / "odd").write_text("what?")

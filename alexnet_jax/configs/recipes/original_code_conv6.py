@@ -28,7 +28,7 @@ def get_config() -> Config:
         "conv1 weights: 1e-4",
         "fc8 weights: 0.01 from update 300",
         "conv1 weights: 1e-5 from epoch 5",
-        "conv1: 0 from epoch 7",
+        "conv1 weights: 0 from epoch 7",  # the notes are of weights; biases keep 0.02
         "fc8 weights: 0.001 from epoch 9",
         "conv1-conv6 fc* weights: 1e-4 from epoch 22",
         "conv1-conv6 fc* weights: 1e-5 from epoch 42",

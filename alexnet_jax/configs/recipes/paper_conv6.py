@@ -1,11 +1,10 @@
-"""The network of the paper's starred rows (table 2): `paper` and a sixth convolution, pre-trained.
+"""`paper` with the sixth convolution of the paper's starred rows (table 2), from random weights.
 
-    python -m alexnet_jax.main --workdir=runs/star --config=paper_conv6 \\
-        --config.init.weights=runs/fall2011
+    python -m alexnet_jax.main --workdir=runs/conv6 --config=paper_conv6
 
-61,555,304 parameters. Published for one such CNN, pre-trained on ImageNet's Fall 2011 release and
-fine-tuned: 39.0 % top-1 and 16.6 % top-5 error on ILSVRC-2012 validation, ten views. Without
-`init.weights` it begins with random ones, which the paper has no figure for.
+61,555,304 parameters. The paper gives no error for this network from scratch. Its 39.0 % top-1 and
+16.6 % top-5 (ILSVRC-2012 validation, ten views) are of one that was pre-trained on ImageNet's Fall
+2011 release: `original_code_conv6`, the last of four runs (experiments/fidelity).
 """
 
 from alexnet_jax.config import Config
