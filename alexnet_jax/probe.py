@@ -1,8 +1,8 @@
 """python -m alexnet_jax.probe --workdir=W [--dataset=D] [--layers=pool5,fc6,fc7]: linear probes.
 
 How well a linear classifier tells the classes of a data set by the activations of a network that
-may have learned something else: logistic regression on those of every training image, top-1 and
-top-5 error on the test images, one view each.
+may have learned something else: logistic regression by L-BFGS on those of every training image,
+top-1 and top-5 error on the test images, one view each.
 """
 
 from alexnet_jax.host import command
@@ -61,6 +61,7 @@ def _probe() -> None:
             f"learn from, {len(test.labels):,} of {tested_on} to test, "
             f"{len(first.class_names)} classes"
         )
+        cli.say("logistic regression by L-BFGS; every fifth training image chooses the penalty")
         cli.say("layer       numbers  penalty   top-1      top-5      seconds")
         rows = []
         for layer in f.layers:

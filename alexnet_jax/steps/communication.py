@@ -114,7 +114,8 @@ def expected(
 ) -> list[Collective]:
     """Counts what a scheme asks for on a mesh, without compiling anything.
 
-    The least that a scheme needs, except in turns: there an all-reduce stands for each broadcast.
+    The least that a scheme needs where every layer learns, except in turns: there an all-reduce
+    stands for each broadcast.
 
     Args:
       config: with `mesh.model` set.

@@ -38,18 +38,19 @@ _ARMS = flags.DEFINE_list(
     "DATAxMODEL[:SCHEME, zero or resident[:fc_updates]], ...",
 )
 _CONFIG = flags.DEFINE_string("recipe", "paper", "recipe of the network")
+_CLASSES = flags.DEFINE_integer("num_classes", 1000, "where the recipe does not say")
 _BATCH = flags.DEFINE_integer("batch_size", 128, "global images")
 _STEPS = flags.DEFINE_integer("steps", 3, "timed steps of each arm; 0: none")
 
 
-def arm_config(arm: str, recipe: str, batch_size: int) -> Config:
+def arm_config(arm: str, recipe: str, batch_size: int, num_classes: int = 1000) -> Config:
     """Returns the config of an arm, written DATAxMODEL[:SCHEME, zero or resident[:fc_updates]].
 
     `resident` keeps ImageNet's training split on the devices, cut over `data`.
     """
     shape, scheme, passes = (*arm.split(":"), "", "")[:3]
     config = configs.get(recipe)
-    config.batch_size, config.num_classes = batch_size, config.num_classes or 1000
+    config.batch_size, config.num_classes = batch_size, config.num_classes or num_classes
     config.mesh.data, config.mesh.model = (int(n) for n in shape.split("x"))
     config.mesh.zero = scheme == "zero"
     if scheme == "resident":
@@ -102,9 +103,8 @@ def time_steps(config: Config, update: jax.stages.Compiled, steps: int) -> list[
     return times[1:]
 
 
-def compare(arm: str, recipe: str, batch_size: int, steps: int) -> dict[str, Any]:
-    """Returns the row of one arm."""
-    config = arm_config(arm, recipe, batch_size)
+def compare(arm: str, config: Config, steps: int) -> dict[str, Any]:
+    """Returns the row of an arm, whose config `arm_config` returned."""
     update = train.compile_train_step(config)
     said = communication.compiled(update)
     resident = config.feed == "resident"
@@ -130,7 +130,7 @@ def compare(arm: str, recipe: str, batch_size: int, steps: int) -> dict[str, Any
     }
     return {
         "arm": arm,
-        "batch_size": batch_size,
+        "batch_size": config.batch_size,
         "backend": jax.default_backend(),
         "collectives": len(said),
         "bytes": sum(c.moved for c in said),
@@ -179,7 +179,8 @@ def _run(_: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for arm in _ARMS.value:
-        rows.append(compare(arm, _CONFIG.value, _BATCH.value, _STEPS.value))
+        config = arm_config(arm, _CONFIG.value, _BATCH.value, _CLASSES.value)
+        rows.append(compare(arm, config, _STEPS.value))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
         (folder / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
     (folder / "table.md").write_text(table(rows))

@@ -142,6 +142,27 @@ def test_what_is_odd_is_said(tmp_path):
     ]
 
 
+def test_torchvisions_imagenet_folder_is_its_photographs_alone(tmp_path):
+    """As torchvision.datasets.ImageNet leaves it: unpacked beside the archives and its own file."""
+    for root in ("own", "plain"):
+        for split, number in (("train", 3), ("val", 2)):
+            for name in ("n01440764", "n01443537"):
+                folder = tmp_path / root / split / name
+                folder.mkdir(parents=True)
+                for i in range(number):
+                    photo = f"{name}_{i}" if split == "train" else f"ILSVRC2012_val_0000000{i}"
+                    (folder / f"{photo}.JPEG").write_bytes(JPEG + bytes([i]))
+    own = tmp_path / "own"
+    (own / "meta.bin").write_bytes(b"PK\x03\x04 a pickle in a ZIP archive")
+    for name in ("devkit_t12.tar.gz", "img_train.tar", "img_val.tar"):
+        (own / f"ILSVRC2012_{name}").write_bytes(b"its bytes")
+    found, wanted = (Folder(tmp_path / root) for root in ("own", "plain"))
+    assert found.sizes == wanted.sizes == {"train": 6, "val": 4}
+    for split in found.sizes:
+        assert list(found.open(split)) == list(wanted.open(split))
+    assert found.fingerprint() == wanted.fingerprint()
+
+
 def test_no_labels_where_there_are_no_classes(tmp_path):
     found = Folder(make(tmp_path, "train/cat/1.jpg", "test/2.jpg", "test/1.jpg"))
     source = found.open("test")

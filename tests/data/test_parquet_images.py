@@ -42,8 +42,9 @@ def both(tmp_path):
         for i in range(count):
             label = int(rng.integers(3)) if split != "test" else -1
             data = cv2.imencode(".jpg", rng.integers(0, 256, (20, 24, 3), np.uint8))[1].tobytes()
+            start = f"{CLASSES[label]}_{i}" if split == "train" else f"ILSVRC2012_{split}_{i:08}"
             own = f"_{CLASSES[label]}" if split != "test" else ""
-            name = f"ILSVRC2012_{split}_{i:08}{own}.JPEG"
+            name = f"{start}{own}.JPEG"
             rows.append((data, name, label))
             where = plain / split / (CLASSES[label] if label >= 0 else "") / name
             where.parent.mkdir(parents=True, exist_ok=True)

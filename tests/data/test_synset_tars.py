@@ -12,6 +12,7 @@ import pytest
 from alexnet_jax.config import Config
 from alexnet_jax.data import synset_tars
 from alexnet_jax.data.sources import open_dataset
+from alexnet_jax.data.store import preparation, shard_writer, store
 from alexnet_jax.data.types import DataError
 
 CLASSES = {"n00004475": 3, "n00005787": 5, "n00006024": 0, "n00015388": 7}
@@ -44,6 +45,26 @@ def both(tmp_path):
     (tars / "fall11_urls.txt").write_text("beside them")
     (tars / ".DS_Store").write_text("")
     return tars, plain
+
+
+def test_the_store_of_it_is_the_folder_s(both, tmp_path):
+    for path, name in zip(both, ("tars", "folder"), strict=True):
+        out = tmp_path / name
+        (out / store.UNFINISHED).mkdir(parents=True)
+        options = shard_writer.Options(resize=16, shards=2)
+        making = preparation.Preparation(open_dataset(Config(dataset=str(path))), out, options)
+        making.write(1, lambda images: None)
+        making.finish()
+    found, wanted = (
+        {
+            file.name.partition("-train")[2]: file.read_bytes()
+            for file in (tmp_path / name).iterdir()
+            if "-of-" in file.name
+        }
+        for name in ("tars", "folder")
+    )
+    assert found == wanted and sum(map(len, found.values())) > 15 * 16 * 16 * 3
+    assert len(open_dataset(Config(dataset=str(tmp_path / "tars"), resize=16)).open("train")) == 15
 
 
 def test_it_is_the_folder_s_data_set_record_by_record(both):

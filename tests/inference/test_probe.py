@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import small
 from commands import endings
 
 from alexnet_jax import probe as command
@@ -102,7 +103,10 @@ def test_too_many_activations_are_refused(monkeypatch):
 
 def test_the_command(trained_run, tmp_path):
     out = tmp_path / "found" / "probe.json"
-    own = f"--workdir={trained_run / 'w'}"
+    own, other = f"--workdir={trained_run / 'w'}", tmp_path / "other"
+    small.write_folder(other)
+    for split in ("train", "val"):
+        (other / split / "dark").rename(other / split / "night")
     said = endings(
         "probe",
         tmp_path,
@@ -111,6 +115,7 @@ def test_the_command(trained_run, tmp_path):
         [own, "--split=train"],
         [own, f"--dataset={tmp_path}"],
         [own, "odd"],
+        [own, "--layers=fc7", f"--dataset={other}", f"--out={tmp_path / 'other.json'}"],
     )
     assert said[0] == ""
     assert said[1].startswith("error: layer: fc9 is not known; did you mean fc")
@@ -119,4 +124,6 @@ def test_the_command(trained_run, tmp_path):
     about = json.loads(out.read_text())
     assert [row["layer"] for row in about["probes"]] == ["pool5", "fc7"]
     assert all(row["top1_error"] <= 0.5 for row in about["probes"])
-    assert command.__doc__
+    [row] = json.loads((tmp_path / "other.json").read_text())["probes"]
+    assert row["top1_error"] <= 0.5  # of classes that the network does not know
+    assert "L-BFGS" in command.__doc__

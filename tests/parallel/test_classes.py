@@ -13,10 +13,11 @@ from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.inference import trained
 from alexnet_jax.parallel import mesh
 from alexnet_jax.parallel.schemes import MODEL
-from alexnet_jax.steps import state, training
+from alexnet_jax.steps import communication, optimizer, state, training
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.stored_form import StoredForm
 from alexnet_jax.training import run_weights
+from experiments.sharding.compare import by_layer, state_bytes
 
 BEHIND = {"model__conv6_channels": 64, "model__fc7_linear_units": 512}
 
@@ -107,17 +108,30 @@ def test_21843_classes_on_eight_devices(scheme):
     setup = Setup.of(config, 21_843)
     own = state.abstract_state(setup)
     whole = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(own.params):
+    velocity = optimizer.velocity(own.opt_state)
+    for path, leaf in (
+        *jax.tree_util.tree_leaves_with_path(own.params),
+        *jax.tree_util.tree_leaves_with_path(velocity),
+    ):
         over = MODEL in mesh.axes_of(leaf.sharding.spec)
         is_convolution = path[0].key.startswith("conv")
         assert over or (scheme == "hybrid" and is_convolution), path
         held = np.prod(leaf.sharding.shard_shape(leaf.shape))
         whole[path[0].key] = whole.get(path[0].key, 0) + int(held)
-    assert whole["fc8"] == 2049 * 2731  # 21,848 classes over eight
+    assert whole["fc8"] == 2 * 2049 * 2731  # 21,848 classes over eight, and their velocity
     form = StoredForm(setup)
     kernel = form.abstract.params["fc8"]["kernel"]
     assert kernel.shape == (2048, 21_843)
     assert kernel.sharding.shard_shape(kernel.shape) == (256, 21_843)
     unpadded = form._unpadded.lower((own.params["fc8"], own.opt_state[-1].trace["fc8"])).compile()
+    update = training.compile_train_step(setup, HostBatches(config.mesh, 128, config.resize))
+    held = state_bytes(update)
+    # The page of experiments/sharding has these; a replicated fc8 alone would be 341 MiB more.
+    assert held["arguments"] < 131 * 2**20 and held["temporary"] < 470 * 2**20
+    sent = {
+        place: row["bytes"] / 2**20
+        for place, row in by_layer(communication.compiled(update)).items()
+    }
+    assert sent["logits"] < 19 and sum(sent.values()) < {"columns": 169, "hybrid": 56}[scheme]
     text = unpadded.as_text()
     assert "all-to-all" in text and "f32[2048,21843]" not in text and "f32[2048,21848]" not in text

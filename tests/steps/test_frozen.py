@@ -134,10 +134,10 @@ def test_statistics_of_frozen_layers_stay_and_are_used(parts):
     np.testing.assert_allclose(bound.norm1(x), wanted, rtol=1e-4, atol=1e-5)
 
 
-def step(frozen: tuple[str, ...], shape: tuple[int, int] = (1, 1), scheme: str = "columns"):
+def step(frozen: tuple[str, ...], mesh: MeshConfig = MeshConfig(1, 1)):
     config = configs.get("paper")
     config.num_classes, config.batch_size, config.kernels = 1000, 8, "reference"
-    config.mesh = MeshConfig(*shape, scheme=scheme)
+    config.mesh = mesh
     config.optimizer.frozen = frozen
     return train.compile_train_step(config)
 
@@ -161,18 +161,35 @@ def test_a_step_above_frozen_convolutions_costs_less_than_half():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["columns", "hybrid"])
-def test_nothing_is_said_of_what_is_not_differentiated(scheme):
-    found = {}
+@pytest.mark.parametrize(
+    "mesh",
+    some(
+        [
+            MeshConfig(2, 2),
+            MeshConfig(1, 4),
+            MeshConfig(2, 2, zero=True),
+            MeshConfig(2, 2, "hybrid"),
+            MeshConfig(1, 2, "hybrid_in_turns"),
+        ],
+        MeshConfig(2, 2),
+        MeshConfig(2, 2, "hybrid"),
+    ),
+    ids=str,
+)
+def test_what_is_not_differentiated_is_neither_computed_nor_sent(mesh):
+    found, flops = {}, {}
     for name, layers in (("none", ()), ("convolutions", CONVOLUTIONS)):
-        said = communication.compiled(step(layers, (2, 2), scheme))
+        program = step(layers, mesh)
+        flops[name] = program.cost_analysis()["flops"]
         found[name] = collections.Counter()
-        for one in said:
+        for one in communication.compiled(program):
             if one.backward or one.layer == "update":
                 found[name][one.layer] += one.payload
+    assert flops["convolutions"] <= 0.45 * flops["none"]
     convolutions = {layer for layer in found["convolutions"] if layer.startswith("conv")}
     assert not convolutions, found
-    assert any(layer.startswith("conv") for layer in found["none"]) or scheme == "hybrid"
+    by_columns = mesh.scheme == "columns"
+    assert by_columns == any(layer.startswith("conv") for layer in found["none"])
     assert sum(found["convolutions"].values()) < sum(found["none"].values())
 
 
