@@ -59,7 +59,10 @@ def weights(package: pathlib.Path | None, seed: int = 0) -> Weights:
       WeightsError: it is not there, or its tensors are others.
     """
     data, path = content(package)
-    theirs = pickled.read(data)["AlexNet_0"]
+    try:
+        theirs = pickled.read(data)["AlexNet_0"]
+    except (pickled.PickleError, KeyError) as error:
+        raise WeightsError(f"{path}: does not hold the package's arrays ({error})") from error
     config = configs.get("torchvision")
     config.augment.statistics = "imagenet"
     network = model.build(config.model, 1000, config.precision)
