@@ -20,6 +20,8 @@ from alexnet_jax import cli
 from alexnet_jax.config import ConfigError
 from alexnet_jax.host import paths
 
+MOST_WITH_ANSWERS = 6  # of several runs: each has up to 0.7 MB of pictures
+
 
 def define_flags() -> None:
     """Declares the command's flags."""
@@ -56,7 +58,14 @@ def make(workdirs: list[pathlib.Path], out: pathlib.Path, with_answers: bool) ->
 
     runs = run.read_all(workdirs)
     shown = {}
-    for one in runs if with_answers else ():
+    pictured = runs[:MOST_WITH_ANSWERS] if with_answers else []
+    if with_answers and len(pictured) < len(runs):
+        cli.say(
+            f"the first {MOST_WITH_ANSWERS} runs alone have pictures of answers, so that the page "
+            "stays under 5 MB; name fewer to see those of others",
+            file=sys.stderr,
+        )
+    for one in pictured:
         from alexnet_jax import inference
         from alexnet_jax.pages import answers
 

@@ -16,6 +16,9 @@ from alexnet_jax.benchmarks import work
 from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.benchmarks.steps import prepared
 from alexnet_jax.config import Config
+from alexnet_jax.figures import roofline
+from alexnet_jax.figures.roofline import Point
+from alexnet_jax.host import machine
 from alexnet_jax.layers import linear
 from alexnet_jax.layers.batch_norm import alone
 from alexnet_jax.ops import compilation, convolution, matmul
@@ -158,6 +161,12 @@ def _update(config: Config, network: model.AlexNet) -> Part:
     return Part("update", update, (params, params, tx.init(params)), 0.0, 5 * _bytes(params))
 
 
+def _machine() -> str:
+    """Says what is measured: a CPU by its processor, which JAX does not name."""
+    kind = jax.devices()[0].device_kind
+    return f"{machine.processor()}, {machine.cores()} cores" if kind == "cpu" else kind
+
+
 def measure(config: Config, rounds: int, picture: pathlib.Path | None = None) -> list[Row]:
     """Measures every part alone.
 
@@ -191,52 +200,9 @@ def measure(config: Config, rounds: int, picture: pathlib.Path | None = None) ->
         row = Row(part.name, speed, slowest, fastest, beside="floor", more=more)
         row.ratio, row.ratios = floor / spent, (floor / max(times), floor / min(times))
         rows.append(row)
-        points.append((part.name, part.flops / part.bytes, part.flops / spent))
+        points.append(Point(part.name, part.flops / part.bytes, part.flops / spent))
         print(f"{part.name}: {1e3 * spent:.2f} ms, floor {1e3 * floor:.2f}", flush=True)
     if picture:
-        device = jax.devices()[0].device_kind
-        title = f"{device}, {config.precision}, {config.batch_size} images a batch"
-        draw(points, best, picture, title)
+        title = f"{_machine()}, {config.precision}, {config.batch_size} images a batch"
+        roofline.draw(points, best.flops, best.bandwidth, title).save(picture)
     return rows
-
-
-def draw(
-    points: list[tuple[str, float, float]], best: work.Ceiling, path: pathlib.Path, title: str
-) -> None:
-    """Draws the roofline: FLOP/s against FLOP for each byte that must move.
-
-    Args:
-      points: name, FLOP/byte and FLOP/s of each part; those without products are left out.
-      best: what the device can do.
-      path: of the picture.
-      title: which machine, and what it computes.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    shown = [point for point in points if point[2] > 0]
-    least, most = min(p[1] for p in shown) / 2, max(p[1] for p in shown) * 4
-    x = np.geomspace(least, most, 200)
-    axes.loglog(x, np.minimum(best.flops, x * best.bandwidth) / 1e9, color="0.3")
-    marks = {"forward": "o", "input": "s", "kernel": "^"}
-    seen: dict[str, str] = {}
-    for name, intensity, flops in shown:
-        layer, kind = name.split()[0], name.split()[-1]
-        colour = seen.setdefault(layer, f"C{len(seen)}")
-        label = layer if kind == "forward" else None
-        axes.plot(intensity, flops / 1e9, marks[kind], color=colour, ms=7, label=label)
-    axes.set(xlabel="FLOP for each byte that must move", ylabel="GFLOP/s")
-    marked = "circles: forward; squares: gradient of the input; triangles: of the kernel"
-    axes.set_title(f"{title}\n{marked}", fontsize=10)
-    lowest = min(best.flops / 10, *(p[2] for p in shown))
-    axes.set_ylim(lowest / 1.2e9, best.flops * 1.2 / 1e9)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-        axis.set_minor_formatter(NullFormatter())
-    axes.grid(which="both", alpha=0.2)
-    axes.legend(frameon=False, ncols=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)

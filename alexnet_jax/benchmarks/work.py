@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax.ops import compilation
+from alexnet_jax.ops import compilation, convolution, matmul
 
 LEAST_SECONDS = 0.05  # of calls that are timed together
 
@@ -48,15 +48,31 @@ def times(function: Callable[..., Any], *arguments: Any, repeats: int = 5) -> li
 
 
 def ceiling(precision: str) -> Ceiling:
-    """Measures what the default device can do at a precision."""
+    """Measures what the default device can do at a precision: the fastest of large products, XLA's
+    and ours, and of a convolution, and a copy."""
     on_cpu = jax.default_backend() == "cpu"
-    sides, numbers = ((1024, 2048), 2**26) if on_cpu else ((4096, 8192), 2**29)
+    sides, numbers, images = ((1024, 2048), 2**26, 16) if on_cpu else ((4096, 8192), 2**29, 512)
     x = jnp.ones((numbers,), jnp.float32)
     copy = compilation.compiled(lambda v: v + 1, x)
-    products = (_product_flops(side, precision) for side in sides)
+    products = [_product_flops(side, precision) for side in sides]
+    products.append(_convolution_flops(images, precision))
     return Ceiling(max(products), 8 * numbers / min(times(copy, x)))
 
 
 def _product_flops(side: int, precision: str) -> float:
+    """Returns the rate of a large product, by the faster of XLA's and ours."""
     a, b = (jax.random.normal(jax.random.key(n), (side, side), precision) for n in range(2))
-    return 2 * side**3 / min(times(compilation.compiled(jnp.matmul, a, b), a, b))
+    programs = (compilation.compiled(way, a, b) for way in (jnp.matmul, matmul.fully_connected))
+    return 2 * side**3 / min(min(times(program, a, b)) for program in programs)
+
+
+def _convolution_flops(images: int, precision: str) -> float:
+    side, taps, channels = 28, 3, 256
+    x = jax.random.normal(jax.random.key(0), (images, side, side, channels), precision)
+    kernel = jax.random.normal(jax.random.key(1), (taps, taps, channels, channels), precision)
+
+    def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return convolution.conv(x, kernel, 1, 1, 1)
+
+    flops = 2 * images * side**2 * taps**2 * channels**2
+    return flops / min(times(compilation.compiled(conv, x, kernel), x, kernel))

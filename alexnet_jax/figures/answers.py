@@ -4,6 +4,7 @@ import textwrap
 
 import numpy as np
 
+from alexnet_jax.figures import colours
 from alexnet_jax.figures.picture import Picture, as_drawn, shortened
 
 BARS = 5
@@ -35,8 +36,8 @@ def draw(
         names = [name for name, _ in rows[:BARS]][::-1]
         values = [p for _, p in rows[:BARS]][::-1]
         places = np.arange(len(names))
-        colours = ["tab:red" if name == label else "lightsteelblue" for name in names]
-        bottom.barh(places, values, color=colours)
+        fills = [colours.VERMILION if name == label else "lightsteelblue" for name in names]
+        bottom.barh(places, values, color=fills)
         for place, name in zip(places, names, strict=True):
             shown = as_drawn(shortened([name], 30)[0])
             bottom.text(0.02, place, shown, va="center", fontsize=8)
@@ -56,8 +57,8 @@ def draw_one(image: np.ndarray, rows: list[tuple[str, float]]) -> Picture:
     left.imshow(image)
     left.set_axis_off()
     names, values = [name for name, _ in rows][::-1], [100 * p for _, p in rows][::-1]
-    colours = ["tab:gray"] * (len(rows) - 1) + ["tab:blue"]
-    bars = right.barh(range(len(rows)), values, color=colours)  # two names may be alike
+    fills = [colours.GREY] * (len(rows) - 1) + [colours.BLUE]
+    bars = right.barh(range(len(rows)), values, color=fills)  # two names may be alike
     right.set_yticks(range(len(rows)), [as_drawn(name) for name in shortened(names, 40)])
     right.bar_label(bars, fmt="%.1f %%", padding=3)
     right.set(xlim=(0, 115), xlabel="probability, %")

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
+
+from alexnet_jax.figures import colours
 from alexnet_jax.figures.picture import Picture, as_drawn, shortened
 
 SHOWN = 20  # of each
@@ -21,18 +24,21 @@ def draw(rows: list[dict[str, Any]], confusions: list[tuple[str, str, int]]) -> 
     left, right = figure.subplots(1, 2)
     errors = [100 * row["top1_error"] for row in rows]
     names = shortened([row["class"] for row in rows], 28)
-    bars = left.barh(range(len(rows)), errors, color="tab:blue")  # two classes may look alike
+    bars = left.barh(range(len(rows)), errors, color=colours.BLUE)  # two classes may look alike
     left.set_yticks(range(len(rows)), [as_drawn(name) for name in names])
     left.bar_label(bars, fmt="%.0f", padding=3)
     left.set(title="classes with the largest top-1 error", xlabel="%", xlim=(0, 100))
     own = shortened([a for a, _, _ in confusions], 22)
     others = shortened([b for _, b, _ in confusions], 22)
     pairs = [f"{a} \N{RIGHTWARDS ARROW} {b}" for a, b in zip(own, others, strict=True)]
-    bars = right.barh(range(len(pairs)), [times for _, _, times in confusions], color="tab:red")
+    bars = right.barh(
+        range(len(pairs)), [times for _, _, times in confusions], color=colours.VERMILION
+    )
     right.set_yticks(range(len(pairs)), [as_drawn(pair) for pair in pairs])
     right.bar_label(bars, padding=3)
-    right.set(title="commonest confusions: what it is, what it is taken for", xlabel="images")
+    right.set(title="commonest confusions: class \N{RIGHTWARDS ARROW} answer", xlabel="images")
     right.margins(x=0.1)
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
     return figure

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from alexnet_jax.figures import colours
 from alexnet_jax.figures.picture import Picture
 from alexnet_jax.steps.metrics import series_of
 
@@ -27,7 +28,7 @@ def draw_run(rows: list[Row]) -> Picture:
         errors = [100 * row.get("top1_error", nan) for row in own]
         axes[1].plot(steps, errors, label=split, **style)
     rates = [(row["step"], row["learning_rate"]) for row in rows if "learning_rate" in row]
-    axes[2].plot(*zip(*rates, strict=True) if rates else ([], []), color="tab:green")
+    axes[2].plot(*zip(*rates, strict=True) if rates else ([], []), color=colours.GREEN)
     names = (("loss", "nats"), ("top-1 error", "%"), ("learning rate", ""))
     for axis, (title, unit) in zip(axes, names, strict=True):
         axis.set(title=title, xlabel="step", ylabel=unit)
@@ -47,7 +48,7 @@ def draw(runs: dict[str, list[Row]]) -> Picture:
     figure = Picture(figsize=(12, 4.6), layout="constrained", dpi=120)
     left, right = figure.subplots(1, 2)
     for number, (name, rows) in enumerate(runs.items()):
-        colour = f"C{number % 10}"
+        colour = colours.of(number)
         train = [row for row in rows if row["split"] == "train"]
         steps = {row["step"]: row["epoch"] for row in train}
         per_step = max(row["epoch"] / row["step"] for row in train) if train else 1.0

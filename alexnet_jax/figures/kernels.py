@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from alexnet_jax.figures import colours
 from alexnet_jax.figures.picture import Picture
 
 ACROSS = 16  # kernels in a row; the paper's picture has 16 across
@@ -58,7 +59,7 @@ def draw(kernels: np.ndarray, columns: int, title: str) -> Picture:
         left.set_axis_off()
         name = f"column {column + 1}" if columns > 1 else "one column"
         left.set_title(f"{name}: colour selectivity {shares[column].mean():.2f}", fontsize=10)
-        right.hist(shares[column], bins=np.linspace(0, 1, 21), color=f"C{column}")
+        right.hist(shares[column], bins=np.linspace(0, 1, 21), color=colours.of(column))
         right.set(xlim=(0, 1), ylabel="kernels")
         right.spines[["top", "right"]].set_visible(False)
     axes[-1][1].set_xlabel("colour selectivity")
@@ -86,8 +87,8 @@ def draw_distribution(indices: dict[str, list[float]]) -> Picture:
     axis = figure.subplots()
     for row, values in enumerate(indices.values()):
         beside = row + np.linspace(-0.15, 0.15, len(values))  # equal ones are seen apart
-        axis.plot(values, beside, "o", alpha=0.6, color=f"C{row}", clip_on=False)
-        axis.plot([np.mean(values)], [row], "|", ms=24, color=f"C{row}")
+        axis.plot(values, beside, "o", alpha=0.6, color=colours.of(row), clip_on=False)
+        axis.plot([np.mean(values)], [row], "|", ms=24, color=colours.of(row))
     axis.set_yticks(range(len(indices)), [f"{name} ({len(v)})" for name, v in indices.items()])
     axis.set(
         xlabel="difference of the halves' mean colour selectivity", ylim=(-0.6, len(indices) - 0.4)

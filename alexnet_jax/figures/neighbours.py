@@ -4,6 +4,7 @@ import textwrap
 
 import numpy as np
 
+from alexnet_jax.figures import colours
 from alexnet_jax.figures.picture import Picture, as_drawn, shortened
 
 
@@ -35,7 +36,7 @@ def draw(
             axis.set_title(
                 as_drawn(shortened([name], 22)[0]),
                 fontsize=8,
-                color="black" if right else "tab:red",
+                color="black" if right else colours.VERMILION,
             )
             for side in axis.spines.values():
                 side.set_visible(axis is row[0])

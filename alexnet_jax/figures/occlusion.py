@@ -49,7 +49,9 @@ def draw(found: list[Covered]) -> Picture:
         near, far = middles[0] - half, middles[-1] + half
         heat = row[1].imshow(one.left, cmap="viridis", extent=(near, far, far, near))
         row[1].set(xlim=(0, side), ylim=(side, 0))
-        row[1].set_title(f"covered there, down to {_probability(one.left.min())}", fontsize=10)
+        least = _probability(one.left.min())
+        told = f"down to {least}" if least != _probability(one.odds) else f"still {least}"
+        row[1].set_title(f"covered there, {told}", fontsize=10)
         bar = figure.colorbar(heat, ax=row[1], shrink=0.85)
         bar.ax.set_title("log odds", fontsize=8)
         row[2].imshow(one.image)

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
-from alexnet_jax.figures import fonts
+from alexnet_jax.figures import colours, fonts
 from alexnet_jax.host import files
 
 
@@ -52,11 +52,17 @@ def shortened(names: list[str], letters: int) -> list[str]:
 
 
 class Picture(Figure):
-    """A figure, shown as a PNG where a cell ends with it.
+    """A figure, shown as a PNG where a cell ends with it; its series have the colours of `colours`.
 
     >>> Picture(figsize=(1, 1))._repr_png_()[:4]
     b'\\x89PNG'
     """
+
+    def add_subplot(self, *place: Any, **options: Any) -> Any:
+        """Adds axes, as of matplotlib."""
+        axes = super().add_subplot(*place, **options)
+        axes.set_prop_cycle(color=colours.SERIES)
+        return axes
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """Draws the figure, with fonts that have the letters of its texts."""

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 
+from alexnet_jax.figures import colours
 from alexnet_jax.figures.picture import Picture
 
-# Okabe and Ito's.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -28,7 +27,7 @@ def draw(
         axis.plot(
             counts,
             [100 * shares[count] for count in counts],
-            color=COLOURS[number % len(COLOURS)],
+            color=colours.of(number),
             marker=MARKS[number % len(MARKS)],
             label=scheme,
         )

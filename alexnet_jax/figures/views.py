@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.patches import Rectangle
 
+from alexnet_jax.figures import colours
 from alexnet_jax.figures.picture import Picture, as_drawn
 
 
@@ -27,7 +28,7 @@ def draw(image: np.ndarray, size: int, rows: Mapping[str, np.ndarray], title: st
     whole.imshow(image)
     whole.set_axis_off()
     border = image.shape[0] - size
-    for corner, colour in (((0, 0), "tab:orange"), ((border, border), "tab:cyan")):
+    for corner, colour in (((0, 0), colours.ORANGE), ((border, border), colours.SKY)):
         whole.add_patch(Rectangle(corner, size - 1, size - 1, fill=False, ec=colour, lw=2))
     whole.set_title(f"{image.shape[0]} pixels, the first and the last crop of {size}", fontsize=9)
     axes = right.subplots(len(rows), across, squeeze=False)

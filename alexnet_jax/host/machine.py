@@ -1,11 +1,23 @@
-"""Cores and memory that this machine grants a process."""
+"""The processor, and the cores and memory of it that this machine grants a process."""
 
 import os
 import pathlib
+import platform
 from collections.abc import Iterator
 
+CPU_INFO = pathlib.Path("/proc/cpuinfo")
 CONTROL_GROUPS = pathlib.Path("/sys/fs/cgroup")
 OWN_GROUPS = pathlib.Path("/proc/self/cgroup")
+
+
+def processor() -> str:
+    """Returns the processor's name as its maker gives it, else its instruction set."""
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def cores() -> int:

@@ -73,17 +73,21 @@ def shown(network: Network, workdir: pathlib.Path) -> list[Shown]:
     error = 100 * found.wrong(1)[found.counted].mean()
     of = f"{len(chosen):,} images of {split}, after {step:,} updates"
     told = f"top-1 error {error:.2f} %, one view, {of}"
-    best, worst = _extremes(found)
+    best, worst, wrong = _extremes(found)
+    title = "the surest wrong answers" if wrong == len(worst) else "the worst answers"
+    kinds = "" if wrong == len(worst) else f"; {wrong} are wrong, the others are the least sure"
     made = [
         _images(network, reader, found, chosen, best, f"the surest right answers ({of})"),
-        _images(network, reader, found, chosen, worst, f"the surest wrong answers ({of})"),
+        _images(network, reader, found, chosen, worst, f"{title} ({of}{kinds})"),
     ]
     names = [spoken(name) for name in network.class_names]
     picture = confusion_figure.of_answers(found, names, f"{split}, one view")
     if picture:
         made.append(Shown(f"confusion: {told}", f"Confusion matrix; {told}", as_uri(picture)))
+    many = "" if picture else f"; {len(names):,} classes are too many for a confusion matrix"
     picture = pictures.draw_errors(network, found)
-    made.append(Shown(f"errors by class: {told}", f"Errors by class; {told}", as_uri(picture)))
+    title = f"errors by class, and the commonest confusions: {told}{many}"
+    made.append(Shown(title, f"Errors by class; {told}", as_uri(picture)))
     picture = pictures.kernels(network)
     made.append(Shown("conv1", "The kernels of conv1, a block for each column", as_uri(picture)))
     for place in best[:2]:
@@ -129,12 +133,17 @@ def _asked(
     return predictions.named(answers, reader, chosen.tolist()), chosen, network.step
 
 
-def _extremes(found: predictions.Predictions) -> tuple[list[int], list[int]]:
-    """Returns where the surest right answers are, and the surest wrong ones."""
+def _extremes(found: predictions.Predictions) -> tuple[list[int], list[int], int]:
+    """Returns where the best answers are and the worst, and how many of these are wrong.
+
+    The best are right and sure, the worst wrong and sure; then come right ones that are not sure.
+    """
     order = np.argsort(-found.probabilities[:, 0], kind="stable")
-    wrong = found.wrong(1)
-    right = [int(i) for i in order if found.counted[i] and not wrong[i]]
-    return right[:SHOWN], [int(i) for i in order if found.counted[i] and wrong[i]][:SHOWN]
+    is_wrong = found.wrong(1)
+    right = [int(i) for i in order if found.counted[i] and not is_wrong[i]]
+    wrong = [int(i) for i in order if found.counted[i] and is_wrong[i]][:SHOWN]
+    unsure = [i for i in reversed(right[SHOWN:])][: SHOWN - len(wrong)]
+    return right[:SHOWN], wrong + unsure, len(wrong)
 
 
 def _images(

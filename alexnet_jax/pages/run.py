@@ -6,14 +6,18 @@ import shlex
 from typing import Any
 
 from alexnet_jax import configs
-from alexnet_jax.config import Config, flatten
+from alexnet_jax.config import Config, ConfigError, flatten
 from alexnet_jax.configs.flags import meanings
 from alexnet_jax.host import files
 from alexnet_jax.training import history, run_files
 from alexnet_jax.training.writers import METRICS, read_rows
 
-# Fields that say nothing of the result.
+# Fields that say nothing of the result, and those of where the data lie and what a run keeps.
 SILENT = ("report_every_minutes", "stuck_after_seconds", "join_seconds", "read_threads")
+KEEPING = (
+    *("data_dir", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
+    *("check_replicas_every", "replay_every", "feed", "resident_gib", "read_ahead"),
+)
 LEAST_SHARE = 0.002  # of a time line that can be seen
 
 
@@ -49,6 +53,7 @@ class Run:
       rows: of metrics.jsonl.
       events: of history.jsonl.
       about: environment.json.
+      dataset: dataset.json; {} where it is lost.
       account: what its time went to; {} where older code ran it.
     """
 
@@ -58,6 +63,7 @@ class Run:
     rows: list[dict[str, Any]]
     events: list[history.Event]
     about: dict[str, Any]
+    dataset: dict[str, Any]
     account: dict[str, float]
 
     @property
@@ -95,7 +101,30 @@ class Run:
         return [
             Deviation(field, own[field], papers[field], meaning.get(field, ""))
             for field in _differing(own, "paper")
+            if field not in KEEPING
         ]
+
+    @property
+    def data(self) -> str:
+        """Says what it learns from and is evaluated on."""
+        c, told = self.config, self.dataset
+        sizes = f" ({told['train_examples']:,} images)" if "train_examples" in told else ""
+        measured = next(iter(self.last.values()), None)
+        tested = f", {measured['split']} ({measured['count']:,}) to test" if measured else ""
+        names = told.get("class_names")
+        classes = f"; {len(names):,} classes" if names else ""
+        known = f"; fingerprint {told['fingerprint'][:12]}" if told.get("fingerprint") else ""
+        return f"{c.dataset}: {c.train_split}{sizes} to learn from{tested}{classes}{known}"
+
+    @property
+    def machine(self) -> str:
+        """Says what computed it."""
+        about, devices = self.about, self.about.get("devices") or []
+        if not about:
+            return "not known"
+        cores = f"{about['processor']}, {about['cores']} cores; " if "processor" in about else ""
+        kinds = f"{len(devices)} x {devices[0]}" if devices else "devices not known"
+        return f"{cores}{kinds}; {about.get('platform', 'system not known')}"
 
     @property
     def stretches(self) -> list[Stretch]:
@@ -143,10 +172,16 @@ def read(workdir: pathlib.Path, name: str = "") -> Run:
         about = files.read_object(workdir / "environment.json")
     except (FileNotFoundError, files.DamagedFileError):
         about = {}
+    try:
+        dataset = run_files.read_dataset(workdir)
+    except ConfigError:  # damaged: the page does without it
+        dataset = {}
     events = history.read(workdir / history.FILE)
     account = history.account(events) if events else {}
     rows = read_rows(workdir / METRICS)
-    return Run(name or workdir.resolve().name, workdir, config, rows, events, about, account)
+    return Run(
+        name or workdir.resolve().name, workdir, config, rows, events, about, dataset, account
+    )
 
 
 def read_all(workdirs: list[pathlib.Path]) -> list[Run]:

@@ -13,7 +13,7 @@ import jax
 
 import alexnet_jax
 from alexnet_jax.errors import printable
-from alexnet_jax.host import files
+from alexnet_jax.host import files, machine
 from alexnet_jax.model import abstract_parameters, count_parameters
 from alexnet_jax.ops.compilation import Numerics
 from alexnet_jax.parallel.mesh import zeros
@@ -57,6 +57,8 @@ def write_environment(workdir: pathlib.Path) -> None:
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": machine.processor(),
+        "cores": machine.cores(),
         "devices": [str(device.device_kind) for device in jax.devices()],
         "backend": jax.default_backend(),
         "packages": {package: _version(package) for package in PACKAGES},

@@ -17,6 +17,7 @@ import small
 import yaml
 from kubernetes_api import Cluster
 from notebooks import ROOT
+from on_mesh import some
 
 from alexnet_jax import configs
 from alexnet_jax.config import flatten, to_json
@@ -134,7 +135,7 @@ def can_be_a_pod():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not can_be_a_pod(), reason="needs openssl, and a mount namespace of its own")
-@pytest.mark.parametrize("name", ["job.cpu.yaml", "jobset.cpu.yaml"])
+@pytest.mark.parametrize("name", some(["job.cpu.yaml", "jobset.cpu.yaml"], "jobset.cpu.yaml"))
 def test_pods_meet_and_train_as_one_run(tmp_path, name):
     """Two pods with what a cluster gives them: an API server, a service account, names."""
     small.write_folder(tmp_path / "set")

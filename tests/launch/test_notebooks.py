@@ -95,7 +95,7 @@ def test_a_bar_is_one_output_without_widgets_too(tmp_path, monkeypatch):
 
 
 # The others run before a release.
-OFTEN = ("first_run", "two_gpus")
+OFTEN = ("first_run",)
 WHOLE = [
     pytest.param(path.stem, marks=() if path.stem in OFTEN else pytest.mark.exhaustive)
     for path in NOTEBOOKS

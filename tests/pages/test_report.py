@@ -1,6 +1,8 @@
 """report.html: what it says of runs, and how a browser shows it."""
 
+import base64
 import dataclasses
+import html
 import io
 import json
 import re
@@ -16,8 +18,9 @@ from PIL import Image
 
 from alexnet_jax import report, train
 from alexnet_jax.config import MeshConfig, flatten
+from alexnet_jax.inference import predictions
 from alexnet_jax.inference.network import Network
-from alexnet_jax.pages import charts, comparison, page, run
+from alexnet_jax.pages import answers, charts, comparison, page, run
 from alexnet_jax.training import history
 
 
@@ -65,6 +68,58 @@ def test_every_picture_says_what_it_shows(one):
 def test_it_says_what_was_measured(folder, one):
     summary = json.loads((folder / "seed2" / "summary.json").read_text())
     assert f"<strong>{100 * summary['top1_error']:.2f} %</strong>" in one.read_text()
+
+
+def test_everything_of_a_run_is_on_it(folder, one):
+    """A part for each thing that a page is asked to show."""
+    text = html.unescape(one.read_text())
+    titles = re.findall(r"<figcaption>([^<]*)", text)
+    wanted = [
+        *("loss", "top-1 error", "learning rate", "images/s", "waiting for data"),
+        *("mean |weight| by layer", "mean |update| by layer"),
+        *("the surest right answers", "the surest wrong answers"),
+        *("confusion: top-1 error", "errors by class", "conv1", "after each layer: "),
+        "Figure 2 with 2 devices: each sends ",
+    ]
+    assert [w for w in wanted if not any(title.startswith(w) for title in titles)] == []
+    about = json.loads((folder / "seed2" / "environment.json").read_text())
+    shown = re.sub(r"<[^>]*>", " ", text)
+    for part in (
+        f"{about['processor']}, {about['cores']} cores; 8 x cpu",
+        "train (40 images) to learn from, val (24) to test; 2 classes; fingerprint ",
+        about["commit"] or "not known",
+        f"jax {about['packages']['jax']}",
+        "fields differ from the recipe of the paper's text",
+        "lost: computed, and undone by an end",
+        "away: between an end and the next start",
+        "start at step 0, 2 in 1 process",
+        "% of ",
+    ):
+        assert part in shown, part
+    assert "data_dir" not in re.findall(r"<li><code>([^<]*)", text)
+    line = text[text.index('class="line"') :]
+    assert all(f'class="{kind}"' in line for kind in ("stretch", "save", "evaluation"))
+
+
+def test_ten_worst_are_shown_where_few_are_wrong():
+    probabilities = np.linspace(0.5, 0.99, 30)[:, None] * [1, 0.01]
+    labels = np.zeros(30, np.int32)
+    classes = np.tile([0, 1], (30, 1))
+    classes[[4, 20]] = [1, 0]
+    found = predictions.Predictions(
+        *(labels, np.ones(30, bool), classes, probabilities), [str(i) for i in range(30)]
+    )
+    best, worst, wrong = answers._extremes(found)
+    assert best == list(range(29, 20, -1)) + [19]
+    assert (worst, wrong) == ([20, 4, 0, 1, 2, 3, 5, 6, 7, 8], 2)
+
+
+def test_many_runs_stay_one_page(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "MOST_WITH_ANSWERS", 1)
+    workdirs = [folder / f"seed{seed}" for seed in range(3)]
+    path = report.make(workdirs, tmp_path / "many.html", with_answers=True)
+    assert "the first 1 runs alone have pictures of answers" in capsys.readouterr().err
+    assert sum("conv1" in alt for alt in pictures_of(path)) == 1
 
 
 def pictures_of(path):
@@ -212,7 +267,6 @@ def shown(found, path):
     return found
 
 
-@pytest.mark.exhaustive
 def test_a_browser_draws_it_and_tells_values(one):
     with browser() as found:
         shown(found, one)
@@ -271,6 +325,49 @@ def test_a_legend_has_a_piece_of_each_curve(several):
         assert all(
             width >= 15 and (top, bottom) == ("2px", "0px") for *_, top, bottom, width in lines
         )
+
+
+@pytest.mark.exhaustive
+def test_paper_has_all_of_it(one):
+    visible = "return [...document.querySelectorAll('details > *, img')].map(one =>"
+    visible += " one.checkVisibility({contentVisibilityAuto: true, visibilityProperty: true}))"
+    with browser() as found:
+        shown(found, one)
+        # Without having been scrolled to.
+        assert found.execute_script(
+            "return [...document.images].every(one => one.complete && one.naturalWidth > 100)"
+        )
+        assert not all(found.execute_script(visible))
+        found.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        assert all(found.execute_script(visible))
+        pdf = found.execute_cdp_cmd("Page.printToPDF", {})["data"]
+        assert base64.b64decode(pdf).count(b"/Subtype /Image") >= len(pictures_of(one)) - 1
+
+
+@pytest.mark.exhaustive
+def test_the_keyboard_reads_curves_and_zooms(one):
+    from selenium.webdriver.common.keys import Keys
+
+    def read():
+        return int(re.search(r"step:?\s*([\d,]+)", legend.text)[1].replace(",", ""))
+
+    with browser() as found:
+        shown(found, one)
+        chart = found.find_element("css selector", ".chart")
+        legend = chart.find_element("css selector", ".u-legend")
+        chart.send_keys(Keys.ARROW_RIGHT)
+        first = read()
+        chart.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+        assert read() == first + 2
+        chart.send_keys(Keys.ARROW_LEFT)
+        assert read() == first + 1
+        ticks = "return document.querySelector('.chart canvas').toDataURL()"
+        whole = found.execute_script(ticks)
+        chart.send_keys("+")
+        nearer = found.execute_script(ticks)
+        chart.send_keys("0")
+        assert whole != nearer and found.execute_script(ticks) == whole
+        assert problems(found) == []
 
 
 @pytest.mark.exhaustive

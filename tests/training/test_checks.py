@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 import small
-from on_mesh import corrupted
+from on_mesh import corrupted, some
 
 from alexnet_jax import train
 from alexnet_jax.config import ConfigError, MeshConfig
@@ -64,8 +64,12 @@ def test_copies_are_compared_as_often_as_is_asked_for(config, tmp_path, monkeypa
         train.train(config, tmp_path / "w")
 
 
+ONE = MeshConfig(1, 1)
+
+
 @pytest.mark.parametrize(
-    "mesh", [MeshConfig(1, 1), MeshConfig(2, 2, "hybrid"), MeshConfig(2, 1, zero=True)]
+    "mesh",
+    some([ONE, MeshConfig(2, 2, "hybrid"), MeshConfig(2, 1, zero=True)], ONE),
 )
 def test_checks_change_no_bit_of_a_run(config, tmp_path, mesh):
     config = dataclasses.replace(config, mesh=mesh)

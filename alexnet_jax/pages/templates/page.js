@@ -77,10 +77,31 @@
     }, table(chart, weight, log), place);
   }
 
+  // Arrow keys read a curve, plus and minus zoom about what is read, 0 shows all.
+  function key(index, event) {
+    const plot = made[index], steps = plot.data[0], { min, max } = plot.scales.x;
+    const first = steps.findIndex((x) => x >= min), last = steps.findLastIndex((x) => x <= max);
+    const read = (at) => plot.setCursor({ left: plot.valToPos(steps[at], "x"), top: 0 });
+    const at = plot.cursor.idx ?? (event.key === "ArrowLeft" ? last + 1 : first - 1);
+    const half = (max - min) * (event.key === "-" ? 1 : 0.25);
+    const middle = steps[plot.cursor.idx ?? Math.floor((first + last) / 2)];
+    const ends = [steps[0], steps[steps.length - 1]];
+    if (event.key === "ArrowLeft") read(Math.max(first, at - 1));
+    else if (event.key === "ArrowRight") read(Math.min(last, at + 1));
+    else if (event.key === "+" || event.key === "-") {
+      plot.setScale("x", { min: Math.max(ends[0], middle - half), max: Math.min(ends[1], middle + half) });
+    } else if (event.key === "0") plot.setScale("x", { min: ends[0], max: ends[1] });
+    else return;
+    event.preventDefault();
+  }
+
   function all() { charts.forEach((_, index) => draw(index)); }
   document.getElementById("smoothing").addEventListener("input", all);
   document.querySelectorAll("[data-log]").forEach(function (box) {
     box.addEventListener("change", () => draw(Number(box.dataset.log)));
+  });
+  document.querySelectorAll(".chart").forEach(function (place) {
+    place.addEventListener("keydown", (event) => key(Number(place.dataset.chart), event));
   });
   let width = window.innerWidth;
   window.addEventListener("resize", function () {
