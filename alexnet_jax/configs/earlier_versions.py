@@ -58,8 +58,9 @@ def stored_state(state: dict[str, Any], stored: Any) -> dict[str, Any]:
     state = dict(state)
     statistics = state.pop("batch_stats")
     state["params"] = state["params"] | statistics
-    *rest, trace = state["opt_state"]
-    state["opt_state"] = (*rest, trace._replace(trace=trace.trace | statistics))
+    if state["opt_state"]:  # else it is not read
+        *rest, trace = state["opt_state"]
+        state["opt_state"] = (*rest, trace._replace(trace=trace.trace | statistics))
     return state
 
 
@@ -71,6 +72,8 @@ def current_state(state: dict[str, Any], wanted: dict[str, Any]) -> dict[str, An
     params = state["params"]
     state["batch_stats"] = {layer: params[layer] for layer in layers}
     state["params"] = {layer: params[layer] for layer in params if layer not in layers}
+    if not state["opt_state"]:
+        return state
     *rest, trace = state["opt_state"]
     learned = {layer: trace.trace[layer] for layer in trace.trace if layer not in layers}
     state["opt_state"] = (*rest, trace._replace(trace=learned))

@@ -3,8 +3,6 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 
-import tensorflow_datasets as tfds
-
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.data.types import DataError, Example, ReadyPixels, Source
 from alexnet_jax.errors import unknown
@@ -105,6 +103,8 @@ class Dataset:
         base = spec.partition("[")[0]
         if base not in self.sizes:
             raise DataError(f"split of {self.name}: {unknown(base, sorted(self.sizes))}")
+        import tensorflow_datasets as tfds  # here: it takes 0.2 s, and a prediction has no splits
+
         infos = {
             name: tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
             for name, size in self.sizes.items()

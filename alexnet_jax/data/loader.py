@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Generator
 
-import grain
 import numpy as np
 
 from alexnet_jax.data.decode import read_square
@@ -173,6 +172,8 @@ class Loader:
             self._fill(batch, where, firsts[which], min(firsts[which] + part, size))
             return task
 
+        import grain  # here: it takes 0.1 s, and a prediction reads without it
+
         # Grain keeps the tasks in order, so many of them ahead, and raises what they raise.
         tasks = iter(
             grain.MapDataset.range(len(numbers) * len(firsts))
@@ -227,6 +228,8 @@ def read_all(
     images = aligned((last - first, reader.side, reader.side, 3))
     label, good = np.zeros(last - first, np.int32), np.zeros(last - first, np.float32)
     inside = max(0, min(last, len(reader)) - first)
+
+    import grain  # see above
 
     together = max(SAID, reader.together)
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from alexnet_jax.errors import UserError, printable
 
+PART = 2**26  # bytes of a file that are hashed at once
 # NFS without its lock service, Lustre mounted without flock, and others.
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -149,8 +150,13 @@ def _first_line(error: BaseException) -> str:
 
 def sha256(path: pathlib.Path) -> str:
     """Returns the digest of a file's bytes, in hexadecimal."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    found = hashlib.sha256()
+    with path.open("rb", buffering=0) as opened:
+        # Large parts: between them a thread waits for Python's lock, which others may hold.
+        part = memoryview(bytearray(min(PART, os.fstat(opened.fileno()).st_size + 1)))
+        while size := opened.readinto(part):
+            found.update(part[:size])
+    return found.hexdigest()
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

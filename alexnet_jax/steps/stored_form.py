@@ -1,6 +1,7 @@
 """The form of a state in a checkpoint, which every mesh reads: classes without their padding."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -60,13 +61,12 @@ class StoredForm:
         def padded(tree: Any, _: Any) -> Any:
             return jax.tree.map(collectives.inputs_to_units, tree)
 
-        everywhere = meshes.EVERYWHERE
-        to, back = (
-            meshes.per_device(function, mesh, before, everywhere, after)
-            for function, before, after in ((unpadded, specs, cut), (padded, cut, specs))
-        )
-        self._unpadded = jax.jit(lambda tree: to(tree, ()))
-        self._padded = jax.jit(lambda tree: back(tree, ()))
+        def jitted(function: Callable[[Any, Any], Any], before: Any, after: Any) -> Any:
+            mapped = meshes.per_device(function, mesh, before, meshes.EVERYWHERE, after)
+            return jax.jit(lambda tree: mapped(tree, ()))
+
+        self._unpadded, self._padded = jitted(unpadded, specs, cut), jitted(padded, cut, specs)
+        self._padded_weights = jitted(padded, cut[0], specs[0])
 
     def of(self, state: TrainState) -> TrainState:
         """Returns what a checkpoint holds of a state."""
@@ -75,6 +75,12 @@ class StoredForm:
     def state(self, stored: TrainState) -> TrainState:
         """Returns the state of what a checkpoint holds."""
         return _with_fc8(stored, self._padded(_fc8(stored))) if self._pads else stored
+
+    def weights(self, stored: TrainState) -> Any:
+        """Returns the standard tree of what a checkpoint holds; the velocity may be left out."""
+        if not self._pads:
+            return stored.weights
+        return stored.weights | {"fc8": self._padded_weights(stored.params["fc8"])}
 
 
 def _fc8(state: TrainState) -> tuple[Any, Any]:

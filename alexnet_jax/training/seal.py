@@ -5,12 +5,14 @@ checkpoint gets its name only after it was sealed, so that a kill leaves a seale
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from alexnet_jax.host import files, wholeness
+from alexnet_jax.host import files, machine, wholeness
 from alexnet_jax.steps.digests import Digests
 
 FILE = wholeness.SEAL
@@ -104,8 +106,9 @@ def check(folder: pathlib.Path, step: int, run: dict[str, Any]) -> Seal | None:
         other = [name for name, value in sealed.run.items() if run.get(name, value) != value]
         if other:
             raise DamageError(f"is of another run ({other[0]} differs)")
-        for name, digest in sealed.files.items():
-            _check_file(folder, name, digest)
+        with ThreadPoolExecutor(machine.cores()) as threads:  # which a digest lets compute
+            compare = functools.partial(_check_file, folder)
+            list(threads.map(compare, sealed.files.keys(), sealed.files.values()))
     except OSError as error:
         raise DamageError(f"cannot be read ({error.strerror})") from error
     return sealed

@@ -76,6 +76,7 @@ class Stored:
         self.path = self.workdir / FOLDER
         self.record = Record.load(self.workdir)
         self._digests: digests.StateDigests | None = None
+        self._compared: dict[int, Seal | None] = {}  # whose files were, by this object
 
     def steps(self) -> list[int]:
         """Returns the steps that have a name in the folder, in order; they may be damaged."""
@@ -105,6 +106,7 @@ class Stored:
         """
         folder = self.path / str(step)
         sealed = seal.check(folder, step, self.run)
+        self._compared[step] = sealed
         if sealed is None:
             if self._must_be_sealed(step):
                 raise DamageError(f"{seal.FILE} is missing")
@@ -164,33 +166,74 @@ class Stored:
         Raises:
           CheckpointError: the folder is damaged, or of another network.
         """
+        return self._restored(step, abstract)
+
+    def restore_weights(self, step: int, abstract: Any) -> Any:
+        """Like `restore`, without the velocity, half of a checkpoint: `opt_state` is empty."""
+        return self._restored(step, replace(abstract, opt_state=()))
+
+    def compile_for_weights(self, abstract: Any) -> None:
+        """Compiles what `restore_weights` compares with, beside `choose`, say."""
+        self._digests_of(replace(abstract, opt_state=()))
+
+    def _restored(self, step: int, abstract: Any) -> Any:
         folder = self.path / str(step)
         try:
-            sealed = seal.check(folder, step, self.run)
-            state = self._restored(folder, abstract)
-            if sealed and digests.StateDigests.suits(state):
-                own = self._digests
-                if own is None or not own.fits(state):
-                    own = digests.StateDigests(state)
+            known = step in self._compared
+            sealed = self._compared[step] if known else seal.check(folder, step, self.run)
+            state = self._read(folder, abstract, as_today=sealed is not None)
+            own = self._digests_of(abstract)
+            if sealed and own:
                 with jax.transfer_guard("allow"):
                     found = own.finished(own.start(state))
-                compare(found, sealed.leaves)
+                saved = sealed.leaves
+                if not abstract.opt_state:
+                    saved = {n: d for n, d in saved.items() if not n.startswith("opt_state.")}
+                compare(found, saved)
             return state
         except (ValueError, KeyError, OSError, TypeError) as error:
             raise CheckpointError(f"{folder}: cannot be restored ({one_line(error)})") from error
 
-    def _restored(self, folder: pathlib.Path, abstract: Any) -> Any:
+    def _digests_of(self, abstract: Any) -> digests.StateDigests | None:
+        """Returns what computes the digests of such a state; None for one that is on no mesh."""
+        if not digests.StateDigests.suits(abstract):
+            return None
+        if self._digests is None or not self._digests.fits(abstract):
+            self._digests = digests.StateDigests(abstract)
+        return self._digests
+
+    def _read(self, folder: pathlib.Path, abstract: Any, as_today: bool) -> Any:
+        """Reads what `abstract` has of a state; an empty `opt_state` is not read.
+
+        Args:
+          folder: of the checkpoint.
+          abstract: the state.
+          as_today: is it in the form of today, as those with a seal are?
+        """
         wanted = {field.name: getattr(abstract, field.name) for field in fields(abstract)}
         with (
             safe_path(self.path) as path,
-            contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as orbax,
+            contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as orbax,
         ):
             item = path / folder.name / ITEM
-            stored: Any = orbax.metadata(item)
-            tree = stored.item_metadata.tree if hasattr(stored, "item_metadata") else stored.tree
-            form = earlier_versions.stored_state(wanted, tree)
-            found: Any = orbax.restore(item, args=ocp.args.StandardRestore(form))
+            form = wanted if as_today else self._form_of(orbax, item, wanted)
+            asked = (
+                form if form["opt_state"] else {n: v for n, v in form.items() if n != "opt_state"}
+            )
+            arguments = ocp.args.PyTreeRestore(
+                asked,
+                ocp.checkpoint_utils.construct_restore_args(asked),
+                partial_restore=not form["opt_state"],
+            )
+            found: Any = {"opt_state": ()} | dict(orbax.restore(item, args=arguments))
         return replace(abstract, **earlier_versions.current_state(found, wanted))
+
+    @staticmethod
+    def _form_of(orbax: ocp.Checkpointer, item: Any, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Returns what is wanted in the form of a checkpoint that may be of older code."""
+        stored: Any = orbax.metadata(item)
+        tree = stored.item_metadata.tree if hasattr(stored, "item_metadata") else stored.tree
+        return earlier_versions.stored_state(wanted, tree)
 
     def candidates(self, which: str) -> list[int]:
         """Returns the steps that may be meant, the first choice first.

@@ -92,7 +92,7 @@ def test_everything_of_a_run_is_on_it(folder, one):
         "fields differ from the recipe of the paper's text",
         "lost: computed, and undone by an end",
         "away: between an end and the next start",
-        "start at step 0, 2 in 1 process",
+        "start at step 0, 2 x cpu in 1 process",
         "% of ",
     ):
         assert part in shown, part
