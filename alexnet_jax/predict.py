@@ -123,8 +123,7 @@ def _serve() -> None:
             app = server.app(network, views)
             shown = f"[{host}]" if ":" in host else host
             cli.say(f"http://{shown}:{port} answers; Ctrl-C ends it", flush=True)
-            config = uvicorn.Config(app, log_level="warning", lifespan="on", limit_concurrency=256)
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(uvicorn.Config(app, **server.OPTIONS)).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:

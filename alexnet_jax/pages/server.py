@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import importlib.resources
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -31,12 +31,21 @@ from alexnet_jax.pages.batches import SIZES, Batches, BusyError
 
 MOST_BYTES = 20 * 2**20  # of a request
 MOST_IMAGES = 16  # in one
-MOST_SECONDS = 30.0  # that an answer may take
+MOST_SECONDS = 30.0  # that a request may take, from its first byte to its answer
+MOST_AT_ONCE = 256  # requests
 MOST_PIXELS = 50_000_000  # of an image
 DECODED_AT_ONCE = 2  # which are 150 MB each, at the most
 MOST_DRAWINGS = 8  # that may wait
+# Of uvicorn: Ctrl-C waits so long for requests; connections beyond these are told so without JSON.
+OPTIONS: dict[str, Any] = {
+    "log_level": "warning",
+    "lifespan": "on",
+    "timeout_graceful_shutdown": 5,
+    "limit_concurrency": 4 * MOST_AT_ONCE,
+}
 
 Named = tuple[str, bytes]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 def app(network: Network, views: int = 1) -> Starlette:
@@ -50,13 +59,14 @@ def app(network: Network, views: int = 1) -> Starlette:
     routes = [
         Route("/", server.home),
         Route("/health", server.health),
-        Route("/predict", server.predict, methods=["POST"]),
-        Route("/activations", server.activations, methods=["POST"]),
+        Route("/predict", server.within_limits(server.predict), methods=["POST"]),
+        Route("/activations", server.within_limits(server.activations), methods=["POST"]),
     ]
     handlers: dict[Any, Any] = {
         HTTPException: _refused,
         BusyError: _busy,
         TimeoutError: _late,
+        ClientDisconnect: _gone,
         Exception: _failed,
     }
 
@@ -77,9 +87,26 @@ class _Server:
         self.batches = Batches(lambda images: programs[len(images)](images))
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
         self._drawing = asyncio.Semaphore(1)  # matplotlib is for one at a time
-        self._drawings = 0
+        self._drawings = self._requests = 0
         templates = importlib.resources.files("alexnet_jax.pages") / "templates"
         self._page = (templates / "serve.html").read_text("utf-8")
+
+    def within_limits(self, answer: Handler) -> Handler:
+        """Bounds how many requests there are at once, and how long each may take."""
+
+        async def limited(request: Request) -> Response:
+            if self._requests >= MOST_AT_ONCE:
+                raise BusyError("too many requests; try again in a moment")
+            self._requests += 1
+            try:
+                async with asyncio.timeout(MOST_SECONDS):
+                    return await answer(request)
+            except asyncio.CancelledError as error:  # Ctrl-C waited long enough
+                raise BusyError("the server ends") from error
+            finally:
+                self._requests -= 1
+
+        return limited
 
     async def home(self, _: Request) -> Response:
         """The page."""
@@ -118,7 +145,7 @@ class _Server:
             async with self._decoding:
                 image = await run_in_threadpool(self._square, name, encoded)
             coming = asyncio.wrap_future(self.batches.submit(image))
-            said = await asyncio.wait_for(coming, MOST_SECONDS)
+            said = await coming
         except DataError as error:
             return {"image": name, "error": printable(error)}
         best = best_five(said, self._network.class_name)
@@ -211,6 +238,10 @@ async def _busy(_: Request, error: Exception) -> Response:
 
 async def _late(_: Request, __: Exception) -> Response:
     return JSONResponse({"error": f"no answer within {MOST_SECONDS:.0f} s"}, 504)
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=400)  # to nobody
 
 
 async def _failed(_: Request, error: Exception) -> Response:
