@@ -37,10 +37,14 @@ def define_flags() -> None:
     flags.DEFINE_float("memory_gib", 0, "memory: how much there is; 0: the device's", lower_bound=0)
     flags.DEFINE_list("devices", ["1", "2", "4", "8"], "scaling: how many, each in turn")
     flags.DEFINE_list("schemes", list(LAYOUTS), "scaling: how the network is shared out")
-    flags.DEFINE_integer("batch_per_device", 0, "scaling; 0: 8 simulated, else 128", 0)
+    flags.DEFINE_list(
+        "batch_per_device", [], "scaling, such as 128,1024; none: 8 of simulated devices, else 128"
+    )
     flags.DEFINE_string("workdir", "", "trace: of a run with --profile=FROM:TO")
     flags.DEFINE_string("json", "", "FILE for the rows")
-    flags.DEFINE_string("picture", "", "layers: FILE.png for the roofline")
+    flags.DEFINE_string(
+        "picture", "", "layers: FILE.png for the roofline; scaling: for the efficiency"
+    )
 
 
 OWN_FLAGS = ("batch_size", "precision", "dataset", "data_dir")  # of what is a field elsewhere
@@ -130,19 +134,24 @@ def _measured(mode: str) -> list[Row]:
     return found
 
 
+def _counts(flag: str, example: str) -> list[int]:
+    given: list[str] = flags.FLAGS[flag].value or []
+    if not all(count.isascii() and count.isdigit() and int(count) for count in given):
+        raise ConfigError(f"--{flag}: {','.join(given)} must be counts such as {example}")
+    return [int(count) for count in given]
+
+
 def _scaling() -> None:
     f = flags.FLAGS
     if f["batch_size"].present:
         raise ConfigError("--batch_size: scaling has --batch_per_device, for each number of them")
-    if not all(count.isascii() and count.isdigit() and int(count) for count in f.devices):
-        raise ConfigError(f"--devices: {','.join(f.devices)} must be counts such as 1,2,4,8")
-    counts = [int(count) for count in f.devices]
+    counts, images = _counts("devices", "1,2,4,8"), _counts("batch_per_device", "128,1024")
     import jax
 
     jax.config.update("jax_num_cpu_devices", max(counts))  # no others' number changes
     from alexnet_jax.benchmarks import scaling
 
-    found = scaling.measure(_config(), counts, f.schemes, f.batch_per_device, f.rounds)
+    found = scaling.measure(_config(), counts, f.schemes, images, f.rounds)
     print(scaling.table(found))
     if f.json:
         path = paths.local(f.json, "--json")

@@ -59,6 +59,11 @@ class Arm:
     memory_mib: float
     predicted: dict[str, float]
 
+    @property
+    def images_of_a_device(self) -> int:
+        """Of each, in a step."""
+        return self.batch_size // self.devices
+
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
@@ -67,16 +72,22 @@ class Scaling:
     Attributes:
       machine: its devices.
       simulated: do they share one processor?
-      arms: in the order of devices, then schemes.
+      arms: in the order of images of a device, then devices, then schemes.
+      published: by hardware, then by devices: images/s.
     """
 
     machine: str
     simulated: bool
     arms: list[Arm]
+    published: dict[str, dict[int, float]]
 
 
 def measure(
-    config: Config, devices: Sequence[int], schemes: Sequence[str], images: int, rounds: int
+    config: Config,
+    devices: Sequence[int],
+    schemes: Sequence[str],
+    images: Sequence[int],
+    rounds: int,
 ) -> Scaling:
     """Measures train steps.
 
@@ -84,7 +95,7 @@ def measure(
       config: of the network, with `num_classes`.
       devices: how many, each of which must be here.
       schemes: some of `schemes.LAYOUTS`.
-      images: of a device; 0: 8 of simulated ones, else 128.
+      images: of a device, one number or several; none: 8 of simulated ones, else 128.
       rounds: timed steps, after one that is not.
 
     Raises:
@@ -94,18 +105,26 @@ def measure(
     if max(devices) > len(here):
         raise ConfigError(f"--devices: {max(devices)} are asked for, and {len(here)} are here")
     simulated = platform.simulated()
-    images = images or (SIMULATED_IMAGES if simulated else 128)
+    images = images or [SIMULATED_IMAGES if simulated else 128]
     config = dataclasses.replace(config, num_classes=config.num_classes or 1000)
-    asked = [(count, scheme) for count in devices for scheme in schemes if _fits(count, scheme)]
+    asked = [
+        (own, count, scheme)
+        for own in images
+        for count in devices
+        for scheme in schemes
+        if _fits(count, scheme)
+    ]
     if not asked:
         raise ConfigError("--devices: one device can only be shared out as data; name more")
     arms: list[Arm] = []
     with Progress("measuring", 0, len(asked), "way") as bar:
-        for count, scheme in asked:
-            arms.append(_measured(_arm(config, count, scheme, images), scheme, count, rounds))
+        for own, count, scheme in asked:
+            arms.append(_measured(_arm(config, count, scheme, own), scheme, count, rounds))
             bar.advance()
             bar.show(f"{scheme} on {count}", f"{arms[-1].images_per_second:,.0f} images/s")
-    return Scaling(f"{len(here)} x {here[0].device_kind}", simulated, _with_efficiency(arms))
+    return Scaling(
+        f"{len(here)} x {here[0].device_kind}", simulated, _with_efficiency(arms), PUBLISHED
+    )
 
 
 def _fits(devices: int, scheme: str) -> bool:
@@ -155,13 +174,16 @@ def _predicted(config: Config, devices: int, machine: cost.Machine) -> float:
 
 
 def _with_efficiency(arms: list[Arm]) -> list[Arm]:
-    """Compares each with one device, where that was measured; else with the fewest."""
-    base = min(arms, key=lambda arm: arm.devices)
-    one = base.images_per_second / base.devices
-    return [
-        dataclasses.replace(arm, efficiency=arm.images_per_second / arm.devices / one)
-        for arm in arms
-    ]
+    """Compares each with one device of as many images, where that was measured; else with the
+    fewest."""
+    found = []
+    for arm in arms:
+        alike = (other for other in arms if other.images_of_a_device == arm.images_of_a_device)
+        base = min(alike, key=lambda other: other.devices)
+        one = base.images_per_second / base.devices
+        share = arm.images_per_second / arm.devices / one
+        found.append(dataclasses.replace(arm, efficiency=share))
+    return found
 
 
 def table(found: Scaling) -> str:
@@ -183,7 +205,7 @@ def table(found: Scaling) -> str:
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "Published, data parallelism:", ""]
     lines += ["| hardware | images/s by devices | efficiency |", "|---|---|---|"]
-    for name, speeds in PUBLISHED.items():
+    for name, speeds in found.published.items():
         told = ", ".join(f"{count}: {speed:,.0f}" for count, speed in speeds.items())
         most = max(speeds)
         share = speeds[most] / most / speeds[1]
@@ -194,11 +216,16 @@ def table(found: Scaling) -> str:
 def draw(found: Scaling) -> Picture:
     """Draws the efficiency by scheme, beside the published figures."""
     measured: dict[str, dict[int, float]] = {}
+    batches = {arm.images_of_a_device for arm in found.arms}
     for arm in found.arms:
-        measured.setdefault(arm.scheme, {})[arm.devices] = arm.efficiency
-    one = [arm.efficiency for arm in found.arms if arm.devices == 1]
-    for shares in measured.values():
-        if one:
-            shares[1] = one[0]
+        own = arm.images_of_a_device
+        name = f"{arm.scheme}, {own} images a device" if len(batches) > 1 else arm.scheme
+        measured.setdefault(name, {})[arm.devices] = arm.efficiency
+        if any(other.devices == 1 and other.images_of_a_device == own for other in found.arms):
+            measured[name][1] = 1.0
     told = "simulated devices, which share one processor" if found.simulated else found.machine
-    return scaling_figure.draw(measured, PUBLISHED, f"training on {told}")
+    best = max(found.arms, key=lambda arm: (arm.devices, arm.efficiency))
+    title = (
+        f"training on {told}\n{best.scheme} keeps {100 * best.efficiency:.0f} % on {best.devices}"
+    )
+    return scaling_figure.draw(measured, found.published, title)

@@ -22,7 +22,7 @@ def narrow():
 
 
 def test_every_scheme_on_two_devices(narrow):
-    found = scaling.measure(narrow, [1, 2], LAYOUTS, 4, 1)
+    found = scaling.measure(narrow, [1, 2], LAYOUTS, [4], 1)
     assert found.simulated and "cpu" in found.machine
     assert [(arm.devices, arm.scheme) for arm in found.arms] == [
         (1, "data"),
@@ -43,9 +43,9 @@ def test_every_scheme_on_two_devices(narrow):
 
 def test_what_cannot_be_measured_is_refused(narrow):
     with pytest.raises(ConfigError, match=f"{len(jax.devices())} are here"):
-        scaling.measure(narrow, [1024], ["data"], 4, 1)
+        scaling.measure(narrow, [1024], ["data"], [4], 1)
     with pytest.raises(ConfigError, match="--schemes: rows is not one of data"):
-        scaling.measure(narrow, [2], ["rows"], 4, 1)
+        scaling.measure(narrow, [2], ["rows"], [4], 1)
 
 
 @pytest.mark.slow
@@ -53,14 +53,23 @@ def test_the_command(tmp_path):
     command = [sys.executable, "-m", "alexnet_jax.benchmark", "scaling", "--devices=1,2"]
     command += [
         "--schemes=data",
-        "--batch_per_device=2",
+        "--batch_per_device=2,4",
         "--rounds=1",
         "--config.model.width=0.125",
     ]
     command += [f"--json={tmp_path / 'a.json'}", f"--picture={tmp_path / 'a.png'}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(json.loads((tmp_path / "a.json").read_text())["arms"]) == 2
+    about = json.loads((tmp_path / "a.json").read_text())
+    assert [(arm["batch_size"], arm["devices"]) for arm in about["arms"]] == [
+        *((2, 1), (4, 2)),
+        *((4, 1), (8, 2)),
+    ]
+    assert [arm["efficiency"] for arm in about["arms"] if arm["devices"] == 1] == [1, 1]
+    assert about["published"]["P100, DGX-1 (TensorFlow, 2017)"]["8"] == 17822
+    assert "SIMULATED" in done.stdout
     assert (tmp_path / "a.png").stat().st_size > 10_000
     wrong = subprocess.run([*command[:4], "--devices=two"], capture_output=True, text=True)
     assert wrong.returncode == 1 and "must be counts" in wrong.stderr
+    wrong = subprocess.run([*command[:4], "--batch_per_device=0"], capture_output=True, text=True)
+    assert wrong.returncode == 1 and "--batch_per_device: 0 must be counts such as" in wrong.stderr

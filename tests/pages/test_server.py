@@ -1,5 +1,6 @@
 """predict --serve: a real server on loopback, asked by real clients."""
 
+import base64
 import contextlib
 import http.client
 import io
@@ -258,7 +259,14 @@ def test_a_browser_drops_a_photograph_and_sees_bars(server, tmp_path):
 
         found.get(f"http://127.0.0.1:{server[0]}/")
         chooser = found.find_element("css selector", "input[type=file]")
-        chooser.send_keys(f"{tmp_path / 'photo.png'}\n{tmp_path / 'broken.png'}")
+        chooser.send_keys(str(tmp_path / "broken.png"))
+        found.execute_script(
+            "const bytes = Uint8Array.from(atob(arguments[0]), (one) => one.charCodeAt(0));"
+            "const data = new DataTransfer(); data.items.add(new File([bytes], 'photo.png'));"
+            "document.getElementById('drop').dispatchEvent("
+            "new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true}))",
+            base64.b64encode(data).decode(),
+        )
         wait = WebDriverWait(found, 60)
         wait.until(lambda d: len(d.find_elements("css selector", ".row")) == 2)
         wait.until(lambda d: d.find_elements("css selector", ".error"))
