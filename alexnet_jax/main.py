@@ -102,7 +102,7 @@ def run(
     page = "".join(made)
     plots = paths.local(workdir, "--workdir") / "plots" / "learning_curves.png"
     processes.say(
-        f"see {page or plots}, or: tensorboard --logdir "
+        f"see {', '.join(filter(None, (page, str(plots))))}, or: tensorboard --logdir "
         f"{shlex.quote(str(plots.parents[1] / 'tensorboard'))}"
     )
     processes.say(

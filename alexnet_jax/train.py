@@ -20,7 +20,7 @@ from alexnet_jax.feed.host import HostBatches
 from alexnet_jax.feed.protocol import Feeding
 from alexnet_jax.host import files, paths
 from alexnet_jax.host import mirror as mirrors
-from alexnet_jax.host.progress import Progress
+from alexnet_jax.host.progress import Progress, waiting
 from alexnet_jax.host.signals import Remembered
 from alexnet_jax.host.stopwatch import Stopwatch
 from alexnet_jax.host.watchdog import Watchdog
@@ -355,8 +355,8 @@ def _train(run: Run, start: int, profiled: range, writers: OtherWriters) -> dict
     if not digests.fits(run.abstract):  # the copies that are compared are padded
         digests = StateDigests(run.abstract)
     checks = Checks(config, digests, replay)
-    processes.say("compiling the step")
-    with run.history.stopwatch.on("compile"):
+    others = not processes.is_first()
+    with run.history.stopwatch.on("compile"), waiting("compiling the step", silent=others):
         update = training.compile_train_step(run.setup, feed.feeding)
     sent = communication.compiled(update)
     processes.first_does(lambda: run_files.write_exchanges(run.workdir, dict(run.mesh.shape), sent))

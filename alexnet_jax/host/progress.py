@@ -1,11 +1,13 @@
 """Progress of long-running work: a bar on a terminal and in a notebook, plain lines elsewhere."""
 
+import contextlib
 import functools
 import importlib.util
 import io
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tqdm
@@ -45,6 +47,35 @@ SECONDS = 0.2  # between two looks of a bar
 _OF_STEPS = "{desc} {bar} {n_fmt}/{total_fmt}, {remaining} left{postfix}"
 
 
+@contextlib.contextmanager
+def waiting(text: str, silent: bool = False) -> Iterator[None]:
+    """Says that something long goes on: with its seconds on a terminal, in a line elsewhere."""
+    if silent or not _is_live():
+        if not silent:
+            print(text, flush=True)
+        yield
+        return
+    bar, ended = _kind_of_bar()(desc=text, bar_format="{desc}, {elapsed}"), threading.Event()
+
+    def tick() -> None:
+        while not ended.wait(1.0):
+            bar.refresh()
+
+    ticking = threading.Thread(target=tick, daemon=True)
+    ticking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        ticking.join()
+        bar.close()
+
+
+def _is_live() -> bool:
+    """Is there somebody who sees a bar move?"""
+    return sys.stderr.isatty() or in_notebook()
+
+
 class Progress:
     """One bar on a terminal; plain lines elsewhere; nothing where it is silent."""
 
@@ -52,7 +83,7 @@ class Progress:
         self, description: str, done: int, total: int, unit: str, silent: bool = False
     ) -> None:
         self.silent = silent
-        self.live = not silent and (sys.stderr.isatty() or in_notebook())
+        self.live = not silent and _is_live()
         self._bar = _kind_of_bar()(
             desc=description,
             initial=done,

@@ -243,7 +243,6 @@ class Loop:
         return self._follow_plateau(state, rows[0]), rows[-1]
 
     def _evaluate_views(self, state: TrainState, at: int, views: int) -> dict[str, Any]:
-
         size, batches = evaluation.eval_batch_size(self._run.config), itertools.count(1)
 
         def stop() -> bool:
@@ -253,6 +252,7 @@ class Loop:
 
         try:
             with self.watchdog.paused(), self._time.on("compile"):
+                self.progress.about("compile")
                 self._run.compile_evaluation(views)
             row = self._run.evaluate(state, views, self.progress, stop)
         except evaluation.EvaluationStopped:

@@ -1,13 +1,19 @@
 """Progress on a terminal of 80 columns, and in a log."""
 
+import contextlib
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
 import termios
 
+import pytest
+import small
+
+from alexnet_jax.config import to_json
 from alexnet_jax.host.progress import Progress
 
 ON_A_TERMINAL = """
@@ -22,9 +28,15 @@ with Progress("train", 0, 900_900, "step") as bar:
 """
 
 
-def test_a_bar_shows_all_of_it_on_80_columns():
+def terminal() -> tuple[int, int]:
+    """Opens a terminal of 80 columns: our end of it, and a program's."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    return ours, theirs
+
+
+def test_a_bar_shows_all_of_it_on_80_columns():
+    ours, theirs = terminal()
     command = [sys.executable, "-c", ON_A_TERMINAL]
     done = subprocess.run(command, stdout=theirs, stderr=theirs, timeout=60)
     os.set_blocking(ours, False)
@@ -45,3 +57,37 @@ def test_a_log_has_lines_whoever_imported_a_kernel(capsys, monkeypatch):
         bar.about("evaluate 1,024")
         bar.show("step 10/100", "loss 1.5")
     assert capsys.readouterr().out == "step 10/100: loss 1.5\n"
+
+
+@pytest.mark.slow
+def test_a_run_on_a_terminal_says_what_goes_on(tmp_path):
+    """Compiling and evaluating too, by a bar of 80 columns."""
+    small.write_folder(tmp_path / "set")
+    config = small.config(tmp_path / "set")
+    config.num_steps = 4
+    (tmp_path / "c.py").write_text(
+        "from alexnet_jax.config import from_json\n\n"
+        f"def get_config():\n    return from_json({to_json(config)!r})\n"
+    )
+    ours, theirs = terminal()
+    command = [
+        sys.executable,
+        "-m",
+        "alexnet_jax.main",
+        "--workdir=w",
+        f"--config={tmp_path / 'c.py'}",
+    ]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, stderr=theirs) as run:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # the terminal's end
+            while part := os.read(ours, 4096):
+                said += part
+    os.close(ours)
+    assert run.returncode == 0, said.decode()
+    lines = said.decode().replace("\r", "\n").split("\n")
+    assert any(re.match(r"compiling the step, 00:0\d", line) for line in lines)
+    for what in ("compile ", "evaluate ", "train "):
+        bars = [line for line in lines if line.lstrip("\x1b[A").startswith(what) and "left" in line]
+        assert bars, (what, lines)
+        assert all(len(bar) <= 81 for bar in bars)

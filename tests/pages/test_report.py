@@ -257,7 +257,8 @@ def test_the_command_of_a_run_makes_it(folder, tmp_path):
     command = [sys.executable, "-m", "alexnet_jax.main", "--workdir=w", f"--config={recipe}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "see w/report.html, or: tensorboard --logdir w/tensorboard" in done.stdout
+    plots = "w/plots/learning_curves.png"
+    assert f"see w/report.html, {plots}, or: tensorboard --logdir w/tensorboard" in done.stdout
     assert "the surest" in (tmp_path / "w" / "report.html").read_text()
 
 
