@@ -8,12 +8,13 @@ from alexnet_jax.config import Config, flatten, to_json
 from alexnet_jax.weights.types import Weights
 
 
-def text(weights: Weights, made: pathlib.Path) -> str:
+def text(weights: Weights, made: pathlib.Path, use: str = "") -> str:
     """Returns the card, Markdown.
 
     Args:
       weights: that were exported.
       made: the file that holds them.
+      use: of a graph, how it is called.
     """
     c = weights.config
     lines = [
@@ -25,7 +26,8 @@ def text(weights: Weights, made: pathlib.Path) -> str:
         "",
         f"- data: {weights.origin.trained_on or 'not said by the file they come from'}",
         f"- errors: {weights.origin.errors or 'not measured by alexnet_jax'}",
-        f"- input: {_input(weights)}",
+        *([f"- use: {use}"] if use else []),
+        f"- input of the network: {_input(weights)}",
         f"- SHA-256 of {made.name}: `{hashlib.sha256(made.read_bytes()).hexdigest()}`",
         "",
         "What differs from the paper's text:",

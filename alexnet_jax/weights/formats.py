@@ -198,21 +198,25 @@ def write_onnx(weights: Weights, out: pathlib.Path, from_images: bool = False) -
     Raises:
       WeightsError: the onnx package is not installed.
     """
-    _with_card(lambda path: onnx_graph.write(weights, path, from_images), weights, out)
+    use = onnx_graph.use(weights, from_images)
+    _with_card(lambda path: onnx_graph.write(weights, path, from_images), weights, out, use)
 
 
 def write_stablehlo(weights: Weights, out: pathlib.Path, from_images: bool = False) -> None:
     """Writes a StableHLO artefact (`stablehlo_file`), and a card beside it."""
-    _with_card(lambda path: stablehlo_file.write(weights, path, from_images), weights, out)
+    use = stablehlo_file.use(weights, from_images)
+    _with_card(lambda path: stablehlo_file.write(weights, path, from_images), weights, out, use)
 
 
-def _with_card(write: Callable[[pathlib.Path], None], weights: Weights, out: pathlib.Path) -> None:
+def _with_card(
+    write: Callable[[pathlib.Path], None], weights: Weights, out: pathlib.Path, use: str = ""
+) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=out.name, dir=out.parent) as folder:
         made = pathlib.Path(folder) / out.name
         with files.named(out):
             write(made)
-            text = card.text(weights, made)
+            text = card.text(weights, made, use)
             made.replace(out)
         files.replace_text(out.with_name(f"{out.name}.md"), text)
 

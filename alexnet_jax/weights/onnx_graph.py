@@ -27,6 +27,17 @@ ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
 IMAGES, VIEWS, LOGITS = "images", "views", "logits"
 
 
+def use(weights: Weights, from_images: bool) -> str:
+    """Says how the graph is called."""
+    size = weights.config.image_size
+    takes = (
+        f"`{IMAGES}`, (N, {size}, {size}, 3) uint8 RGB, centre crops; it takes the mean off"
+        if from_images
+        else f"`{VIEWS}`, (N, 3, {size}, {size}) float32, RGB less the mean and divided as below"
+    )
+    return f"ONNX, opset {OPSET}; takes {takes}; gives `{LOGITS}`, before the softmax"
+
+
 def write(weights: Weights, path: pathlib.Path, from_images: bool = False) -> None:
     """Writes the graph, with what `safetensors_file` keeps beside weights.
 

@@ -19,6 +19,21 @@ from alexnet_jax.steps.augment import Views
 from alexnet_jax.weights.types import Weights
 
 
+def use(weights: Weights, from_images: bool) -> str:
+    """Says how the artefact is called."""
+    size = weights.config.image_size
+    takes = (
+        f"images, (N, {size}, {size}, 3) uint8 RGB, centre crops; it takes the mean off"
+        if from_images
+        else f"views, (N, {size}, {size}, 3) float32, RGB less the mean and divided as below"
+    )
+    return (
+        f"`jax.export.deserialize(pathlib.Path(FILE).read_bytes()).call(x)` on "
+        f"{', '.join(platform.EXPORTED_TO)}; x are {takes}; gives logits, before the softmax. "
+        f"Written by JAX {jax.__version__}, whose later releases read it for at least six months"
+    )
+
+
 def write(weights: Weights, path: pathlib.Path, from_images: bool = False) -> None:
     """Writes the artefact: the network with its weights, for any number of images.
 

@@ -103,7 +103,8 @@ def test_onnxruntime_computes_what_we_do(kind, tmp_path, rng):
     close(found, logits(weights, views))
     lrn = [n for n in session.get_modelmeta().custom_metadata_map if n == "config"]
     assert lrn == ["config"]
-    assert f"SHA-256 of {path.name}" in path.with_name("out.onnx.md").read_text()
+    card = path.with_name("out.onnx.md").read_text()
+    assert f"SHA-256 of {path.name}" in card and f"takes `views`, (N, 3, {size}, {size})" in card
 
 
 def test_local_normalisation_is_onnxs_own(tmp_path, rng):
@@ -112,8 +113,10 @@ def test_local_normalisation_is_onnxs_own(tmp_path, rng):
     path = tmp_path / "out.onnx"
     formats.write_onnx(weights_of("paper", tmp_path, rng), path)
     kinds = [node.op_type for node in onnx.load(str(path)).graph.node]
-    # One for each column of each of the two layers, or one over all channels.
-    assert kinds.count("LRN") in (2, 4) and "Pow" not in kinds
+    # One for each column of each of the two layers.
+    assert kinds.count("LRN") == 4 and "Pow" not in kinds
+    formats.write_onnx(weights_of("bvlc_alexnet", tmp_path, rng), path)  # its windows cross columns
+    assert [node.op_type for node in onnx.load(str(path)).graph.node].count("LRN") == 2
     assert kinds.count("Conv") == 5 and kinds.count("Gemm") == 3
 
 
@@ -144,6 +147,9 @@ def test_a_graph_that_takes_images_does_what_an_evaluation_does(form, mean, tmp_
     else:
         found = np.asarray(jax.export.deserialize(path.read_bytes()).call(crops))
     close(found, logits(weights, views))
+    card = path.with_name(f"{path.name}.md").read_text()
+    assert "(N, 227, 227, 3) uint8 RGB, centre crops; it takes the mean off" in card
+    assert form == "onnx" or f"Written by JAX {jax.__version__}" in card
 
 
 @pytest.mark.exhaustive
