@@ -4,6 +4,7 @@ Boxes have the shapes that a device computes, arrows what the compiled step exch
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
@@ -11,13 +12,13 @@ from matplotlib.patches import FancyArrowPatch, Polygon
 
 from alexnet_jax.config import Config
 from alexnet_jax.configs import sizes
+from alexnet_jax.figures import colours
 from alexnet_jax.figures.picture import Picture
 from alexnet_jax.parallel.schemes import scheme_of
 from alexnet_jax.steps.communication import Collective
 
-# Okabe and Ito's, which people with any kind of colour blindness tell apart.
-FORWARD, BACKWARD, UPDATE = "#D55E00", "#0072B2", "#009E73"
-COLUMNS = ("#56B4E9", "#E69F00", "#CC79A7", "#F0E442")
+FORWARD, BACKWARD, UPDATE = colours.VERMILION, colours.BLUE, colours.GREEN
+COLUMNS = (colours.SKY, colours.ORANGE, colours.PINK, colours.GREY)
 MOST_ROWS = 8  # devices that are drawn; a mesh of more is told in words
 INPUT, LOSS = "images", "loss"  # before the first layer and after the last
 
@@ -136,10 +137,12 @@ def draw(
     texts = max((_lines(found, layer) for layer in [*layers, LOSS]), default=0)
     summed = [e for e in found if e.before == "update"]
     below = 0.42 + 0.17 * texts + 0.2 * bool(summed)
-    figure = Picture(figsize=(1.3 * len(boxes) + 1.5, 1.25 * rows + below + 0.7), dpi=120)
+    apart = 0.09 * sum(len(_sets(e.group, data, model, groups)) for e in summed)  # green arrows'
+    size = 1.3 * (len(boxes) + apart) + 1.5, 1.25 * rows + below + 0.7
+    figure = Picture(figsize=size, dpi=120)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
-    axes.set(xlim=(-1.0, len(boxes) + 0.1), ylim=(rows - 0.5 + below / 1.25, -1.0))
+    axes.set(xlim=(-1.0, len(boxes) + 0.1 + apart), ylim=(rows - 0.5 + below / 1.25, -1.0))
     axes.text(-0.9, -0.8, _title(config, data, groups), fontsize=11, va="center")
     for row in range(rows):
         kind = _column(config, row % model)
@@ -153,10 +156,19 @@ def draw(
                 for start in range(0, len(own), group):
                     _cross(axes, at - 0.5, own[start : start + group], backward)
             for backward in {e.backward for e in arrows if not _gathers(e)}:
-                size = len(own) if config.model.lrn.across_columns else _per_column(config)
-                for start in range(0, len(own), size):
-                    _pass_on(axes, at - 0.5, own[start : start + size], backward)
+                passed = len(own) if config.model.lrn.across_columns else _per_column(config)
+                for start in range(0, len(own), passed):
+                    _pass_on(axes, at - 0.5, own[start : start + passed], backward)
+        for e in here:
+            for one in _sets(e.group, data, model, groups) if _over_data(e) else ():
+                shift = 0.06 if e.backward else -0.06
+                _among(axes, at - 0.5 + shift, one, BACKWARD if e.backward else FORWARD)
         _tell(axes, at - 0.5, rows - 0.32, here)
+    x = len(boxes) + 0.02
+    for e in summed:
+        for one in _sets(e.group, data, model, groups):
+            _among(axes, x, one, UPDATE)
+            x += 0.09
     if summed:
         told = "; ".join(_sum_of(e) for e in summed)
         text = f"then, sums of gradients, figures and norms: each sends {told}"
@@ -187,11 +199,27 @@ def _per_column(config: Config) -> int:
 
 
 def _over_data(e: Exchange) -> bool:
-    """Is it between devices that share the images: means of a batch, or images of each other's?
-
-    Their arrows would go to rows of other shards; the text below says it.
-    """
+    """Is it between devices that share the images: means of a batch, or images of each other's?"""
     return e.of == INPUT or (e.of.startswith("norm") and e.kind == "all-reduce")
+
+
+def _sets(group: int, data: int, model: int, groups: int) -> list[list[int]]:
+    """Returns the rows of the devices that take part in one exchange together.
+
+    Args:
+      group: how many they are. Where as many share the images as share the channels, the former.
+      data: data shards.
+      model: devices of one.
+      groups: shards that are drawn; of what goes beyond them nothing is.
+    """
+    per = min(model, MOST_ROWS)
+    if 1 < group == data * model and groups == data and per == model:
+        return [list(range(groups * per))]
+    if 1 < group == data == groups:
+        return [[row + shard * per for shard in range(groups)] for row in range(per)]
+    if 1 < group == model == per:
+        return [list(range(shard * per, (shard + 1) * per)) for shard in range(groups)]
+    return []
 
 
 def _gathers(e: Exchange) -> bool:
@@ -279,6 +307,12 @@ def _cross(axes: Axes, x: float, rows: range, backward: bool) -> None:
                 ends = (x - 0.22, source + shift), (x + 0.2, target + shift)
                 start, end = ends[::-1] if backward else ends
                 _arrow(axes, start, end, colour, dashed=backward)
+
+
+def _among(axes: Axes, x: float, rows: Sequence[int], colour: str) -> None:
+    """Draws arrows from each device to the next of those that tell each other something."""
+    for one, other in itertools.pairwise(rows):
+        _arrow(axes, (x, one + 0.08), (x, other - 0.08), colour, both=True)
 
 
 def _pass_on(axes: Axes, x: float, rows: range, backward: bool) -> None:

@@ -1,12 +1,14 @@
 """Figure 2: what its boxes and arrows say."""
 
 import collections
+import itertools
 import re
 
 import jax
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
+from matplotlib.patches import FancyArrowPatch
 
 from alexnet_jax import configs, train
 from alexnet_jax.figures import split
@@ -103,13 +105,28 @@ def test_the_numbers_are_those_of_the_compiled_step(name):
     collectives = communication.compiled(train.compile_train_step(config))
     picture = split.draw(config, 1000, collectives, data)
     texts = [text for text in picture.axes[0].texts if "B" in text.get_text()[-4:]]
-    found = collections.Counter()
+    # Each label by its place, what it is of, its kind and its direction.
+    layers = [box.layer for box in split.shares(config, 1000, data)]
+    places = {at - 0.5: layer for at, layer in enumerate([*layers, split.LOSS])}
+    found = {}
     for text in texts:
         if text.get_color() in (split.FORWARD, split.BACKWARD):
-            found[text.get_color() == split.BACKWARD] += number(text.get_text())
-    for backward in (False, True):
-        wanted = sum(c.moved for c in collectives if c.backward == backward and c.layer != "update")
-        assert found[backward] == pytest.approx(wanted, rel=0.01)
+            head, _, moved = text.get_text().partition("\n")
+            own, colon, rest = head.rpartition(": ")
+            before = places[text.get_position()[0]]
+            kind = rest.split(" \N{MULTIPLICATION SIGN} ")[-1].split(" over ")[0]
+            key = before, own if colon else before, kind, text.get_color() == split.BACKWARD
+            assert key not in found
+            found[key] = number(moved)
+    wanted = collections.Counter()
+    for one in collectives:
+        [e] = split.exchanges([one], layers)
+        if e.before != "update":
+            of = split.LOSS if e.of == "logits" else e.of
+            wanted[e.before, of, e.kind.replace("collective-", ""), e.backward] += e.moved
+    assert found.keys() == wanted.keys()
+    for key, moved in wanted.items():
+        assert found[key] == pytest.approx(moved, rel=0.006), key
     [summed] = [t for t in picture.axes[0].texts if t.get_color() == split.UPDATE]
     parts = summed.get_text().split("each sends ")[1].split("; ")
     wanted = sum(c.moved for c in collectives if c.layer == "update")
@@ -129,15 +146,41 @@ def test_texts_do_not_lie_on_each_other():
                 assert not one.overlaps(other), (data, model, rest)
 
 
-def test_what_shards_of_the_images_tell_each_other_is_told_without_arrows():
+@pytest.mark.parametrize(
+    ("shape", "sets"),
+    [
+        ((8, 1), [range(8)]),  # sums of gradients over all devices
+        ((2, 2), [(0, 2), (1, 3)]),  # of each column's
+        ((1, 2), [(0, 1)]),  # figures and norms alone
+    ],
+)
+def test_sums_have_arrows_among_the_devices_that_make_them(shape, sets):
+    config = paper(*shape)
+    found = communication.expected(config, 1000, shape[0])
+    axes = split.draw(config, 1000, found, shape[0]).axes[0]
+    drawn = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
+    pairs = {
+        tuple(round(y) for _, y in (patch._posA_posB[0], patch._posA_posB[1]))
+        for patch in drawn
+        if patch.get_edgecolor() == to_rgba(split.UPDATE)
+    }
+    assert {pair for own in sets for pair in itertools.pairwise(own)} <= pairs
+
+
+def test_what_shards_of_the_images_tell_each_other_has_arrows_between_them():
     config = configs.get("alexnet_bn")
     config.mesh.data, config.mesh.model = 2, 1
     found = communication.expected(config, 1000, 2)
     axes = split.draw(config, 1000, found, 2).axes[0]
     told = [t.get_text() for t in axes.texts if "norm1" in t.get_text()]
     assert told and all("over 2 shards" in text for text in told)
-    colours = {patch.get_edgecolor() for patch in axes.patches}
-    assert to_rgba(split.FORWARD) not in colours
+    of_norms = [
+        patch._posA_posB
+        for patch in axes.patches
+        if isinstance(patch, FancyArrowPatch) and patch.get_edgecolor() == to_rgba(split.FORWARD)
+    ]
+    assert len(of_norms) == 4  # of layers 1 to 4, from device 0 to 1
+    assert all((round(a[1]), round(b[1])) == (0, 1) and a[0] == b[0] for a, b in of_norms)
 
 
 def test_a_mesh_of_many_devices_shows_one_shard():
