@@ -29,7 +29,10 @@ def draw_run(rows: list[Row]) -> Picture:
         axes[1].plot(steps, errors, label=split, **style)
     rates = [(row["step"], row["learning_rate"]) for row in rows if "learning_rate" in row]
     axes[2].plot(*zip(*rates, strict=True) if rates else ([], []), color=colours.GREEN)
-    names = (("loss", "nats"), ("top-1 error", "%"), ("learning rate", ""))
+    measured = next((row for row in reversed(rows) if row["split"] != "train"), {})
+    ends = f" ends at {100 * measured['top1_error']:.2f} %" if "top1_error" in measured else ""
+    lost = f" ends at {measured['loss']:.3g}" if "loss" in measured else ""
+    names = ((f"loss{lost}", "nats"), (f"top-1 error{ends}", "%"), ("learning rate", ""))
     for axis, (title, unit) in zip(axes, names, strict=True):
         axis.set(title=title, xlabel="step", ylabel=unit)
         axis.grid(alpha=0.3)

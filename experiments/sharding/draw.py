@@ -5,6 +5,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from alexnet_jax.figures import colours
+
 
 def pictures(rows: list[dict[str, Any]], folder: pathlib.Path) -> None:
     """Draws bytes.png, memory.png and scaling.png."""
@@ -30,14 +32,34 @@ _COLOURS = {
     "labels": "black",
     "update": "0.8",
 }
-_OF_MODEL = {1: "#0072B2", 2: "#D55E00", 4: "#009E73", 8: "#CC79A7"}
-_STYLES = {"": "-", "zero": "--", "hybrid": ":", "hybrid:8": "-.", "hybrid_in_turns:8": (0, (1, 3))}
+# A colour for each scheme, a mark for each number of devices that share the network.
+_OF_SCHEME = {
+    "": colours.BLUE,
+    "zero": colours.SKY,
+    "hybrid": colours.GREEN,
+    "hybrid:8": colours.ORANGE,
+    "hybrid_in_turns:8": colours.PINK,
+}
+_OF_MODEL = {1: "o", 2: "s", 4: "^", 8: "D"}
+
+
+def told(arm: str) -> str:
+    """Says an arm in words: 4x2:zero is data 4 x model 2, ZeRO."""
+    shape, _, rest = arm.partition(":")
+    data, _, model = shape.partition("x")
+    scheme, _, passes = rest.partition(":")
+    words = {"zero": "ZeRO", "resident": "split on the devices"}.get(
+        scheme, scheme.replace("_", " ")
+    )
+    more = f", {words}" if words else ""
+    more += f" with {passes} passes" if passes else ""
+    return f"data {data} x model {model}{more}"
 
 
 def _bytes(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(11, 5), layout="constrained")
     axis = figure.subplots()
-    names = [row["arm"] for row in rows]
+    names = [told(row["arm"]) for row in rows]
     left = [0.0] * len(rows)
     for place, colour in _COLOURS.items():
         sizes = [row["layers"].get(place, {"bytes": 0.0})["bytes"] / 1e6 for row in rows]
@@ -48,11 +70,12 @@ def _bytes(rows: list[dict[str, Any]]) -> Figure:
         [row["least_bytes"] / 1e6 for row in rows], names, "k|", ms=14, label="counted by hand"
     )
     axis.invert_yaxis()
-    axis.set(xlabel="MB that each device sends in a step", ylabel="data x model")
+    axis.set(xlabel="MB that each device sends in a step")
     most, least = max(rows, key=_sent), min(rows, key=_sent)
     axis.set_title(
-        f"Eight devices, {rows[0]['batch_size']} images: {most['arm']} sends {_sent(most):,.0f} "
-        f"MB, {least['arm']} {_sent(least):,.0f}",
+        f"Eight devices, {rows[0]['batch_size']} images: each sends {_sent(least):,.0f} MB "
+        f"({told(least['arm'])})\nto {_sent(most):,.0f} MB ({told(most['arm'])})",
+        fontsize=11,
     )
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
@@ -67,18 +90,21 @@ def _memory(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     axis = figure.subplots()
     rows = [row for row in rows if "resident" not in row["arm"]]
-    names = [row["arm"] for row in rows]
+    names = [told(row["arm"]) for row in rows]
     arguments = [row["memory"]["arguments"] / 1e6 for row in rows]
     temporary = [row["memory"]["temporary"] / 1e6 for row in rows]
-    axis.barh(names, arguments, label="parameters, velocity, batch", color="#0072B2")
-    axis.barh(names, temporary, left=arguments, label="activations and the like", color="#E69F00")
+    axis.barh(names, arguments, label="parameters, velocity, batch", color=colours.BLUE)
+    axis.barh(
+        names, temporary, left=arguments, label="activations and the like", color=colours.ORANGE
+    )
     axis.invert_yaxis()
-    axis.set(xlabel="MB on each device", ylabel="data x model")
+    axis.set(xlabel="MB on each device")
     total = {n: a + t for n, a, t in zip(names, arguments, temporary, strict=True)}
     most, least = max(total, key=total.__getitem__), min(total, key=total.__getitem__)
     axis.set_title(
-        f"Eight devices, {rows[0]['batch_size']} images: {most} takes {total[most]:,.0f} MB of "
-        f"each, {least} {total[least]:,.0f}"
+        f"Eight devices, {rows[0]['batch_size']} images: each takes {total[least]:,.0f} MB "
+        f"({least})\nto {total[most]:,.0f} MB ({most})",
+        fontsize=11,
     )
     axis.legend()
     return figure
@@ -91,7 +117,7 @@ def _scaling(rows: list[dict[str, Any]]) -> Figure:
     for axis, machine in zip(figure.subplots(1, len(machines), sharey=True), machines, strict=True):
         for row in rows:
             shape, _, rest = row["arm"].partition(":")
-            if rest not in _STYLES:
+            if rest not in _OF_SCHEME:
                 continue
             model = int(shape.partition("x")[2])
             predicted = row["predicted_step_seconds"][machine]
@@ -99,9 +125,9 @@ def _scaling(rows: list[dict[str, Any]]) -> Figure:
             shares = [
                 100 * arithmetic / (arithmetic + talk) for arithmetic, talk in predicted.values()
             ]
-            label = f"model {model}, {rest.replace('_', ' ')}" if rest else f"model {model}"
-            style = {"color": _OF_MODEL[model], "ls": _STYLES[rest], "lw": 2}
-            axis.plot(counts, shares, marker="o", ms=4, label=label, **style)
+            label = told(row["arm"]).partition(" x ")[2]
+            style = {"color": _OF_SCHEME[rest], "marker": _OF_MODEL[model], "lw": 1.5}
+            axis.plot(counts, shares, ms=6, alpha=0.75, label=label, **style)
         axis.set(title=machine, xlabel="devices", xscale="log")
         axis.set_xticks([2, 8, 64, 512], ["2", "8", "64", "512"])
         axis.grid(alpha=0.3)
