@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
+from alexnet_jax.figures import colours
+from alexnet_jax.figures.picture import Picture
 from alexnet_jax.host import large_pages
 from alexnet_jax.host.progress import Progress
 from experiments.cifar.nets import ACTIVATIONS, FourLayers
@@ -128,19 +130,24 @@ def table(rows: list[dict]) -> str:
 
 def draw(rows: list[dict], path: pathlib.Path) -> None:
     """Draws the curves as figure 1 does: ReLU solid, tanh dashed."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Picture(figsize=(6, 4), layout="constrained", dpi=150)
     axes = figure.subplots()
     for row in rows:
-        style = {"relu": "-", "tanh": "--"}[row["activation"]]
+        style, colour = {"relu": ("-", colours.BLUE), "tanh": ("--", colours.VERMILION)}[
+            row["activation"]
+        ]
         first = not any(line.get_linestyle() == style for line in axes.lines)
         label = {"relu": "ReLU", "tanh": "tanh"}[row["activation"]] if first else None
-        axes.plot(*zip(*row["curve"], strict=True), style, color="black", lw=1, label=label)
-    axes.axhline(GOAL, color="0.6", lw=0.8)
-    axes.set(xlabel="epochs", ylabel="training error", ylim=(0, 0.8), xlim=(0, None))
+        epochs, errors = zip(*row["curve"], strict=True)
+        axes.plot(
+            epochs, [100 * e for e in errors], style, color=colour, lw=1, alpha=0.8, label=label
+        )
+    axes.axhline(100 * GOAL, color="0.6", lw=0.8)
+    axes.set(xlabel="epochs", ylabel="training error, %", ylim=(0, 80), xlim=(0, None))
+    ratio = table(rows).rpartition("tanh / ReLU: ")[2].split(" ")[0]
+    axes.set_title(f"tanh takes {ratio} times ReLU's epochs to {100 * GOAL:.0f} %", fontsize=11)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    figure.save(path)
 
 
 def _run(_: list[str]) -> None:
