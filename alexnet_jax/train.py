@@ -94,7 +94,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains, or continues the run in `workdir`, and evaluates the whole validation split.
 
-    Works in a notebook, in any thread, and several times in a process.
+    Works in a notebook, in any thread, and several times in a process. The command makes the run's
+    page too (report.html); here `alexnet_jax.report.make` does.
 
     Args:
       config: of the run, from `configs.get`.

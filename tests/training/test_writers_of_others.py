@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import subprocess
 import sys
 import types
 
@@ -11,11 +12,11 @@ import small
 from tensorboardX.proto import event_pb2
 
 from alexnet_jax import train
-from alexnet_jax.config import ConfigError
+from alexnet_jax.config import ConfigError, to_json
 from alexnet_jax.ops import peaks
 from alexnet_jax.steps.flops import training_flops
 from alexnet_jax.training import run_files
-from alexnet_jax.training.writers import read_rows
+from alexnet_jax.training.writers import FIELDS, read_rows
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -145,3 +146,32 @@ def test_a_config_file_gives_its_own(tmp_path, monkeypatch):
         config_flags.define()
     with pytest.raises(ConfigError, match="gives a str; a writer has write"):
         config_flags.own_writers("runs/1")
+
+
+def test_a_config_files_writer_gets_every_row(tmp_path):
+    """The command, with the file that a team would keep."""
+    small.write_folder(tmp_path / "set")
+    config = small.config(tmp_path / "set")
+    config.num_steps = 3
+    (tmp_path / "mine.py").write_text(
+        "import json\n"
+        "from alexnet_jax.config import from_json\n\n\n"
+        "class Log:\n"
+        "    def __init__(self, workdir):\n        self.file = open('rows', 'w')\n"
+        "    def write(self, row):\n        self.file.write(json.dumps(row) + '\\n')\n"
+        "    def close(self):\n        self.file.close()\n\n\n"
+        f"def get_config():\n    return from_json({to_json(config)!r})\n\n\n"
+        "def get_writers(workdir):\n    return [Log(workdir)]\n"
+    )
+    command = [sys.executable, "-m", "alexnet_jax.main", "--workdir=w", "--config=mine.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "rows").read_text()
+    assert rows == (tmp_path / "w" / "metrics.jsonl").read_text() and len(rows.splitlines()) > 3
+
+
+def test_every_field_of_a_row_is_in_the_document():
+    text = (ROOT / "launch" / "README.md").read_text().replace("\\|", "|")
+    for name, meaning in FIELDS.items():
+        shown = f"{name}LAYER.PART" if name.endswith("/") else name
+        assert f"| `{shown}` | {meaning} |" in text, name
