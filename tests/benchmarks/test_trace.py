@@ -1,5 +1,6 @@
 """A recording of some updates, and the table that is made of it."""
 
+import gzip
 import json
 
 import pytest
@@ -68,6 +69,13 @@ def test_a_run_is_recorded_and_read(tmp_path, capsys):
     said = trace.table(found)
     assert "conv1" in said and "of it hidden" in said
     assert json.loads(found.json())["updates"] == 3
+    # What Perfetto and TensorBoard's profile plugin open: complete events, steps among them.
+    [file] = (tmp_path / "w" / profiler.FOLDER).rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    spans = [event for event in events if event.get("ph") == "X"]
+    assert all(event["dur"] >= 0 and "ts" in event for event in spans)
+    assert sum(event["name"] == "update" for event in spans) == 3
+    assert list((tmp_path / "w" / profiler.FOLDER).rglob("*.xplane.pb"))
 
 
 @pytest.mark.slow

@@ -50,6 +50,11 @@ def test_learning_curves_are_drawn(tmp_path):
     assert (tmp_path / "plots" / "a.png").read_bytes()[:4] == b"\x89PNG"
     curves.draw_run([row(1, "val")]).save(tmp_path / "plots" / "b.png")
     assert (tmp_path / "plots" / "b.png").exists()
+    ten = [row(1, "val", top1_error=0.5), row(1, "val", views=10, top1_error=0.4)]
+    axes = curves.draw_run(ten).axes[1]
+    assert [line.get_label() for line in axes.lines] == ["val", "val, 10 views"]
+    assert [list(line.get_ydata()) for line in axes.lines] == [[50.0], [40.0]]
+    assert axes.get_title() == "top-1 error ends at 40.00 %"
 
 
 def events_of(folder):
