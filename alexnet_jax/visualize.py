@@ -197,15 +197,11 @@ def _split() -> pathlib.Path:
     mesh.data = max(1, mesh.data)
     devices = mesh.data * mesh.model
     platform.simulate(devices)
-    from alexnet_jax import train
-    from alexnet_jax.data.sources import open_dataset
-    from alexnet_jax.figures import split
-    from alexnet_jax.steps import communication
+    from alexnet_jax.inference import pictures
 
-    config.num_classes = config.num_classes or len(open_dataset(config).class_names)
     cli.say(f"compiling a step for {devices} simulated devices")
-    found = communication.compiled(train.compile_train_step(config))
-    picture = split.draw(config, config.num_classes, found, mesh.data)
+    found = pictures.exchanges(config)
+    picture = pictures.draw_split(config, found)
     path = paths.local(flags.FLAGS.out or "split.svg", "--out")
     picture.save(path)
     picture.save(path.with_suffix(".png" if path.suffix != ".png" else ".svg"))

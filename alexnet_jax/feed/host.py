@@ -22,6 +22,7 @@ from alexnet_jax.data.loader import (
 )
 from alexnet_jax.feed.page_locked import keeper
 from alexnet_jax.feed.protocol import DeviceBatch, Dispatches, Fed, stop_flags
+from alexnet_jax.ops import platform
 from alexnet_jax.parallel import mesh as meshes
 
 
@@ -108,7 +109,7 @@ class HostFeed:
         c, size = self._config, self.feeding.batch_size
         rows = meshes.local_rows(self._mesh, c.mesh, size)
         loader = Loader(
-            self._reader, c.read_threads, c.read_ahead, keeper(c.kernels, jax.default_backend())
+            self._reader, c.read_threads, c.read_ahead, keeper(c.kernels, platform.computed_on())
         )
         go, told = (stop_flags(self._mesh, c, size, value) for value in (0, 1))
         batches = loader.batches(positions, numbers, rows)

@@ -17,10 +17,10 @@ def keeper(kernels: str, backend: str) -> Callable[[np.ndarray], None]:
     """Returns the function to call with each buffer that the feed fills again and again.
 
     Args:
-      kernels: auto: `page_lock` where a GPU computes; reference: nothing.
-      backend: JAX's name of what computes.
+      kernels: auto: `page_lock` where an NVIDIA GPU computes; reference: nothing.
+      backend: what computes (`ops.platform.computed_on`).
     """
-    return page_lock if (kernels, backend) == ("auto", "gpu") else lambda array: None
+    return page_lock if (kernels, backend) == ("auto", "cuda") else lambda array: None
 
 
 def page_lock(array: np.ndarray) -> None:

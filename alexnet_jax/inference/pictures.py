@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alexnet_jax import train
 from alexnet_jax.config import CONVOLUTIONS, Config, ConfigError
 from alexnet_jax.data.loader import ImageReader
+from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.words import spoken
 from alexnet_jax.figures import activations as activations_figure
 from alexnet_jax.figures import answers as answers_figure
@@ -23,6 +25,7 @@ from alexnet_jax.figures import curves as curves_figure
 from alexnet_jax.figures import kernels as kernels_figure
 from alexnet_jax.figures import neighbours as neighbours_figure
 from alexnet_jax.figures import occlusion as occlusion_figure
+from alexnet_jax.figures import split as split_figure
 from alexnet_jax.figures import views as views_figure
 from alexnet_jax.figures.picture import Picture
 from alexnet_jax.host import paths
@@ -32,7 +35,9 @@ from alexnet_jax.inference import occlusion as covering
 from alexnet_jax.inference.images import AnyImage, squares
 from alexnet_jax.inference.network import Network
 from alexnet_jax.inference.trained import TrainedNetwork
+from alexnet_jax.steps import communication
 from alexnet_jax.steps.augment import Views
+from alexnet_jax.steps.communication import Collective
 from alexnet_jax.training.writers import read_rows
 
 
@@ -331,3 +336,44 @@ def _chosen(reader: ImageReader, count: int, seed: int) -> list[int]:
     """Returns some images of a split, the same for the same seed."""
     rng = np.random.default_rng(seed)
     return rng.choice(len(reader), min(count, len(reader)), replace=False).tolist()
+
+
+def split(config: Config) -> Picture:
+    """Draws figure 2 of the paper with the devices of a config's mesh, from its compiled step.
+
+    Args:
+      config: its `mesh` says which devices; as many must be here, simulated ones too
+        (`ops.platform.simulate`, before JAX computes anything).
+
+    Raises:
+      ConfigError: they are not; or the config cannot be trained.
+
+    >>> split(network.config).axes[0].texts[0].get_text()[:26]
+    'columns on data 1 × model '
+    """
+    return draw_split(config, exchanges(config))
+
+
+def exchanges(config: Config) -> list[Collective]:
+    """Compiles a config's step, and returns what its devices send each other.
+
+    Raises:
+      ConfigError: as of `split`.
+
+    >>> exchanges(network.config)
+    []
+    """
+    if not config.num_classes:
+        config.num_classes = len(open_dataset(config).class_names)
+    return communication.compiled(train.compile_train_step(config))
+
+
+def draw_split(config: Config, found: Sequence[Collective]) -> Picture:
+    """Draws figure 2 of exchanges that are known already.
+
+    >>> draw_split(network.config, []).axes[0].texts[0].get_text()[:26]
+    'columns on data 1 × model '
+    """
+    data = max(1, config.mesh.data)
+    classes = config.num_classes or len(open_dataset(config).class_names)
+    return split_figure.draw(config, classes, found, data)

@@ -75,8 +75,13 @@ def test_what_cannot_be_locked_is_said_and_stays_usable(monkeypatch, caplog):
 
 
 def test_a_gpu_alone_has_its_buffers_locked_and_never_for_the_reference():
-    assert page_locked.keeper("auto", "gpu") is page_locked.page_lock
-    for kernels, backend in (("auto", "cpu"), ("auto", "tpu"), ("reference", "gpu")):
+    assert page_locked.keeper("auto", "cuda") is page_locked.page_lock
+    for kernels, backend in (
+        ("auto", "cpu"),
+        ("auto", "tpu"),
+        ("reference", "cuda"),
+        ("auto", "rocm"),
+    ):
         assert page_locked.keeper(kernels, backend) is not page_locked.page_lock
 
 

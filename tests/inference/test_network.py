@@ -18,6 +18,7 @@ from alexnet_jax.data.types import DataError
 from alexnet_jax.inference import images, pictures, predictions
 from alexnet_jax.inference.images import squares
 from alexnet_jax.ops import compilation
+from alexnet_jax.parallel import processes
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,7 @@ WITH_EXAMPLES = sorted(
 @pytest.mark.parametrize("module", WITH_EXAMPLES)
 def test_examples_are_true(run, photograph, module, monkeypatch):
     monkeypatch.chdir(run)
+    monkeypatch.setattr(processes, "say", lambda text: None)  # of the other devices of the tests
     workdir = run / "w"
     given = {"workdir": workdir, "photograph": photograph, "network": inference.load(workdir)}
     found = doctest.testmod(importlib.import_module(module), extraglobs=given)

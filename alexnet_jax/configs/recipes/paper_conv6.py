@@ -4,7 +4,7 @@
 
 61,555,304 parameters. The paper gives no error for this network from scratch. Its 39.0 % top-1 and
 16.6 % top-5 (ILSVRC-2012 validation, ten views) are of one that was pre-trained on ImageNet's Fall
-2011 release: `original_code_conv6`, the last of four runs (experiments/fidelity).
+2011 release: `original_code_conv6`, the last of four runs.
 """
 
 from alexnet_jax.config import Config
