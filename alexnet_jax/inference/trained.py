@@ -105,15 +105,10 @@ def load(
     statistics = run_files.read_statistics(workdir)
     setup = Setup.of(config, config.num_classes or len(names), statistics=statistics)
     stored = Stored(workdir, run_files.identity(workdir, config))
-
-    def compiled() -> StoredForm:
+    with ThreadPoolExecutor(1) as beside:  # files are compared without Python's lock
+        choosing = beside.submit(stored.choose, which)
         form = StoredForm(setup)
         stored.compile_for_weights(form.abstract)
-        return form
-
-    with ThreadPoolExecutor(1) as beside:  # files are compared without Python's lock
-        compiling = beside.submit(compiled)
-        step = stored.choose(which)
-        form = compiling.result()
+        step = choosing.result()
     weights = form.weights(stored.restore_weights(step, form.abstract))
     return TrainedNetwork(setup, names, step, weights)
