@@ -33,9 +33,9 @@ def packed_kernel(layer: nn.Module, pack: Callable[[], jax.Array | None]) -> jax
       pack: packs it, or returns None where nothing is gained.
     """
     if layer.is_mutable_collection(PACKED) and not layer.is_initializing():
-        found = pack()
-        if found is not None:
-            layer.put_variable(PACKED, "packed", found)
+        kernel = pack()
+        if kernel is not None:
+            layer.put_variable(PACKED, "packed", kernel)
     return layer.get_variable(PACKED, "packed", None)
 
 

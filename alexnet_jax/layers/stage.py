@@ -62,15 +62,15 @@ class Stage(nn.Module):
         order = getattr(self.config, f"layer{self.number}").split()
         if f"conv{self.number}" in self.config.without:
             order.remove("relu")  # which goes with the layer
-        found = [(name, steps[name]) for name in order]
+        in_order = [(name, steps[name]) for name in order]
         rectified = self.config.activation == "relu" and self._local_alone()
         if rectified and ("relu", "norm") in zip(order, order[1:], strict=False):
             at = order.index("relu")
             constants = self._constants()
-            found[at : at + 2] = [
+            in_order[at : at + 2] = [
                 ("relu_norm", lambda x: rectified_lrn(x, constants, groups)),
             ]
-        return found
+        return in_order
 
     def _norm(self, groups: int) -> Step:
         if self.batch_norm is not None:

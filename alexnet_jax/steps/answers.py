@@ -75,17 +75,17 @@ class Collector:
 
     @staticmethod
     def _own(array: jax.Array, spans: set[tuple[int, int]]) -> np.ndarray:
-        found = np.zeros(array.shape, array.dtype)
+        rows = np.zeros(array.shape, array.dtype)
         for shard in array.addressable_shards:
             first, last, _ = shard.index[0].indices(len(array))
-            found[first:last] = jax.device_get(shard.data)
+            rows[first:last] = jax.device_get(shard.data)
             spans.add((first, last))
-        return found
+        return rows
 
     def answers(self, count: int) -> Answers:
         """Returns those of a split's `count` images; of several processes all must call it."""
         self._fetch()
         names = [field.name for field in dataclasses.fields(Answers)]
-        own = [np.concatenate([batch[name] for batch in self._batches]) for name in names]
-        known = processes.filled_in(own, self._spans)
-        return Answers(*(array[:count] for array in known))
+        columns = [np.concatenate([batch[name] for batch in self._batches]) for name in names]
+        of_all = processes.filled_in(columns, self._spans)
+        return Answers(*(array[:count] for array in of_all))

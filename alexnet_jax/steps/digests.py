@@ -144,8 +144,8 @@ class StateDigests:
         specs = list(self._specs)
 
         def of_device(state: list[jax.Array], _: Any) -> jax.Array:
-            own = [of_part(leaf, spec) for leaf, spec in zip(state, specs, strict=True)]
-            return collectives.of_every_device(jnp.stack(own))
+            sums = [of_part(leaf, spec) for leaf, spec in zip(state, specs, strict=True)]
+            return collectives.of_every_device(jnp.stack(sums))
 
         mapped = meshes.per_device(of_device, self._mesh, specs, meshes.EVERYWHERE)
         abstract = [
@@ -201,11 +201,11 @@ class StateDigests:
         copies = np.moveaxis(part, axis, 0).tolist()
         devices = np.moveaxis(self._mesh.devices, axis, 0)
         for place in range(part.shape[1 - axis]):
-            own = [tuple(copy[place]) for copy in copies]
-            usual = max(set(own), key=own.count)
-            if own.count(usual) == len(own):
+            sums = [tuple(copy[place]) for copy in copies]
+            usual = max(set(sums), key=sums.count)
+            if sums.count(usual) == len(sums):
                 continue
-            if own.count(usual) * 2 > len(own):
-                odd = [str(devices[i, place]) for i, copy in enumerate(own) if copy != usual]
+            if sums.count(usual) * 2 > len(sums):
+                odd = [str(devices[i, place]) for i, copy in enumerate(sums) if copy != usual]
                 raise ReplicaError(f"{name} on {', '.join(odd)} is not what other devices hold")
             raise ReplicaError(f"{name} differs between {', '.join(map(str, devices[:, place]))}")

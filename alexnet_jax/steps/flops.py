@@ -28,7 +28,7 @@ def training_flops(config: Config, num_classes: int) -> float:
     """
     total, learning = 0.0, False
     for layer, forward in forward_flops(config, num_classes).items():
-        own = layer not in config.optimizer.frozen
-        learning = learning or own
-        total += forward * (1 + own + learning)
+        learns = layer not in config.optimizer.frozen
+        learning = learning or learns
+        total += forward * (1 + learns + learning)
     return total

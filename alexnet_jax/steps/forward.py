@@ -62,18 +62,20 @@ class Forward:
         Returns:
           The activations, and the statistics of batch normalisation: as they were when evaluating.
         """
-        own = variables(self.convolutions, weights)
-        found, changed = self.convolutions.apply(
-            own, views, method="features", mutable=["batch_stats"]
+        module_variables = variables(self.convolutions, weights)
+        activations, changed = self.convolutions.apply(
+            module_variables, views, method="features", mutable=["batch_stats"]
         )
-        return jnp.asarray(found), dict(changed).get("batch_stats", {})
+        return jnp.asarray(activations), dict(changed).get("batch_stats", {})
 
     def classify(
         self, weights: Weights, x: jax.Array, dropout_keys: jax.Array | None = None
     ) -> jax.Array:
         """Maps the activations of a pass to logits, (B', num_classes)."""
-        own = variables(self.classifier, weights)
-        return jnp.asarray(self.classifier.apply(own, x, dropout_keys, method="classify"))
+        module_variables = variables(self.classifier, weights)
+        return jnp.asarray(
+            self.classifier.apply(module_variables, x, dropout_keys, method="classify")
+        )
 
     def gather(self, x: jax.Array, turn: int = 0) -> jax.Array:
         """Returns a pass's activations, of all images that go through the classifier in it."""
@@ -115,7 +117,9 @@ class Forward:
         x, first = self.convolutions.apply(
             variables(self.convolutions, weights), views, method="features", **kept
         )
-        own, x = variables(self.classifier, weights), self.gather(jnp.asarray(x))
-        _, then = self.classifier.apply(own, x, rows["dropout_key"], method="classify", **kept)
-        found = {**dict(first)["intermediates"], **dict(then)["intermediates"]}
-        return {layer: outputs["__call__"][0] for layer, outputs in found.items()}
+        module_variables, x = variables(self.classifier, weights), self.gather(jnp.asarray(x))
+        _, then = self.classifier.apply(
+            module_variables, x, rows["dropout_key"], method="classify", **kept
+        )
+        layers = {**dict(first)["intermediates"], **dict(then)["intermediates"]}
+        return {layer: outputs["__call__"][0] for layer, outputs in layers.items()}

@@ -48,8 +48,8 @@ class Gradient:
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
         def add(total: Any, part: DeviceBatch) -> tuple[Any, None]:
-            found = self._at_once(params, batch_stats, part, step)
-            return jax.tree.map(jnp.add, total, found), None
+            of_part = self._at_once(params, batch_stats, part, step)
+            return jax.tree.map(jnp.add, total, of_part), None
 
         grads, sums, statistics = jax.lax.scan(add, zeros, split)[0]
         statistics = jax.tree.map(lambda total: total / parts, statistics)

@@ -21,9 +21,9 @@ def rank_of_label(scores: jax.Array, label: jax.Array) -> jax.Array:
     Among equal scores the lower class number comes first, as in argmax and top_k. A NaN score
     of the right class ranks it last.
     """
-    own = jnp.take_along_axis(scores, label[:, None], axis=1)
+    of_label = jnp.take_along_axis(scores, label[:, None], axis=1)
     earlier = jnp.arange(scores.shape[1]) < label[:, None]
-    ahead = ~(scores < own) & ((scores != own) | earlier)
+    ahead = ~(scores < of_label) & ((scores != of_label) | earlier)
     ahead = ahead & (jnp.arange(scores.shape[1]) != label[:, None])
     return ahead.sum(axis=1, dtype=jnp.int32)
 

@@ -36,17 +36,19 @@ def first_nonfinite_layer(setup: Setup, feeding: Feeding, weights: Any, fed: Fed
     def outputs(weights: Any, fed: Fed) -> dict[str, jax.Array]:
         batch: DeviceBatch = feeding.training(fed, jnp.int32(at - 1))
         weights = collectives.whole_over_data(weights, specs)
-        found = {f"parameters of {layer}": weights[layer] for layer in weights}
-        found["the augmented images"] = gradient.views(batch)
+        tensors = {f"parameters of {layer}": weights[layer] for layer in weights}
+        tensors["the augmented images"] = gradient.views(batch)
         rows = gradient.rows(batch, at - 1)
-        found |= forward.outputs(weights, found["the augmented images"], rows)
-        return collectives.any_device({name: bad(tree) for name, tree in found.items()})
+        tensors |= forward.outputs(weights, tensors["the augmented images"], rows)
+        return collectives.any_device({name: bad(tree) for name, tree in tensors.items()})
 
     mapped = meshes.per_device(outputs, mesh, specs, feeding.specs)
-    found = jax.device_get(compilation.jit(mapped, compilation.Numerics.of(config))(weights, fed))
+    nonfinite = jax.device_get(
+        compilation.jit(mapped, compilation.Numerics.of(config))(weights, fed)
+    )
     # In the order of the computation: jit sorts what it returns by name.
     places = [f"parameters of {layer}" for layer in weights] + ["the augmented images"]
-    for place in places + [layer for layer in LAYERS if layer in found]:
-        if found[place]:
+    for place in places + [layer for layer in LAYERS if layer in nonfinite]:
+        if nonfinite[place]:
             return place
     return "the gradient (every layer's output is finite)"

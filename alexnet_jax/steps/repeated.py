@@ -27,9 +27,9 @@ class Repeated:
         room = jax.tree.map(lambda leaf: jnp.zeros((self._most, *leaf.shape), leaf.dtype), shapes)
 
         def again(update: jax.Array, carried: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
-            state, found = self._one(carried[0], fed)
+            state, figures = self._one(carried[0], fed)
             return state, jax.tree.map(
-                lambda kept, new: kept.at[update].set(new), carried[1], found
+                lambda kept, new: kept.at[update].set(new), carried[1], figures
             )
 
         return jax.lax.fori_loop(0, fed["steps"], again, (state, room))

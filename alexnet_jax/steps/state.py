@@ -104,6 +104,6 @@ def with_weights(state: TrainState, weights: dict[str, dict[str, np.ndarray]]) -
 
 
 def _put(array: np.ndarray, leaf: jax.Array) -> jax.Array:
-    own = array.astype(leaf.dtype)
-    own = np.pad(own, [(0, n - m) for n, m in zip(leaf.shape, own.shape, strict=True)])
-    return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: own[index])
+    padded = array.astype(leaf.dtype)
+    padded = np.pad(padded, [(0, n - m) for n, m in zip(leaf.shape, padded.shape, strict=True)])
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: padded[index])

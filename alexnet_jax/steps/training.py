@@ -91,8 +91,8 @@ class TrainStep:
 
     def _total(self, grads: Any, sums: metrics.Sums) -> tuple[Any, metrics.Sums]:
         """Adds up what devices know of some layers' gradients."""
-        own = {layer: self._specs[layer] for layer in grads}
-        return collectives.sum_gradients(grads, own), collectives.sum_over_data(sums)
+        specs = {layer: self._specs[layer] for layer in grads}
+        return collectives.sum_gradients(grads, specs), collectives.sum_over_data(sums)
 
     def _squared_norms(self, grads: Any) -> Any:
         return collectives.squared_norms(grads, {layer: self._specs[layer] for layer in grads})
