@@ -17,6 +17,8 @@ from alexnet_jax.errors import UserError, in_notebook, printable
 from alexnet_jax.host import files
 from alexnet_jax.host.command import begin
 
+flags.disclaim_key_flags()  # a command's --help lists what is declared here for it
+
 
 def run(command: Callable[[list[str]], None], resolve: Callable[..., Any] = list) -> None:
     """Parses the flags and runs a command; what is wrong with them is one line.

@@ -41,7 +41,7 @@ class _Fields:
             for field in dataclasses.fields(typing.cast(Any, self))
         }
         own = {name for name, value in defaults.items() if getattr(self, name) != value}
-        self.__dict__["_by_hand"] = own | self.__dict__.pop("_given")
+        self.__dict__["_by_hand"] = own | self.__dict__.pop("_given", set())
 
     def __setattr__(self, name: str, value: Any) -> None:
         known = [field.name for field in dataclasses.fields(typing.cast(Any, self))]
@@ -346,7 +346,9 @@ def _from_dict(cls: type, values: dict[str, Any], prefix: str) -> Any:
                 raise ConfigError(f"{prefix}{name}: {value!r} is not a group of fields")
             value = _from_dict(typing.cast(type, hints[name]), value, f"{prefix}{name}.")
         arguments[name] = _tuples(value)
-    return cls(**arguments)
+    made = cls(**arguments)
+    made.__post_init__()  # no hand named these fields: what differs from the defaults counts
+    return made
 
 
 def _tuples(value: Any) -> Any:

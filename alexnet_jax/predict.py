@@ -96,6 +96,7 @@ def _run(arguments: list[str]) -> None:
                 answers.draw_one(image[0], rows).save(picture)
                 cli.say(f"  drawn in {picture}")
             except (DataError, OSError) as error:  # the others are answered all the same
+                gc.enable()
                 print(f"error: {cli.line_of(error)}", file=sys.stderr)
                 failed += 1
     sys.exit(1 if failed else 0)

@@ -1,5 +1,6 @@
 """Whole training, reading included, beside its own bare step."""
 
+import dataclasses
 import pathlib
 import statistics
 import tempfile
@@ -61,7 +62,7 @@ def measure(config: Config, rounds: int, dataset: str, data_dir: str) -> list[Ro
 
 def _run(config: Config, feed: str, steps: int) -> tuple[float, float]:
     """Trains for some updates; returns the median images per second, and the share waited."""
-    own = Config(**vars(config))
+    own = dataclasses.replace(config)
     own.mesh, own.feed, own.num_steps = MeshConfig(1, 1), feed, steps
     own.steps_per_dispatch = 1  # as the bare step
     own.log_every_steps = steps // 4

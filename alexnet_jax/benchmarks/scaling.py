@@ -225,7 +225,8 @@ def draw(found: Scaling) -> Picture:
             measured[name][1] = 1.0
     told = "simulated devices, which share one processor" if found.simulated else found.machine
     best = max(found.arms, key=lambda arm: (arm.devices, arm.efficiency))
-    title = (
-        f"training on {told}\n{best.scheme} keeps {100 * best.efficiency:.0f} % on {best.devices}"
-    )
+    title = f"training on {told}"
+    if any(arm.devices == 1 for arm in found.arms):
+        title += f"\n{best.scheme} keeps {100 * best.efficiency:.0f} % on {best.devices}"
+        title += f", {best.images_of_a_device} images each" if len(batches) > 1 else ""
     return scaling_figure.draw(measured, found.published, title)

@@ -7,7 +7,7 @@ from typing import Any
 
 def by_hand(config: Any, prefix: str = "") -> set[str]:
     """Returns the dotted names of the fields that a person set: since a recipe was made of it, or,
-    of a config that is none, to another value than the default.
+    of a config that is none, in `Config(...)` or to another value than the default.
 
     >>> from alexnet_jax.config import Config
     >>> config = Config()

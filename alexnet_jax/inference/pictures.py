@@ -4,6 +4,7 @@ Each takes what `inference.load` returns, and is shown where a notebook's cell e
 """
 
 import copy
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -35,6 +36,7 @@ from alexnet_jax.inference import occlusion as covering
 from alexnet_jax.inference.images import AnyImage, squares
 from alexnet_jax.inference.network import Network
 from alexnet_jax.inference.trained import TrainedNetwork
+from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import communication
 from alexnet_jax.steps.augment import Views
 from alexnet_jax.steps.communication import Collective
@@ -363,9 +365,7 @@ def exchanges(config: Config) -> list[Collective]:
     >>> exchanges(network.config)
     []
     """
-    if not config.num_classes:
-        config.num_classes = len(open_dataset(config).class_names)
-    return communication.compiled(train.compile_train_step(config))
+    return communication.compiled(train.compile_train_step(_with_classes(config)))
 
 
 def draw_split(config: Config, found: Sequence[Collective]) -> Picture:
@@ -374,6 +374,12 @@ def draw_split(config: Config, found: Sequence[Collective]) -> Picture:
     >>> draw_split(network.config, []).axes[0].texts[0].get_text()[:26]
     'columns on data 1 × model '
     """
-    data = max(1, config.mesh.data)
+    config = _with_classes(config)
+    data = meshes.data_devices(meshes.build(config.mesh))
+    return split_figure.draw(config, config.num_classes, found, data)
+
+
+def _with_classes(config: Config) -> Config:
+    """Returns a copy that says how many classes there are."""
     classes = config.num_classes or len(open_dataset(config).class_names)
-    return split_figure.draw(config, classes, found, data)
+    return dataclasses.replace(config, num_classes=classes)

@@ -31,7 +31,7 @@ from alexnet_jax.pages.batches import SIZES, Batches, BusyError
 
 MOST_BYTES = 20 * 2**20  # of a request
 MOST_IMAGES = 16  # in one
-MOST_SECONDS = 30.0  # that a request may take, from its first byte to its answer
+MOST_SECONDS = 30.0  # that a request may take, from the end of its headers to its answer
 MOST_AT_ONCE = 256  # requests
 MOST_PIXELS = 50_000_000  # of an image
 DECODED_AT_ONCE = 2  # which are 150 MB each, at the most

@@ -166,21 +166,23 @@ class Stored:
         Raises:
           CheckpointError: the folder is damaged, or of another network.
         """
-        return self._restored(step, abstract)
+        return self._restored(step, abstract, weights_alone=False)
 
     def restore_weights(self, step: int, abstract: Any) -> Any:
         """Like `restore`, without the velocity, half of a checkpoint: `opt_state` is empty."""
-        return self._restored(step, replace(abstract, opt_state=()))
+        return self._restored(step, abstract, weights_alone=True)
 
     def compile_for_weights(self, abstract: Any) -> None:
         """Compiles what `restore_weights` compares with, beside `choose`, say."""
         self._digests_of(replace(abstract, opt_state=()))
 
-    def _restored(self, step: int, abstract: Any) -> Any:
+    def _restored(self, step: int, abstract: Any, weights_alone: bool) -> Any:
         folder = self.path / str(step)
         try:
             known = step in self._compared
             sealed = self._compared[step] if known else seal.check(folder, step, self.run)
+            if weights_alone and sealed:  # without a seal Orbax compares whole trees
+                abstract = replace(abstract, opt_state=())
             state = self._read(folder, abstract, as_today=sealed is not None)
             own = self._digests_of(abstract)
             if sealed and own:
@@ -190,7 +192,7 @@ class Stored:
                 if not abstract.opt_state:
                     saved = {n: d for n, d in saved.items() if not n.startswith("opt_state.")}
                 compare(found, saved)
-            return state
+            return replace(state, opt_state=()) if weights_alone else state
         except (ValueError, KeyError, OSError, TypeError) as error:
             raise CheckpointError(f"{folder}: cannot be restored ({one_line(error)})") from error
 

@@ -144,8 +144,10 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
         )
     axes.axhline(100 * GOAL, color="0.6", lw=0.8)
     axes.set(xlabel="epochs", ylabel="training error, %", ylim=(0, 80), xlim=(0, None))
-    ratio = table(rows).rpartition("tanh / ReLU: ")[2].split(" ")[0]
-    axes.set_title(f"tanh takes {ratio} times ReLU's epochs to {100 * GOAL:.0f} %", fontsize=11)
+    _, known, told = table(rows).rpartition("tanh / ReLU: ")
+    if known:
+        ratio = told.split(" ")[0]
+        axes.set_title(f"tanh takes {ratio} times ReLU's epochs to {100 * GOAL:.0f} %", fontsize=11)
     axes.legend(frameon=False)
     figure.save(path)
 

@@ -1,4 +1,7 @@
+import copy
 import dataclasses
+import json
+import pickle
 import subprocess
 import sys
 import time
@@ -9,6 +12,7 @@ from alexnet_jax import config as configuration
 from alexnet_jax import configs, main
 from alexnet_jax.config import Config, ConfigError, flatten, from_json, to_json
 from alexnet_jax.configs import flags, validation
+from alexnet_jax.configs.by_hand import by_hand
 from alexnet_jax.configs.earlier_versions import config_of
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.training import run_files
@@ -181,3 +185,13 @@ def test_a_recipe_is_described_however_the_flag_is_written(monkeypatch, capsys):
     monkeypatch.setattr(main.cli, "run", lambda *_: print("trains"))
     main.main()
     assert capsys.readouterr().out == "trains\n"
+
+
+def test_who_names_a_field_is_a_hand_and_a_file_that_lacks_one_is_none():
+    assert by_hand(Config(resize=256, batch_size=3)) == {"resize", "batch_size"}
+    assert by_hand(Config()) == by_hand(from_json(to_json(Config()))) == set()
+    older = json.loads(to_json(Config(batch_size=3)))
+    del older["join_seconds"], older["model"]["activation"]
+    assert by_hand(from_json(json.dumps(older))) == {"batch_size"}
+    for copied in (copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))):
+        assert by_hand(copied(Config(resize=256))) == {"resize"}

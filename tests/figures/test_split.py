@@ -9,9 +9,12 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.patches import FancyArrowPatch
+from on_mesh import small
 
 from alexnet_jax import configs, train
+from alexnet_jax.config import to_json
 from alexnet_jax.figures import split
+from alexnet_jax.inference import pictures
 from alexnet_jax.steps import communication
 from alexnet_jax.steps.communication import Collective
 
@@ -164,7 +167,11 @@ def test_sums_have_arrows_among_the_devices_that_make_them(shape, sets):
         for patch in drawn
         if patch.get_edgecolor() == to_rgba(split.UPDATE)
     }
-    assert {pair for own in sets for pair in itertools.pairwise(own)} <= pairs
+    wanted = {pair for own in sets for pair in itertools.pairwise(own)}
+    assert pairs >= wanted
+    # Besides them, sums over all devices or over those of one shard alone.
+    rows = shape[0] * shape[1]
+    assert pairs - wanted <= set(itertools.pairwise(range(rows)))
 
 
 def test_what_shards_of_the_images_tell_each_other_has_arrows_between_them():
@@ -189,3 +196,12 @@ def test_a_mesh_of_many_devices_shows_one_shard():
     texts = [text.get_text() for text in picture.axes[0].texts]
     assert sum(text.startswith("device") for text in texts) == 4
     assert "one of 4 data shards" in texts[0]
+
+
+def test_a_notebook_draws_the_devices_that_the_step_is_compiled_for():
+    config = small((-1, 2))  # all that are here
+    before = to_json(config)
+    texts = [text.get_text() for text in pictures.split(config).axes[0].texts]
+    data = len(jax.devices()) // 2
+    assert f"data {data} \N{MULTIPLICATION SIGN} model 2" in texts[0]
+    assert to_json(config) == before

@@ -78,3 +78,11 @@ def test_a_console_script_says_what_its_module_says():
     )
     assert "python -m alexnet_jax.evaluate --workdir=W [--split=S]" in done.stdout
     assert "--class_names: a file of the network's classes" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict", "visualize", "probe"])
+def test_help_lists_what_commands_share(name):
+    done = subprocess.run(
+        [sys.executable, "-m", f"alexnet_jax.{name}", "--help"], capture_output=True, text=True
+    )
+    assert "--checkpoint" in done.stdout and "--kernels" in done.stdout, done.stdout

@@ -1,6 +1,7 @@
 """Which commands start again with large pages: those that compute on a CPU, once."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -29,11 +30,16 @@ def test_a_command_on_a_cpu_starts_again(started):
     assert os.environ["GLIBC_TUNABLES"] == large_pages.asked()
 
 
-@pytest.mark.parametrize("name", large_pages.ACCELERATORS)
-def test_no_command_does_beside_an_accelerator(started, monkeypatch, tmp_path, name):
-    device = tmp_path / name.replace("/", "_")
-    monkeypatch.setattr(large_pages, "ACCELERATORS", (str(tmp_path / "none"), str(device)))
-    device.touch()
+DEVICES = [f"/dev/{name}" for name in ("nvidia0", "nvidiactl", "dxg", "kfd", "accel0", "vfio/0")]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_no_command_does_beside_an_accelerator(started, monkeypatch, device):
+    monkeypatch.undo()
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(sys, "argv", ["main", "--workdir=w"])
+    monkeypatch.setattr(os, "execv", lambda _, arguments: started.append(arguments))
+    monkeypatch.setattr(pathlib.Path, "exists", lambda path: str(path) == device)
     large_pages.start_again_with_them("auto")
     assert not started
 

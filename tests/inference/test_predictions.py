@@ -106,7 +106,7 @@ def test_mistakes_are_one_line(run):
         "checkpoint: 99 is not best, latest or one of": "--checkpoint=99",
         "No such file": "--label_order=nowhere.txt",
         "there is no folder": "--dataset=./nowhere",
-        "val: what is that": "val",
+        "unexpected argument val": "val",
         "a.TXT must end in .csv, .jsonl or .txt": "--predictions=a.TXT",
         "w.csv is a folder; name a file": "--predictions=w.csv",
         "binary is not text": "--label_order=binary",

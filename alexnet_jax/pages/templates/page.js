@@ -79,7 +79,9 @@
 
   // Arrow keys read a curve, plus and minus zoom about what is read, 0 shows all.
   function key(index, event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;  // the browser's own
     const plot = made[index], steps = plot.data[0], { min, max } = plot.scales.x;
+    if (steps.length < 2) return;  // nothing to zoom
     const first = steps.findIndex((x) => x >= min), last = steps.findLastIndex((x) => x <= max);
     const read = (at) => plot.setCursor({ left: plot.valToPos(steps[at], "x"), top: 0 });
     const at = plot.cursor.idx ?? (event.key === "ArrowLeft" ? last + 1 : first - 1);
@@ -89,7 +91,8 @@
     if (event.key === "ArrowLeft") read(Math.max(first, at - 1));
     else if (event.key === "ArrowRight") read(Math.min(last, at + 1));
     else if (event.key === "+" || event.key === "-") {
-      plot.setScale("x", { min: Math.max(ends[0], middle - half), max: Math.min(ends[1], middle + half) });
+      const near = Math.max(ends[0], middle - half), far = Math.min(ends[1], middle + half);
+      if (far > near) plot.setScale("x", { min: near, max: far });
     } else if (event.key === "0") plot.setScale("x", { min: ends[0], max: ends[1] });
     else return;
     event.preventDefault();
