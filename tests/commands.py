@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+from alexnet_jax.config import Config, to_json
+
 PROGRAM = """
 import importlib, json, sys
 from absl import flags
@@ -29,3 +31,12 @@ def endings(module: str, folder: pathlib.Path, *runs: list[str]) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def config_file(path: pathlib.Path, config: Config, more: str = "") -> str:
+    """Writes a --config file of a config, and what else is to be in it; returns the flag."""
+    path.write_text(
+        "from alexnet_jax.config import from_json\n\n\n"
+        f"def get_config():\n    return from_json({to_json(config)!r})\n\n\n{more}"
+    )
+    return f"--config={path}"

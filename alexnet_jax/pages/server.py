@@ -8,12 +8,12 @@ import contextlib
 import importlib.resources
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -73,7 +73,7 @@ def app(network: Network, views: int = 1) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        server.batches.close()
+        server.close()
 
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
 
@@ -85,8 +85,9 @@ class _Server:
         self._network = network
         programs = {size: network.compiled(size, views) for size in SIZES}
         self.batches = Batches(lambda images: programs[len(images)](images))
-        self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
-        self._drawing = asyncio.Semaphore(1)  # matplotlib is for one at a time
+        # Threads of their own: one that nobody waits for any more still counts until it is done.
+        self._decoding = ThreadPoolExecutor(DECODED_AT_ONCE)
+        self._drawing = ThreadPoolExecutor(1)  # matplotlib is for one at a time
         self._drawings = self._requests = 0
         templates = importlib.resources.files("alexnet_jax.pages") / "templates"
         self._page = (templates / "serve.html").read_text("utf-8")
@@ -131,21 +132,28 @@ class _Server:
         if self._drawings >= MOST_DRAWINGS:
             raise BusyError("too many pictures are being drawn; try again in a moment")
         self._drawings += 1
+        drawing = self._drawing.submit(self._maps, *one)
+        drawing.add_done_callback(self._drawn)
         try:
-            async with self._drawing:
-                return Response(await run_in_threadpool(self._maps, *one), media_type="image/png")
+            return Response(await asyncio.wrap_future(drawing), media_type="image/png")
         except DataError as error:
             return JSONResponse({"image": one[0], "error": printable(error)}, 422)
-        finally:
-            self._drawings -= 1
+
+    def _drawn(self, _: Future[bytes]) -> None:
+        self._drawings -= 1
+
+    def close(self) -> None:
+        """Lets nothing begin any more."""
+        self.batches.close()
+        for threads in (self._decoding, self._drawing):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _answer(self, name: str, encoded: bytes) -> dict[str, Any]:
         try:
             self.batches.refuse_if_full()
-            async with self._decoding:
-                image = await run_in_threadpool(self._square, name, encoded)
-            coming = asyncio.wrap_future(self.batches.submit(image))
-            said = await coming
+            decoding = self._decoding.submit(self._square, name, encoded)
+            image = await asyncio.wrap_future(decoding)
+            said = await asyncio.wrap_future(self.batches.submit(image))
         except DataError as error:
             return {"image": name, "error": printable(error)}
         best = best_five(said, self._network.class_name)

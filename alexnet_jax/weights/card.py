@@ -44,6 +44,19 @@ def text(weights: Weights, made: pathlib.Path, use: str = "") -> str:
     return "\n".join(lines)
 
 
+def taken(from_images: bool, shape: tuple[object, ...]) -> str:
+    """Says what a graph takes.
+
+    Args:
+      from_images: images themselves, else views.
+      shape: of them, the channels where the graph has them.
+    """
+    size = f"({', '.join(map(str, shape))})"
+    if from_images:
+        return f"{size} uint8 RGB, centre crops; it takes the mean off"
+    return f"{size} float32, RGB less the mean and divided as below"
+
+
 def _input(weights: Weights) -> str:
     c = weights.config
     mean = weights.statistics.channel_mean.tolist() if weights.statistics else c.augment.mean

@@ -18,7 +18,7 @@ from alexnet_jax.layers.batch_norm import EPSILON
 from alexnet_jax.layers.stage import SPATIAL_NORM2
 from alexnet_jax.ops.lrn_formula import Lrn
 from alexnet_jax.steps.augment import Views
-from alexnet_jax.weights import safetensors_file
+from alexnet_jax.weights import card, safetensors_file
 from alexnet_jax.weights.types import Weights, WeightsError
 
 PRODUCER = "alexnet_jax"
@@ -30,11 +30,9 @@ IMAGES, VIEWS, LOGITS = "images", "views", "logits"
 def use(weights: Weights, from_images: bool) -> str:
     """Says how the graph is called."""
     size = weights.config.image_size
-    takes = (
-        f"`{IMAGES}`, (N, {size}, {size}, 3) uint8 RGB, centre crops; it takes the mean off"
-        if from_images
-        else f"`{VIEWS}`, (N, 3, {size}, {size}) float32, RGB less the mean and divided as below"
-    )
+    shape = ("N", size, size, 3) if from_images else ("N", 3, size, size)
+    name = IMAGES if from_images else VIEWS
+    takes = f"`{name}`, {card.taken(from_images, shape)}"
     return f"ONNX, opset {OPSET}; takes {takes}; gives `{LOGITS}`, before the softmax"
 
 

@@ -16,17 +16,15 @@ from alexnet_jax import model
 from alexnet_jax.ops import platform
 from alexnet_jax.ops.compilation import Numerics
 from alexnet_jax.steps.augment import Views
+from alexnet_jax.weights import card
 from alexnet_jax.weights.types import Weights
 
 
 def use(weights: Weights, from_images: bool) -> str:
     """Says how the artefact is called."""
     size = weights.config.image_size
-    takes = (
-        f"images, (N, {size}, {size}, 3) uint8 RGB, centre crops; it takes the mean off"
-        if from_images
-        else f"views, (N, {size}, {size}, 3) float32, RGB less the mean and divided as below"
-    )
+    what = "images" if from_images else "views"
+    takes = f"{what}, {card.taken(from_images, ('N', size, size, 3))}"
     return (
         f"`jax.export.deserialize(pathlib.Path(FILE).read_bytes()).call(x)` on "
         f"{', '.join(platform.EXPORTED_TO)}; x are {takes}; gives logits, before the softmax. "

@@ -11,8 +11,8 @@ import termios
 
 import pytest
 import small
+from commands import config_file
 
-from alexnet_jax.config import to_json
 from alexnet_jax.host.progress import Progress
 
 ON_A_TERMINAL = """
@@ -81,18 +81,9 @@ def test_a_run_on_a_terminal_says_what_goes_on(tmp_path):
     small.write_folder(tmp_path / "set")
     config = small.config(tmp_path / "set")
     config.num_steps = 4
-    (tmp_path / "c.py").write_text(
-        "from alexnet_jax.config import from_json\n\n"
-        f"def get_config():\n    return from_json({to_json(config)!r})\n"
-    )
     ours, theirs = terminal()
-    command = [
-        sys.executable,
-        "-m",
-        "alexnet_jax.main",
-        "--workdir=w",
-        f"--config={tmp_path / 'c.py'}",
-    ]
+    own = config_file(tmp_path / "c.py", config)
+    command = [sys.executable, "-m", "alexnet_jax.main", "--workdir=w", own]
     with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, stderr=theirs) as run:
         os.close(theirs)
         said = b""

@@ -109,6 +109,29 @@ def test_an_upload_that_stalls_is_told_and_does_not_keep_others(strict):
     assert log == []
 
 
+def test_a_drawing_that_nobody_waits_for_is_not_joined_by_another(strict, monkeypatch):
+    """Of two the first is late; the second begins only when it is done."""
+    port, log = strict
+    monkeypatch.setattr(pages_server, "MOST_SECONDS", 0.5)
+    at_once, most, go_on = 0, 0, threading.Event()
+
+    def slow(*_):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        go_on.wait(30)
+        at_once -= 1
+        raise DataError("drawn")
+
+    monkeypatch.setattr(pages_server.pictures, "activations", slow)
+    for _ in range(2):
+        assert ask(port, "/activations", png(1)[0])[0] == 504
+    go_on.set()
+    monkeypatch.setattr(pages_server, "MOST_SECONDS", 30.0)
+    assert ask(port, "/activations", png(1)[0]) == (422, {"image": "image", "error": "drawn"})
+    assert most == 1 and log == []
+
+
 def test_an_image_of_too_many_pixels_is_not_decoded(server):
     buffer = io.BytesIO()
     Image.new("1", (7200, 7200)).save(buffer, "png")

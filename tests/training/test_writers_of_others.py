@@ -9,10 +9,11 @@ import types
 import numpy as np
 import pytest
 import small
+from commands import config_file
 from tensorboardX.proto import event_pb2
 
 from alexnet_jax import train
-from alexnet_jax.config import ConfigError, to_json
+from alexnet_jax.config import ConfigError
 from alexnet_jax.ops import peaks
 from alexnet_jax.steps.flops import training_flops
 from alexnet_jax.training import run_files
@@ -153,17 +154,15 @@ def test_a_config_files_writer_gets_every_row(tmp_path):
     small.write_folder(tmp_path / "set")
     config = small.config(tmp_path / "set")
     config.num_steps = 3
-    (tmp_path / "mine.py").write_text(
-        "import json\n"
-        "from alexnet_jax.config import from_json\n\n\n"
+    more = (
         "class Log:\n"
         "    def __init__(self, workdir):\n        self.file = open('rows', 'w')\n"
         "    def write(self, row):\n        self.file.write(json.dumps(row) + '\\n')\n"
         "    def close(self):\n        self.file.close()\n\n\n"
-        f"def get_config():\n    return from_json({to_json(config)!r})\n\n\n"
         "def get_writers(workdir):\n    return [Log(workdir)]\n"
     )
-    command = [sys.executable, "-m", "alexnet_jax.main", "--workdir=w", "--config=mine.py"]
+    own = config_file(tmp_path / "mine.py", config, f"import json\n\n\n{more}")
+    command = [sys.executable, "-m", "alexnet_jax.main", "--workdir=w", own]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "rows").read_text()
