@@ -7,18 +7,23 @@ import inspect
 import io
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from alexnet_jax import inference, train
-from alexnet_jax.config import ConfigError
+from alexnet_jax.config import ConfigError, MeshConfig
 from alexnet_jax.data.types import DataError
 from alexnet_jax.inference import images, pictures, predictions
 from alexnet_jax.inference.images import squares
 from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import processes
+from alexnet_jax.steps.setup import Setup
+from alexnet_jax.steps.stored_form import StoredForm
+from alexnet_jax.training import run_files
+from alexnet_jax.training.stored import CheckpointError, Stored
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,47 @@ def test_kernels_may_be_chosen_by_who_reads(run, photograph):
     np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-5)
     with pytest.raises(ConfigError, match="kernels"):
         inference.load(run / "w", kernels="fast")
+
+
+def stored_of(run):
+    """The run's checkpoints, its newest step, and the form of its state."""
+    config = run_files.read_config(run / "w")
+    stored = Stored(run / "w", run_files.identity(run / "w", config))
+    config.mesh = MeshConfig(1, 1)
+    return stored, stored.steps()[-1], StoredForm(Setup.of(config, 2)).abstract
+
+
+def test_weights_are_read_without_their_velocity_and_compared_bit_by_bit(run, monkeypatch):
+    stored, step, abstract = stored_of(run)
+    whole, weights = stored.restore(step, abstract), stored.restore_weights(step, abstract)
+    assert weights.opt_state == ()
+    jax.tree.map(np.testing.assert_array_equal, whole.weights, weights.weights)
+    read = Stored._read
+
+    def spoilt(self, *arguments, **more):
+        state = read(self, *arguments, **more)
+        flipped = np.array(state.params["fc7"]["kernel"])
+        flipped.reshape(-1).view(np.uint32)[7] ^= 1
+        kernel = jax.device_put(flipped, state.params["fc7"]["kernel"].sharding)
+        return state.replace(
+            params=state.params | {"fc7": state.params["fc7"] | {"kernel": kernel}}
+        )
+
+    monkeypatch.setattr(Stored, "_read", spoilt)
+    with pytest.raises(CheckpointError, match=r"params.fc7.kernel is not what the devices held"):
+        inference.load(run / "w")
+
+
+def test_without_a_seal_another_network_is_refused_all_the_same(run):
+    stored, step, abstract = stored_of(run)
+    stored._compared[step] = None  # as of older code
+    assert stored.restore_weights(step, abstract).opt_state == ()
+    for params in (
+        abstract.params | {"fc9": abstract.params["fc8"]},
+        {layer: abstract.params[layer] for layer in abstract.params if layer != "fc7"},
+    ):
+        with pytest.raises(CheckpointError, match="cannot be restored"):
+            stored.restore_weights(step, abstract.replace(params=params))
 
 
 def test_every_public_function_has_an_example():
