@@ -80,11 +80,11 @@ def _refuse(mode: str) -> None:
     if f.workdir and mode != "trace":
         raise ConfigError(f"--workdir: {mode} measures by itself; trace reads a run's")
     if mode == "startup":
-        given = [name for name in ("batch_size", "precision") if f[name].present]
+        refused = [name for name in ("batch_size", "precision") if f[name].present]
         if f.config != configs.get("paper"):
-            given.append("config")
-        if given:
-            raise ConfigError(f"--{given[0]}: startup starts the default recipe as it is")
+            refused.append("config")
+        if refused:
+            raise ConfigError(f"--{refused[0]}: startup starts the default recipe as it is")
     for name in ("json", "picture"):
         _refuse_unwritable(name, f[name].value or "")
 
@@ -129,16 +129,16 @@ def _measured(mode: str) -> list[Row]:
         return memory.measure(_config(), int(f.memory_gib * 2**30) or device_memory())
     from alexnet_jax.benchmarks import steps
 
-    found = steps.measure(mode, _config(), f.rounds, f.against)
-    print(steps.summary(found[0]))
-    return found
+    measured = steps.measure(mode, _config(), f.rounds, f.against)
+    print(steps.summary(measured[0]))
+    return measured
 
 
 def _counts(flag: str, example: str) -> list[int]:
-    given: list[str] = flags.FLAGS[flag].value or []
-    if not all(count.isascii() and count.isdigit() and int(count) for count in given):
-        raise ConfigError(f"--{flag}: {','.join(given)} must be counts such as {example}")
-    return [int(count) for count in given]
+    counts: list[str] = flags.FLAGS[flag].value or []
+    if not all(count.isascii() and count.isdigit() and int(count) for count in counts):
+        raise ConfigError(f"--{flag}: {','.join(counts)} must be counts such as {example}")
+    return [int(count) for count in counts]
 
 
 def _scaling() -> None:
@@ -151,13 +151,13 @@ def _scaling() -> None:
     jax.config.update("jax_num_cpu_devices", max(counts))  # no others' number changes
     from alexnet_jax.benchmarks import scaling
 
-    found = scaling.measure(_config(), counts, f.schemes, images, f.rounds)
-    print(scaling.table(found))
+    measured = scaling.measure(_config(), counts, f.schemes, images, f.rounds)
+    print(scaling.table(measured))
     if f.json:
         path = paths.local(f.json, "--json")
-        path.write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+        path.write_text(json.dumps(dataclasses.asdict(measured), indent=1) + "\n")
     if f.picture:
-        scaling.draw(found).save(paths.local(f.picture, "--picture"))
+        scaling.draw(measured).save(paths.local(f.picture, "--picture"))
 
 
 def _trace() -> None:
@@ -165,10 +165,10 @@ def _trace() -> None:
 
     if not flags.FLAGS.workdir:
         raise ConfigError("--workdir: trace reads what a run with --profile=FROM:TO recorded there")
-    found = trace.read(paths.local(flags.FLAGS.workdir, "--workdir"))
-    print(trace.table(found))
+    parts = trace.read(paths.local(flags.FLAGS.workdir, "--workdir"))
+    print(trace.table(parts))
     if flags.FLAGS.json:
-        paths.local(flags.FLAGS.json, "--json").write_text(found.json())
+        paths.local(flags.FLAGS.json, "--json").write_text(parts.json())
 
 
 def _benchmark(mode: str) -> None:
@@ -179,12 +179,12 @@ def _benchmark(mode: str) -> None:
         return _scaling()
     if mode == "trace":
         return _trace()
-    found = _measured(mode)
-    print(rows.table(found))
-    asked = {"batch_size": flags.FLAGS.batch_size, "precision": flags.FLAGS.precision}
+    measured = _measured(mode)
+    print(rows.table(measured))
+    settings = {"batch_size": flags.FLAGS.batch_size, "precision": flags.FLAGS.precision}
     if flags.FLAGS.json:
         path = paths.local(flags.FLAGS.json, "--json")
-        path.write_text(json.dumps([asked | row.json() for row in found], indent=1) + "\n")
+        path.write_text(json.dumps([settings | row.json() for row in measured], indent=1) + "\n")
 
 
 def _run(arguments: list[str]) -> None:

@@ -53,13 +53,13 @@ def listed(workdir: pathlib.Path, verify: bool) -> bool:
     for step in steps:
         size = files.size_of(stored.path / str(step))
         error = stored.record.errors.get(step)
-        told = "" if error is None else f"top-1 error {100 * error:6.2f} %"
+        top1 = "" if error is None else f"top-1 error {100 * error:6.2f} %"
         state = stored.state(step, verify)
         if not os.path.lexists(stored.path / str(step)):
             continue  # the run has removed it meanwhile
         damaged = damaged or state.startswith("damaged")
         mark = ", the best" if step == best else ""
-        cli.say(f"{step:>10,}  {size / 2**20:9,.1f} MiB  {told:>21}  {state}{mark}", flush=True)
+        cli.say(f"{step:>10,}  {size / 2**20:9,.1f} MiB  {top1:>21}  {state}{mark}", flush=True)
     for path in sorted(stored.path.glob(f"{DAMAGED}*")):
         cli.say(f"{path.name}: was moved aside; remove it when nobody needs it")
     if not steps:

@@ -54,8 +54,8 @@ def _one_line_of_a_cell() -> Iterator[None]:
         yield
     except SystemExit as ended:
         if ended.code not in (None, 0) and not any(a.startswith("--help") for a in sys.argv):
-            told = ended.code if isinstance(ended.code, str) else f"ended with {ended.code}"
-            raise _Ended(told) from None
+            reason = ended.code if isinstance(ended.code, str) else f"ended with {ended.code}"
+            raise _Ended(reason) from None
 
 
 def _as_with_m(module: str) -> None:
@@ -70,11 +70,11 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
-        told = str(error)
-        if "Traceback (most recent call last)" in told:  # of a --config file, in one of the flag's
-            print(told, file=sys.stderr)
-            told = f"--config: the file ended with {told.strip().splitlines()[-1]}"
-        sys.exit(f"error: {' '.join(told.split())}")
+        message = str(error)
+        if "Traceback (most recent call last)" in message:  # of a --config file, in the flag's
+            print(message, file=sys.stderr)
+            message = f"--config: the file ended with {message.strip().splitlines()[-1]}"
+        sys.exit(f"error: {' '.join(message.split())}")
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     except Exception as error:  # a --config file's own: where in it is what its writer needs
@@ -155,9 +155,9 @@ def _without_devices() -> str:
         jax.devices()
     except Exception as error:  # whatever a plugin raises, AssertionError too
         why = " ".join(str(error).split())[:200] or "it is not installed"
-        asked = os.environ.get("JAX_PLATFORMS", "")
+        platforms = os.environ.get("JAX_PLATFORMS", "")
         return (
-            f"JAX_PLATFORMS={asked}: JAX cannot use these devices ({why}); for an NVIDIA GPU pip "
-            "install 'jax[cuda13]', for a TPU 'jax[tpu]', or unset JAX_PLATFORMS"
+            f"JAX_PLATFORMS={platforms}: JAX cannot use these devices ({why}); for an NVIDIA GPU "
+            "pip install 'jax[cuda13]', for a TPU 'jax[tpu]', or unset JAX_PLATFORMS"
         )
     return ""

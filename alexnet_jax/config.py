@@ -40,8 +40,8 @@ class _Fields:
             else typing.cast(Any, field.default_factory)()
             for field in dataclasses.fields(typing.cast(Any, self))
         }
-        own = {name for name, value in defaults.items() if getattr(self, name) != value}
-        self.__dict__["_by_hand"] = own | self.__dict__.pop("_given", set())
+        by_hand = {name for name, value in defaults.items() if getattr(self, name) != value}
+        self.__dict__["_by_hand"] = by_hand | self.__dict__.pop("_given", set())
 
     def __setattr__(self, name: str, value: Any) -> None:
         known = [field.name for field in dataclasses.fields(typing.cast(Any, self))]

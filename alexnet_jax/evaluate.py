@@ -87,8 +87,8 @@ def _networks(workdirs: list[pathlib.Path]) -> list[TrainedNetwork]:
             "classes": (other.class_names, first.class_names),
             "num_classes": (other.num_classes, first.num_classes),
         }
-        for name, (own, wanted) in pairs.items():
-            if own != wanted:
+        for name, (ours, wanted) in pairs.items():
+            if ours != wanted:
                 raise ConfigError(
                     f"--workdir: {workdir} has another {name} than {workdirs[0]}; networks that "
                     "are averaged must see the same images and classes"
@@ -121,21 +121,21 @@ def _evaluate() -> None:
     numbers = label_numbers(network.class_names, network.num_classes, order)
     _, split = network.source(flags.FLAGS.split)
     path = _file_of_predictions(network, split)
-    found = predict_split(networks, split, int(flags.FLAGS.views))
+    predictions = predict_split(networks, split, int(flags.FLAGS.views))
     # First what was asked for: nothing that cannot be written takes it back.
-    if found.counted.any():
-        _say_errors(found, split, networks)
+    if predictions.counted.any():
+        _say_errors(predictions, split, networks)
     else:
-        cli.say(f"{split}: {len(found.names):,} images without labels; no errors to report")
+        cli.say(f"{split}: {len(predictions.names):,} images without labels; no errors to report")
     if path and path.suffix == SUBMISSION:
-        write_submission(path, found, numbers)
+        write_submission(path, predictions, numbers)
         whose = flags.FLAGS.label_order or "the classes' own order (see --label_order)"
-        cli.say(f"{path}: {len(found.names):,} lines of labels from 1, by {whose}")
+        cli.say(f"{path}: {len(predictions.names):,} lines of labels from 1, by {whose}")
     elif path:
-        write_predictions(path, found, network)
-        cli.say(f"{path}: {found.readable.sum():,} images")
-    if found.counted.any():
-        _draw(found, network, workdir, _file_name(split, len(networks)))
+        write_predictions(path, predictions, network)
+        cli.say(f"{path}: {predictions.readable.sum():,} images")
+    if predictions.counted.any():
+        _draw(predictions, network, workdir, _file_name(split, len(networks)))
 
 
 def _file_of_predictions(network: TrainedNetwork, split: str) -> pathlib.Path | None:
@@ -175,33 +175,35 @@ def _file_name(split: str, networks: int) -> str:
     name = "".join(apart.get(letter, letter) for letter in split)
     name = "".join(letter if letter.isalnum() else "_" for letter in name)
     if flags.FLAGS.dataset:  # beside those of the run's own
-        own = pathlib.PurePath(flags.FLAGS.dataset).name
-        own = "".join(letter if letter.isalnum() else "_" for letter in own)
-        while len(os.fsencode(own)) > MOST_BYTES:
-            own = own[:-1]
-        name += f"_of_{own}"
+        dataset = pathlib.PurePath(flags.FLAGS.dataset).name
+        dataset = "".join(letter if letter.isalnum() else "_" for letter in dataset)
+        while len(os.fsencode(dataset)) > MOST_BYTES:
+            dataset = dataset[:-1]
+        name += f"_of_{dataset}"
     name += f"_by_{networks}_networks" if networks > 1 else ""
     return name + ("_1_view" if flags.FLAGS.views == "1" else "")
 
 
-def _say_errors(found: Predictions, split: str, networks: list[TrainedNetwork]) -> None:
-    top1, top5 = (found.wrong(k)[found.counted].mean() for k in (1, BEST))
-    bad = len(found.names) - int(found.readable.sum())
+def _say_errors(predictions: Predictions, split: str, networks: list[TrainedNetwork]) -> None:
+    top1, top5 = (predictions.wrong(k)[predictions.counted].mean() for k in (1, BEST))
+    bad = len(predictions.names) - int(predictions.readable.sum())
     views = f"{flags.FLAGS.views} view{'s' if flags.FLAGS.views != '1' else ''}"
     cli.say(
         f"{split}: top-1 error {100 * top1:.2f} %, top-5 {100 * top5:.2f} % over "
-        f"{found.counted.sum():,} images{f', {bad} unreadable' if bad else ''}, "
+        f"{predictions.counted.sum():,} images{f', {bad} unreadable' if bad else ''}, "
         f"{views}, {_which(networks)}",
         flush=True,
     )
 
 
-def _draw(found: Predictions, network: TrainedNetwork, workdir: pathlib.Path, name: str) -> None:
+def _draw(
+    predictions: Predictions, network: TrainedNetwork, workdir: pathlib.Path, name: str
+) -> None:
     """Writes the errors of each class, and a picture of the worst confusions."""
-    rows = class_errors(found, network)
+    rows = class_errors(predictions, network)
     table = workdir / "plots" / f"class_errors_{name}.csv"
     picture = workdir / "plots" / f"confusions_{name}.png"
-    pictures.draw_errors(network, found).save(picture)
+    pictures.draw_errors(network, predictions).save(picture)
     with table.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

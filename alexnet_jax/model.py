@@ -1,22 +1,20 @@
 """AlexNet in linen: five convolutions, three fully connected layers, two columns (paper 3.5)."""
 
 import dataclasses
-import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from alexnet_jax.config import CONVOLUTIONS, FULLY_CONNECTED, LAYERS, ModelConfig
+from alexnet_jax.config import CONVOLUTIONS, ModelConfig
 from alexnet_jax.configs import sizes
 from alexnet_jax.configs.sizes import fully_connected_units
 from alexnet_jax.layers.batch_norm import BatchNorm, Mean
 from alexnet_jax.layers.columns import Columns
 from alexnet_jax.layers.dropout import Dropout
 from alexnet_jax.layers.initialisation import bias_init, kernel_init
-from alexnet_jax.layers.linear import PACKED, Conv, FullyConnected, left_out, parameter_dtype
+from alexnet_jax.layers.linear import Conv, FullyConnected, left_out, parameter_dtype
 from alexnet_jax.layers.stage import Stage
 from alexnet_jax.ops.convolution_xla import Padding
 from alexnet_jax.ops.elementwise import ACTIVATIONS
@@ -94,12 +92,12 @@ class AlexNet(nn.Module):
 
         Shapes are the paper's, of both columns together; a device has its share of the channels.
         """
-        own, both = self.columns.join, self._meet
+        join, both = self.columns.join, self._meet
         x = self.stage1(self.conv1(x.astype(self.dtype)))  # (B, 27, 27, 96)
-        x = self.stage2(self.conv2(x, own))  # (B, 13, 13, 256)
+        x = self.stage2(self.conv2(x, join))  # (B, 13, 13, 256)
         x = self.stage3(self.conv3(x, both))  # (B, 13, 13, 384)
-        x = self.stage4(self.conv4(x, own))  # (B, 13, 13, 384)
-        x = self.stage5(self.conv5(x, own))  # (B, 6, 6, 256)
+        x = self.stage4(self.conv4(x, join))  # (B, 13, 13, 384)
+        x = self.stage5(self.conv5(x, join))  # (B, 6, 6, 256)
         if self.config.conv6_channels:
             x = self.activation(self.conv6(x, both))  # (B, 6, 6, 256)
         with jax.named_scope("fc6"):
@@ -154,88 +152,6 @@ class AlexNet(nn.Module):
             groups,
             self.dtype,
         )
-
-
-def layer_outputs(module: nn.Module, method: str) -> bool:
-    """Says which outputs to keep, for `apply(..., capture_intermediates=layer_outputs)`.
-
-    They are in the collection `intermediates`: of conv1, say, as ["conv1"]["__call__"][0], before
-    its ReLU.
-    """
-    return module.name in LAYERS and method == "__call__"
-
-
-def of_convolutions(params: Any) -> Any:
-    """Returns the part of a parameter tree that `AlexNet.features` reads."""
-    return {layer: params[layer] for layer in params if layer not in FULLY_CONNECTED}
-
-
-def of_classifier(params: Any) -> Any:
-    """Returns the part of a parameter tree that `AlexNet.classify` reads."""
-    return {layer: params[layer] for layer in params if layer in FULLY_CONNECTED}
-
-
-def parameters_and_statistics(tree: Any) -> tuple[Any, Any]:
-    """Splits the standard tree: conv1 .. fc8, and norm1 .. norm5 ({} without batch normalisation).
-
-    The statistics are a collection of their own in linen, and in a file beside the parameters.
-    """
-    statistics = {layer: leaves for layer, leaves in tree.items() if layer.startswith("norm")}
-    return {layer: tree[layer] for layer in tree if layer not in statistics}, statistics
-
-
-def variables(model: AlexNet, tree: Any) -> dict[str, Any]:
-    """Returns what `apply` takes, from what this device holds of the standard tree.
-
-    Where classes do not divide over the devices that share fc8, it is padded to equal shares
-    (`steps.state`).
-    """
-    layers = {layer: leaves for layer, leaves in tree.items() if layer != PACKED}
-    params, statistics = parameters_and_statistics(layers)
-    found = {"params": params} | ({"batch_stats": statistics} if statistics else {})
-    return found | {name: tree[name] for name in (PACKED,) if name in tree}
-
-
-def packed(model: AlexNet, tree: Any, image_size: int) -> Any:
-    """Returns kernels of the standard tree in the forms that inference is fastest with.
-
-    With them as `tree | {PACKED: found}` a module computes the same, to 1e-5. Where no kernel has
-    another form there are none.
-    """
-    image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
-    _, found = model.apply(variables(model, tree), image, mutable=[PACKED])
-    return dict(found).get(PACKED, {})
-
-
-def logits(
-    model: AlexNet, params: Any, views: jax.Array, dropout_keys: jax.Array | None = None
-) -> jax.Array:
-    """Applies a module to what its device holds of the standard tree.
-
-    Returns:
-      (B, num_classes) float32 from (B, S, S, 3), equal on the devices that share the channels.
-    """
-    return jnp.asarray(model.apply(variables(model, params), views, dropout_keys))
-
-
-def initial_variables(model: AlexNet, key: jax.Array, image_size: int) -> tuple[Any, Any]:
-    """Draws the parameters, and the statistics of batch normalisation ({} without it)."""
-    image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
-    found = model.init(key, image)
-    return found["params"], found.get("batch_stats", {})
-
-
-def abstract_parameters(model: AlexNet, image_size: int) -> dict:
-    """Returns the standard tree as shapes, without computing anything."""
-    params, statistics = jax.eval_shape(
-        lambda: initial_variables(model, jax.random.key(0), image_size)
-    )
-    return params | statistics
-
-
-def count_parameters(params: dict) -> int:
-    """Returns how many numbers a parameter tree holds."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def build(config: ModelConfig, num_classes: int, precision: str) -> AlexNet:

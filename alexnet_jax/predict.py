@@ -25,6 +25,7 @@ from alexnet_jax.config import ConfigError
 from alexnet_jax.data.types import DataError
 from alexnet_jax.data.words import spoken
 from alexnet_jax.host import paths
+from alexnet_jax.training import candidates
 
 MOST_BYTES = 200  # of a picture's name; disks take 255
 
@@ -38,7 +39,7 @@ def pictures_of(photographs: Sequence[pathlib.Path], folder: pathlib.Path) -> li
     """
     taken = {_as_disks_see_it(os.path.realpath(os.path.expanduser(path))) for path in photographs}
     place = os.path.realpath(folder)
-    found = []
+    pictures = []
     for path in photographs:
         stem = path.stem
         while len(os.fsencode(stem)) > MOST_BYTES:
@@ -49,8 +50,8 @@ def pictures_of(photographs: Sequence[pathlib.Path], folder: pathlib.Path) -> li
             if seen not in taken:
                 break
         taken.add(seen)
-        found.append(picture)
-    return found
+        pictures.append(picture)
+    return pictures
 
 
 def _as_disks_see_it(path: str) -> str:
@@ -75,24 +76,26 @@ def _run(arguments: list[str]) -> None:
         out = flags.FLAGS.out
         folder = paths.local(out, "--out") if out else workdir / "plots" / "predictions"
         gc.disable()  # until the first answer next to nothing is garbage: a twentieth of the time
+        candidates.hash_ahead(workdir, flags.FLAGS.checkpoint)  # while JAX is imported
         from alexnet_jax import inference
         from alexnet_jax.inference.images import squares
         from alexnet_jax.inference.network import in_words
 
-        network = inference.load(workdir, flags.FLAGS.checkpoint, flags.FLAGS.kernels)
+        views = int(flags.FLAGS.views)
+        network = inference.load(workdir, flags.FLAGS.checkpoint, flags.FLAGS.kernels, ahead=views)
         config, failed = network.config, 0
         for path, picture in zip(photographs, pictures_of(photographs, folder), strict=True):
             try:
                 image, _ = squares(path, config.resize, config.exif_orientation)
-                [found] = network.predict(image, int(flags.FLAGS.views))
+                [answer] = network.predict(image, views)
                 cli.say(path)
-                for name, probability in found.best:
+                for name, probability in answer.best:
                     cli.say(f"  {100 * probability:6.2f} %  {in_words(name)}")
                 sys.stdout.flush()
                 gc.enable()
                 from alexnet_jax.figures import answers  # here: the answer is there before pictures
 
-                rows = [(spoken(name), probability) for name, probability in found.best]
+                rows = [(spoken(name), probability) for name, probability in answer.best]
                 answers.draw_one(image[0], rows).save(picture)
                 cli.say(f"  drawn in {picture}")
             except (DataError, OSError) as error:  # the others are answered all the same

@@ -125,8 +125,8 @@ def verify(folder: pathlib.Path) -> None:
     pool = concurrent.futures.ThreadPoolExecutor(flags.FLAGS.workers or machine.cores())
     try:
         with Progress("verify", 0, len(whole), "file") as progress:
-            for found in pool.map(check, whole):
-                problems += found
+            for damage in pool.map(check, whole):
+                problems += damage
                 progress.advance()
     finally:
         over.set()  # after Ctrl-C, of a shard that takes minutes

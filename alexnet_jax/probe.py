@@ -48,14 +48,14 @@ def _probe() -> None:
     (trained_on, first), (tested_on, second) = sources.items()
     if first.class_names != second.class_names:
         raise DataError(f"split {tested_on} has other classes than {trained_on}")
-    found = []
+    splits = []
     with interruptible("probing"):
         for name, source in sources.items():
             with Progress(f"activations of {name}", 0, len(source), "image") as bar:
-                held = sum(v.nbytes for own in found for v in own.layers.values())
+                bytes_held = sum(v.nbytes for features in splits for v in features.layers.values())
                 reader = network.reader(source)
-                found.append(probe.collect(network, reader, f.layers, bar.advance, held))
-        train, test = found
+                splits.append(probe.collect(network, reader, f.layers, bar.advance, bytes_held))
+        train, test = splits
         cli.say(
             f"{f.workdir}, step {network.step:,}: {len(train.labels):,} images of {trained_on} to "
             f"learn from, {len(test.labels):,} of {tested_on} to test, "

@@ -72,8 +72,8 @@ def make(workdirs: list[pathlib.Path], out: pathlib.Path, with_answers: bool) ->
         try:
             shown[one.name] = answers.shown(inference.load(one.workdir), one.workdir)
         except Exception as error:  # of the network or its data; the rest of the page needs neither
-            told = " ".join(str(error).split())[:300] or type(error).__name__
-            cli.say(f"{one.workdir}: a page without answers ({told})", file=sys.stderr)
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            cli.say(f"{one.workdir}: a page without answers ({reason})", file=sys.stderr)
     page.write(page.render(runs, shown), out)
     return out
 

@@ -1,23 +1,19 @@
 """Training: a config and a workdir to a summary."""
 
 import contextlib
-import json
 import os
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from alexnet_jax.config import Config, num_train_steps
-from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.config import Config
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.errors import Interrupted, in_notebook, interruptible, printable
+from alexnet_jax.errors import Interrupted, in_notebook, interruptible
 from alexnet_jax.feed import choice, resident
 from alexnet_jax.feed.host import HostBatches
-from alexnet_jax.feed.protocol import Feeding
+from alexnet_jax.feed.protocol import Cut, Feeding
 from alexnet_jax.host import files, paths
 from alexnet_jax.host import mirror as mirrors
 from alexnet_jax.host.progress import Progress, waiting
@@ -31,22 +27,14 @@ from alexnet_jax.steps.digests import StateDigests
 from alexnet_jax.steps.replay import Replay
 from alexnet_jax.steps.setup import IMAGENET_TRAIN, Setup
 from alexnet_jax.steps.state import create_state, with_weights
-from alexnet_jax.training import checkpoint, crash, opening, report, run_files
+from alexnet_jax.training import opening, report, resume, run_files
 from alexnet_jax.training import start as starts
 from alexnet_jax.training.checks import Checks
-from alexnet_jax.training.history import History
 from alexnet_jax.training.loop import Loop, NonFiniteError
 from alexnet_jax.training.preview import preview
 from alexnet_jax.training.profiler import Profiler
 from alexnet_jax.training.run import Run
-from alexnet_jax.training.writers import (
-    METRICS,
-    MetricsWriter,
-    NoWriters,
-    OtherWriters,
-    Writers,
-    read_rows,
-)
+from alexnet_jax.training.writers import MetricsWriter, NoWriters, OtherWriters, Writers
 
 __all__ = ["Interrupted", "NonFiniteError", "compile_train_step", "preview", "train"]
 
@@ -76,13 +64,11 @@ def compile_train_step(config: Config) -> jax.stages.Compiled:
 def _feeding(setup: Setup) -> Feeding:
     """Returns how a run of a config would be fed, where it says so itself; else by the host."""
     config, mesh, examples = setup.config, setup.mesh, setup.num_examples
-    passes, steps = config.optimizer.fc_updates, config.steps_per_dispatch
     if config.feed != "resident":
         return HostBatches(config.mesh, config.batch_size, config.resize)
     kind = choice.kind_of_feed(config, mesh, examples, choice.resident_budget(config))
-    return resident.resident_split(
-        config, mesh, examples, config.batch_size, kind == "whole", passes, steps
-    )
+    cut = Cut.for_training(config)
+    return resident.resident_split(config, mesh, examples, cut, kind == "whole")
 
 
 def train(
@@ -125,8 +111,8 @@ def train(
     if in_notebook():
         compilation.keep_programs()  # for the next kernel, as commands do
     stopwatch = Stopwatch("start")
-    with interruptible("training"), contextlib.ExitStack() as held:
-        others = held.enter_context(OtherWriters(writers))
+    with interruptible("training"), contextlib.ExitStack() as stack:
+        others = stack.enter_context(OtherWriters(writers))
         folder = paths.local(workdir, "--workdir")
         processes.agree(config, str(folder))
         if mirrors.of(folder):
@@ -135,71 +121,19 @@ def train(
         run_files.refuse_nested(folder, config)
         mesh = opening.build_mesh(config)
         opened: list[mirrors.Mirror | None] = [None]
-        processes.first_does(lambda: opened.append(held.enter_context(_holding(folder))))
+        processes.first_does(lambda: opened.append(stack.enter_context(_holding(folder))))
         mirror = opened[-1]
-        run, start = _open(config, folder, mesh, overwrite, mirror, stopwatch, held)
+        run, start = resume.opened(config, folder, mesh, overwrite, mirror, stopwatch, stack)
         if start < run.last_step:
             summary = _train(run, start, profiled, others)
         else:
             if profiled:
                 processes.say("profile: nothing is left to train; nothing is recorded")
-            evaluated = _is_evaluated(run, start)
+            evaluated = resume.is_evaluated(run, start)
             summary = run.finish(start) if evaluated else _evaluate_last(run, start, others)
         if mirrors.of(folder):  # the others wait: who leaves early ends the first
             processes.first_does(lambda: mirror and mirror.push())
         return summary
-
-
-def _open(
-    config: Config,
-    folder: pathlib.Path,
-    mesh: Mesh,
-    overwrite: bool,
-    mirror: mirrors.Mirror | None,
-    stopwatch: Stopwatch,
-    held: contextlib.ExitStack,
-) -> tuple[Run, int]:
-    """Opens the run that is in a workdir, or a new one.
-
-    Args:
-      config: that is asked for.
-      folder: the workdir, which this run holds.
-      mesh: that it is computed on.
-      overwrite: is what is there removed?
-      mirror: of the bucket that the workdir is a copy of.
-      stopwatch: of this start.
-      held: closes what is opened here.
-
-    Returns:
-      The run, and its finished updates.
-    """
-    dataset, weights = None, None
-    if overwrite:  # before anything is removed
-        weights = starts.read(config, folder)
-        config = weights.config if weights else config
-        dataset = _open_dataset(config)
-    processes.first_does(lambda: _clear_or_keep(folder, overwrite))
-    if mirror and overwrite:
-        mirror.push()
-    keep = config.keep_checkpoints
-    checkpoints = held.enter_context(checkpoint.Checkpoints(folder, keep, mirror=mirror))
-    held.enter_context(crash.told_of(folder))
-    history = held.enter_context(History(folder, stopwatch, processes.is_first()))
-    before = None
-    if checkpoints.steps() or checkpoints.record.newest is not None:
-        config = starts.as_begun(config, folder)
-        before = run_files.refuse_changes(folder, config)
-        checkpoints.run = run_files.identity(folder, before)
-    elif not overwrite:
-        weights = starts.read(config, folder)
-        config = weights.config if weights else config
-    start = _resume_point(checkpoints)
-    dataset = dataset or _open_dataset(config)
-    run = Run(config, mesh, folder, checkpoints, dataset, history, weights)
-    if before is not None and start:
-        _say_changes(run, before, start)
-    processes.first_does(lambda: _describe(run, start))
-    return run, start
 
 
 @contextlib.contextmanager
@@ -207,92 +141,6 @@ def _holding(folder: pathlib.Path) -> Iterator[mirrors.Mirror | None]:
     """Holds a workdir for this process, and the bucket that it is a copy of."""
     with files.only_process(folder), mirrors.held(folder) as mirror:
         yield mirror
-
-
-def _clear_or_keep(folder: pathlib.Path, overwrite: bool) -> None:
-    """Removes what a run left, if that is asked for; else nothing that is lost is begun over.
-
-    Raises:
-      ConfigError: there are rows, and no folder of checkpoints.
-    """
-    if overwrite:
-        run_files.remove_run(folder)
-    run_files.refuse_lost_checkpoints(folder)
-
-
-def _say_changes(run: Run, before: Config, start: int) -> None:
-    """Says what else than before a run goes on with.
-
-    Raises:
-      ConfigError: it is past its new end.
-    """
-    now = run.config
-    run_files.refuse_past_end(run.workdir, start, run.last_step)
-    for name in ("kernels", "matmul_precision"):
-        was, will = getattr(before, name), getattr(now, name)
-        if was != will:
-            processes.say(f"{name} changes from {was} to {will}: the last bits change from here on")
-    length = num_train_steps(before, run.num_train)
-    if length != run.last_step:
-        run.say_stretched(length)
-
-
-def _resume_point(checkpoints: checkpoint.Checkpoints) -> int:
-    """Returns the step to go on from, 0 for none, and moves aside what is damaged.
-
-    Raises:
-      CheckpointError: there are checkpoints, and none is whole.
-      ProcessesError: processes do not see the same checkpoints.
-    """
-
-    def find() -> None:
-        step, wrong = checkpoints.newest_whole()
-        for at, why in sorted(wrong.items()):
-            told = f"{checkpoints.path / str(at)}: {why}"
-            if at in checkpoints.steps():
-                told += f"; it is kept as {checkpoints.set_aside(at).name}"
-            told = printable(f"warning: {told}; going on from step {step:,}")
-            print(told, file=sys.stderr, flush=True)
-        checkpoints.begin_after(step)
-
-    processes.first_does(find)
-    start = (checkpoints.steps() or [0])[-1]
-    processes.same_workdir(checkpoints.workdir, start)
-    if start and checkpoints.newest_seal() is None:
-        processes.say(f"{checkpoints.path / str(start)} has no digests (older code); none compared")
-    return start
-
-
-def _is_evaluated(run: Run, step: int) -> bool:
-    """Does metrics.jsonl have the rows that end a run, and the record its error?"""
-    own: list[int] = []
-
-    def find() -> None:
-        if step not in run.checkpoints.record.errors:
-            return
-        for row in read_rows(run.workdir / METRICS):
-            if row["step"] == step and row["split"] == run.eval_split:
-                own.append(row.get("views", 1))
-
-    processes.first_does(find)
-    views = json.loads(processes.told_by_all(json.dumps(own))[0])
-    # Older code wrote the rows first.
-    return run.checkpoints.newest_seal() is None or {1, run.config.eval_views} <= set(views)
-
-
-def _open_dataset(config: Config) -> Dataset:
-    """Opens the data set in every process, and the splits that the run needs.
-
-    Raises:
-      DataError: there is no such data set or split.
-    """
-    dataset = processes.first_then_all(
-        lambda: open_dataset(config, silent=not processes.is_first())
-    )
-    processes.same_data(config.dataset, dataset.fingerprint)
-    for split in (config.train_split, config.eval_split or dataset.eval_split()):
-        dataset.size(split)
-    return dataset
 
 
 @contextlib.contextmanager
@@ -319,25 +167,15 @@ def _loop(
         Watchdog(run.config.stuck_after_seconds, trace, processes.tell_stuck) as watchdog,
         jax.transfer_guard("disallow"),
     ):
-        own = profiled if processes.is_first() else range(0)
-        text = (update.as_text() or "") if update and own else ""
-        profiler = Profiler(run.workdir, own, text, progress.say)
+        traced = profiled if processes.is_first() else range(0)
+        text = (update.as_text() or "") if update and traced else ""
+        profiler = Profiler(run.workdir, traced, text, progress.say)
         loop = Loop(run, update, writers, progress, signals, checks, watchdog, profiler)
         try:
             yield loop
         finally:
             loop.page.stop()
             profiler.close()
-
-
-def _describe(run: Run, start: int) -> None:
-    devices = run.mesh.devices.ravel()
-    kind = f"{devices.size} x {devices[0].device_kind}"
-    run.history.begin(start, jax.process_count(), kind)
-    run_files.write_config(run.workdir, run.config)
-    if run.start and run.fitted:
-        starts.write(run.start, run.fitted, run.workdir)
-    report.write_environment(run.workdir)
 
 
 def _train(run: Run, start: int, profiled: range, writers: OtherWriters) -> dict[str, Any]:

@@ -59,8 +59,8 @@ def _workdirs() -> list[pathlib.Path]:
 
 
 def _out(name: str) -> pathlib.Path:
-    given = flags.FLAGS.out
-    return paths.local(given, "--out") if given else _workdirs()[0] / "plots" / name
+    out = flags.FLAGS.out
+    return paths.local(out, "--out") if out else _workdirs()[0] / "plots" / name
 
 
 def _load(workdir: pathlib.Path) -> Any:
@@ -200,13 +200,13 @@ def _split() -> pathlib.Path:
     from alexnet_jax.inference import pictures
 
     cli.say(f"compiling a step for {devices} simulated devices")
-    found = pictures.exchanges(config)
-    picture = pictures.draw_split(config, found)
+    collectives = pictures.exchanges(config)
+    picture = pictures.draw_split(config, collectives)
     path = paths.local(flags.FLAGS.out or "split.svg", "--out")
     picture.save(path)
     picture.save(path.with_suffix(".png" if path.suffix != ".png" else ".svg"))
-    sent = sum(one.moved for one in found)
-    cli.say(f"{len(found)} exchanges; each device sends {sent / 1e6:,.1f} MB a step")
+    sent = sum(one.moved for one in collectives)
+    cli.say(f"{len(collectives)} exchanges; each device sends {sent / 1e6:,.1f} MB a step")
     return path
 
 

@@ -23,7 +23,7 @@ large_pages() {
   case " $* " in *"kernels=reference "* | *"kernels reference "*) return ;; esac
   [ -n "${GLIBC_TUNABLES:-}" ] && return
   GLIBC_TUNABLES="$("$venv/bin/python" -c 'from alexnet_jax.host import large_pages as pages
-print(pages.asked() if pages.on_a_cpu() else "")')"
+print(pages.tunables() if pages.on_a_cpu() else "")')"
   if [ -n "$GLIBC_TUNABLES" ]; then export GLIBC_TUNABLES; fi
 }
 

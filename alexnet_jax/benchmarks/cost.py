@@ -68,8 +68,9 @@ def step_seconds(
     """
     devices = data * config.mesh.model
     arithmetic = training_flops(config, num_classes) * config.batch_size / devices / machine.flops
-    said = communication.expected(config, num_classes, data)
+    exchanges = communication.expected(config, num_classes, data)
     talking = sum(
-        machine.latency * math.ceil(math.log2(c.group)) + c.moved / machine.bandwidth for c in said
+        machine.latency * math.ceil(math.log2(c.group)) + c.moved / machine.bandwidth
+        for c in exchanges
     )
     return arithmetic, talking

@@ -13,7 +13,7 @@ from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.benchmarks.steps import contender, prepared, training
 from alexnet_jax.config import Config, MeshConfig
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.training.writers import read_rows
+from alexnet_jax.training.rows import read_rows
 
 # Of each run; the first quarter warms up.
 LEAST_STEPS, LEAST_SECONDS = 24, 8.0
@@ -33,17 +33,17 @@ def measure(config: Config, rounds: int, dataset: str, data_dir: str) -> list[Ro
     config.num_classes = len(open_dataset(config).class_names)
     config = prepared(config)
     bare = contender(training(config).again, jax.block_until_ready, config.batch_size)
-    found: dict[str, list[Any]] = {"step": [], "host": [], "resident": []}
+    measured: dict[str, list[Any]] = {"step": [], "host": [], "resident": []}
     for _ in range(rounds):
         speed = bare()
         steps = max(LEAST_STEPS, 4 * round(LEAST_SECONDS * speed / config.batch_size / 4))
-        found["step"].append((speed, 0.0))
+        measured["step"].append((speed, 0.0))
         for feed in ("host", "resident"):
-            found[feed].append(_run(config, feed, steps))
+            measured[feed].append(_run(config, feed, steps))
     rows = []
-    for name, values in found.items():
+    for name, values in measured.items():
         speeds = [speed for speed, _ in values]
-        ratios = [own[0] / step[0] for own, step in zip(values, found["step"], strict=True)]
+        ratios = [value[0] / step[0] for value, step in zip(values, measured["step"], strict=True)]
         more = {
             "batch_size": config.batch_size,
             "precision": config.precision,
@@ -62,14 +62,14 @@ def measure(config: Config, rounds: int, dataset: str, data_dir: str) -> list[Ro
 
 def _run(config: Config, feed: str, steps: int) -> tuple[float, float]:
     """Trains for some updates; returns the median images per second, and the share waited."""
-    own = dataclasses.replace(config)
-    own.mesh, own.feed, own.num_steps = MeshConfig(1, 1), feed, steps
-    own.steps_per_dispatch = 1  # as the bare step
-    own.log_every_steps = steps // 4
-    own.eval_every_epochs = own.checkpoint_every_steps = 10**6
-    own.eval_split = f"{own.eval_split or open_dataset(own).eval_split()}[:{own.batch_size}]"
+    c = dataclasses.replace(config)
+    c.mesh, c.feed, c.num_steps = MeshConfig(1, 1), feed, steps
+    c.steps_per_dispatch = 1  # as the bare step
+    c.log_every_steps = steps // 4
+    c.eval_every_epochs = c.checkpoint_every_steps = 10**6
+    c.eval_split = f"{c.eval_split or open_dataset(c).eval_split()}[:{c.batch_size}]"
     with tempfile.TemporaryDirectory() as folder:
-        train.train(own, pathlib.Path(folder) / "run")
+        train.train(c, pathlib.Path(folder) / "run")
         rows = read_rows(pathlib.Path(folder) / "run" / "metrics.jsonl")
     timed = [row for row in rows if row["split"] == "train" and "images_per_second" in row][1:]
     return (

@@ -29,7 +29,7 @@ from alexnet_jax.data.store.shard_writer import Options
 from alexnet_jax.data.store.store import UNFINISHED, StoredSplit
 from alexnet_jax.data.types import Source
 from alexnet_jax.feed import resident
-from alexnet_jax.feed.protocol import Dispatches
+from alexnet_jax.feed.protocol import Cut, Dispatches
 from alexnet_jax.host import machine
 from alexnet_jax.parallel import mesh
 
@@ -77,14 +77,14 @@ def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]
     def prepared() -> float:
         shutil.rmtree(out, ignore_errors=True)  # its memory in the page cache is used again
         (out / UNFINISHED).mkdir(parents=True)
-        making, found = Preparation(dataset, out, Options(shards=SHARDS)), input_loops.Rate()
-        making.write(workers, found.advance)
+        making, speed = Preparation(dataset, out, Options(shards=SHARDS)), input_loops.Rate()
+        making.write(workers, speed.advance)
         making.finish()
-        return found.now()
+        return speed.now()
 
     loop = functools.partial(input_loops.images_per_second, sources, shards, workers)
     prepared()  # a page of memory that was never used costs more the first time
-    found = alternated(
+    rates = alternated(
         {
             BARE: lambda: loop(input_loops.decode),
             WITH_SUMS: lambda: loop(input_loops.decode_sum_and_hash),
@@ -92,8 +92,8 @@ def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]
         },
         rounds,
     )
-    return [row(BARE, found), row(WITH_SUMS, found), row(PREPARE, found, WITH_SUMS)] + [
-        row(PREPARE, found, BARE)
+    return [row(BARE, rates), row(WITH_SUMS, rates), row(PREPARE, rates, WITH_SUMS)] + [
+        row(PREPARE, rates, BARE)
     ]
 
 
@@ -140,7 +140,7 @@ def _reading(dataset: Dataset, store: pathlib.Path, batch_size: int, rounds: int
     from_store = _batches(stored, batch_size, 1, count)
     from_images = _batches(_largest(dataset), batch_size, 1, streamed_count)
     with _one_core():
-        found = alternated(
+        rates = alternated(
             {
                 RECORDS: lambda: rate(len(indices), bare),
                 STORE: lambda: rate(count * batch_size, from_store),
@@ -149,10 +149,10 @@ def _reading(dataset: Dataset, store: pathlib.Path, batch_size: int, rounds: int
             rounds,
         )
     return [
-        row(RECORDS, found),
-        row(STORE, found, RECORDS, batch_size=batch_size),
-        row(STREAM, found, batch_size=batch_size),
-        row(STORE, found, STREAM, batch_size=batch_size),
+        row(RECORDS, rates),
+        row(STORE, rates, RECORDS, batch_size=batch_size),
+        row(STREAM, rates, batch_size=batch_size),
+        row(STORE, rates, STREAM, batch_size=batch_size),
     ]
 
 
@@ -173,10 +173,10 @@ def _all_cores(
     if against_torch:
         theirs = _torch_loader(source, batch_size, cores, count)
         contenders[TORCH] = theirs
-    found = alternated(contenders, rounds)
-    rows = [row(STORE_ALL, found, batch_size=batch_size)]
-    rows.append(row(STREAM_ALL, found, TORCH if against_torch else None, batch_size=batch_size))
-    return rows + ([row(TORCH, found)] if against_torch else [])
+    rates = alternated(contenders, rounds)
+    rows = [row(STORE_ALL, rates, batch_size=batch_size)]
+    rows.append(row(STREAM_ALL, rates, TORCH if against_torch else None, batch_size=batch_size))
+    return rows + ([row(TORCH, rates)] if against_torch else [])
 
 
 def _torch_loader(source: Source, batch_size: int, workers: int, count: int) -> Callable[[], float]:
@@ -236,11 +236,11 @@ def _resident(store: pathlib.Path, batch_size: int) -> Row:
     )
     devices = mesh.build(config.mesh)
     reader = ImageReader(_largest(open_dataset(config)), 256)
-    feed = resident.ResidentFeed(config, devices, reader, batch_size, True)
+    feed = resident.ResidentFeed(config, devices, reader, Cut(batch_size), True)
     steps, rates = 1000, []
     for _ in range(3):
         fed = feed.training(Dispatches(1, steps + 1), bool)
         next(fed)  # puts the first order
-        rates.append(rate(steps * batch_size, lambda own=fed: [None for _ in own]))
-    found = {RESIDENT: rates}
-    return row(RESIDENT, found, batch_size=batch_size)
+        rates.append(rate(steps * batch_size, lambda batches=fed: [None for _ in batches]))
+    rates_by_name = {RESIDENT: rates}
+    return row(RESIDENT, rates_by_name, batch_size=batch_size)

@@ -58,8 +58,8 @@ def images_per_second(
     """
     context, rate, seen = multiprocessing.get_context("spawn"), Rate(), 0
     counter = context.Value("q", 0)
-    given = (sources, pathlib.Path(), Options(), counter, context.Value("b", 0, lock=False))
-    with concurrent.futures.ProcessPoolExecutor(workers, context, start_worker, given) as pool:
+    arguments = (sources, pathlib.Path(), Options(), counter, context.Value("b", 0, lock=False))
+    with concurrent.futures.ProcessPoolExecutor(workers, context, start_worker, arguments) as pool:
         waiting = {pool.submit(loop, shard) for shard in shards}
         while waiting:
             finished, waiting = concurrent.futures.wait(

@@ -15,11 +15,11 @@ from alexnet_jax import model
 from alexnet_jax.benchmarks import work
 from alexnet_jax.benchmarks.rows import Row
 from alexnet_jax.benchmarks.steps import prepared
-from alexnet_jax.config import Config
+from alexnet_jax.config import CONVOLUTIONS, FULLY_CONNECTED, Config
 from alexnet_jax.figures import roofline
 from alexnet_jax.figures.roofline import Point
 from alexnet_jax.host import machine
-from alexnet_jax.layers import linear
+from alexnet_jax.layers import linear, standard_tree
 from alexnet_jax.layers.batch_norm import alone
 from alexnet_jax.ops import compilation, convolution, matmul
 from alexnet_jax.steps import augment, optimizer
@@ -74,8 +74,8 @@ def _passes(
             continue  # nobody asks for the gradient of an image
 
         def back(dy: jax.Array, *arguments: jax.Array, at: int = at) -> jax.Array:
-            def of_one(own: jax.Array) -> jax.Array:
-                return function(*arguments[:at], own, *arguments[at + 1 :])
+            def of_one(x: jax.Array) -> jax.Array:
+                return function(*arguments[:at], x, *arguments[at + 1 :])
 
             return jax.vjp(of_one, arguments[at])[1](dy)[0]
 
@@ -88,48 +88,48 @@ def _passes(
 def parts(config: Config) -> list[Part]:
     """Returns the layers of a network at a config's batch and precision."""
     network = model.build(config.model, config.num_classes, config.precision)
-    shapes = model.abstract_parameters(network, config.image_size)
+    shapes = standard_tree.abstract_parameters(network, config.image_size)
     flops = forward_flops(config, config.num_classes)
     size, side, dtype = config.batch_size, config.image_size, config.precision
-    c, own = config.model, network.bind(model.variables(network, shapes))
+    c, bound = config.model, network.bind(standard_tree.variables(shapes))
     before = (size, side, side, 3)  # what a layer reads
-    _, statistics = model.parameters_and_statistics(shapes)
+    _, statistics = standard_tree.parameters_and_statistics(shapes)
     running = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), statistics)
     training = network.clone(over_devices=alone)
-    found: list[Part] = []
-    for n, layer in enumerate(model.CONVOLUTIONS):
+    layers: list[Part] = []
+    for n, layer in enumerate(CONVOLUTIONS):
         if layer in c.without:
             continue
-        x, made = _random(n, *before, dtype=dtype), getattr(own, layer)
+        x, made = _random(n, *before, dtype=dtype), getattr(bound, layer)
         kernel = _random(n + 9, *shapes[layer]["kernel"].shape, dtype=dtype)
 
         def conv(x: jax.Array, kernel: jax.Array, made: linear.Conv = made) -> jax.Array:
             return convolution.conv(x, kernel, made.stride, made.padding, made.groups)
 
-        found += _passes(layer, conv, (x, kernel), flops[layer] * size)
+        layers += _passes(layer, conv, (x, kernel), flops[layer] * size)
         after = jax.eval_shape(conv, x, kernel)
         y = _random(n + 20, *after.shape, dtype=dtype)
 
         def rest(y: jax.Array, n: int = n) -> jax.Array:
-            found, _ = training.apply(
+            z, _ = training.apply(
                 {"batch_stats": running},
                 y,
                 method=lambda m, v: getattr(m, f"stage{n + 1}")(v),
                 mutable=["batch_stats"],
             )
-            return jnp.asarray(found)
+            return jnp.asarray(z)
 
         kind = ", ".join(getattr(c, f"layer{n + 1}").split())
-        found += _passes(f"{layer}: {kind}", rest, (y,), 0.0, reads_again=True)
+        layers += _passes(f"{layer}: {kind}", rest, (y,), 0.0, reads_again=True)
         before = jax.eval_shape(rest, y).shape
-    for layer in model.FULLY_CONNECTED:
+    for layer in FULLY_CONNECTED:
         if layer in shapes:
             shape = shapes[layer]["kernel"].shape
             x, kernel = (
                 _random(i, *s, dtype=dtype) for i, s in enumerate(((size, shape[0]), shape))
             )
-            found += _passes(layer, matmul.fully_connected, (x, kernel), flops[layer] * size)
-    return [*found, _augmentation(config), _update(config, network)]
+            layers += _passes(layer, matmul.fully_connected, (x, kernel), flops[layer] * size)
+    return [*layers, _augmentation(config), _update(config, network)]
 
 
 def _augmentation(config: Config) -> Part:
@@ -147,8 +147,8 @@ def _augmentation(config: Config) -> Part:
 
 
 def _update(config: Config, network: model.AlexNet) -> Part:
-    shapes = model.abstract_parameters(network, config.image_size)
-    learned, _ = model.parameters_and_statistics(shapes)
+    shapes = standard_tree.abstract_parameters(network, config.image_size)
+    learned, _ = standard_tree.parameters_and_statistics(shapes)
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), learned)
     tx = optimizer.build(config.optimizer)
     rates = jax.tree.map(lambda leaf: jnp.float32(0.01), params)

@@ -68,8 +68,8 @@ def largest(needed: Callable[[int], int], memory: int, parts: int) -> tuple[int,
     each = (high - low) / (second - first)
     fixed = low - first * each
     batch = int((memory - fixed) / each) // parts * parts
-    while batch > 0 and (asked := needed(batch)) > memory:  # the line is not quite straight
-        batch = min(batch - parts, int(batch * memory / asked)) // parts * parts
+    while batch > 0 and (bytes_needed := needed(batch)) > memory:  # the line is not quite straight
+        batch = min(batch - parts, int(batch * memory / bytes_needed)) // parts * parts
     if batch <= 0:
         raise ConfigError(
             f"--memory_gib: {memory / 2**30:.2f} GiB hold no batch; the network and its velocity "

@@ -48,25 +48,25 @@ def alternated(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[
       contenders: by name; each returns images per second.
       rounds: how often.
     """
-    found: dict[str, list[float]] = {name: [] for name in contenders}
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
     with Progress("measuring", 0, rounds * len(contenders), "turn") as bar:
         for _ in range(rounds):
             for name, contender in contenders.items():
-                found[name].append(contender())
+                rates[name].append(contender())
                 bar.advance()
-                bar.show(name, f"{name}: {found[name][-1]:,.0f} images/s")
-    return found
+                bar.show(name, f"{name}: {rates[name][-1]:,.0f} images/s")
+    return rates
 
 
 TORCH = ("torch-eager", "torch-channels_last", "torch-compile")
 
 
-def row(what: str, found: dict[str, list[float]], other: str | None = None, **more: Any) -> Row:
+def row(what: str, rates: dict[str, list[float]], other: str | None = None, **more: Any) -> Row:
     """Returns the row of one contender of `alternated`, compared with another."""
-    own = found[what]
-    made = Row(what, statistics.median(own), min(own), max(own), more=more)
+    measured = rates[what]
+    made = Row(what, statistics.median(measured), min(measured), max(measured), more=more)
     if other:
-        ratios = [a / b for a, b in zip(own, found[other], strict=True)]
+        ratios = [a / b for a, b in zip(measured, rates[other], strict=True)]
         made.ratio, made.ratios = statistics.median(ratios), (min(ratios), max(ratios))
         made.against, made.beside = (other, None) if other in TORCH else (None, other)
     return made

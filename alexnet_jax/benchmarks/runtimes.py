@@ -12,6 +12,7 @@ import numpy as np
 
 from alexnet_jax import model
 from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.weights import onnx_graph
 from alexnet_jax.weights.types import Weights
 
@@ -41,13 +42,14 @@ def contenders(name: str, config: Config) -> Iterator[list[Contender]]:
         shape = (config.batch_size, 3, config.image_size, config.image_size)
         views = rng.standard_normal(shape, np.float32)
         again = {"onnxruntime": _onnxruntime, "openvino": _openvino}[name](path, views)
-        yield [(name, again, lambda found: found)]
+        yield [(name, again, lambda outputs: outputs)]
 
 
 def _random(config: Config, path: pathlib.Path) -> Weights:
     network = model.build(config.model, config.num_classes, "float32")
     key, size = jax.random.key(config.seed), config.image_size
-    params, statistics = jax.jit(lambda key: model.initial_variables(network, key, size))(key)
+    draw = jax.jit(lambda key: standard_tree.initial_variables(network, key, size))
+    params, statistics = draw(key)
     tree = jax.tree.map(np.asarray, params | statistics)
     return Weights(tree, config, [], None, 0, path)
 

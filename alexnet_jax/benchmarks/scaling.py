@@ -107,19 +107,19 @@ def measure(
     simulated = platform.simulated()
     images = images or [SIMULATED_IMAGES if simulated else 128]
     config = dataclasses.replace(config, num_classes=config.num_classes or 1000)
-    asked = [
-        (own, count, scheme)
-        for own in images
+    ways = [
+        (each, count, scheme)
+        for each in images
         for count in devices
         for scheme in schemes
         if _fits(count, scheme)
     ]
-    if not asked:
+    if not ways:
         raise ConfigError("--devices: one device can only be shared out as data; name more")
     arms: list[Arm] = []
-    with Progress("measuring", 0, len(asked), "way") as bar:
-        for own, count, scheme in asked:
-            arms.append(_measured(_arm(config, count, scheme, own), scheme, count, rounds))
+    with Progress("measuring", 0, len(ways), "way") as bar:
+        for each, count, scheme in ways:
+            arms.append(_measured(_arm(config, count, scheme, each), scheme, count, rounds))
             bar.advance()
             bar.show(f"{scheme} on {count}", f"{arms[-1].images_per_second:,.0f} images/s")
     return Scaling(
@@ -141,11 +141,11 @@ def _arm(config: Config, devices: int, scheme: str, images: int) -> Config:
             f"--devices: {devices} cannot be shared out as {scheme}; use an even number"
         )
     optimizer = dataclasses.replace(config.optimizer, fc_updates=passes)
-    found = dataclasses.replace(
+    arm = dataclasses.replace(
         config, mesh=mesh, optimizer=optimizer, batch_size=images * devices, feed="host"
     )
-    validate(found)
-    return found
+    validate(arm)
+    return arm
 
 
 def _measured(config: Config, scheme: str, devices: int, rounds: int) -> Arm:
@@ -176,27 +176,27 @@ def _predicted(config: Config, devices: int, machine: cost.Machine) -> float:
 def _with_efficiency(arms: list[Arm]) -> list[Arm]:
     """Compares each with one device of as many images, where that was measured; else with the
     fewest."""
-    found = []
+    compared = []
     for arm in arms:
         alike = (other for other in arms if other.images_of_a_device == arm.images_of_a_device)
         base = min(alike, key=lambda other: other.devices)
         one = base.images_per_second / base.devices
         share = arm.images_per_second / arm.devices / one
-        found.append(dataclasses.replace(arm, efficiency=share))
-    return found
+        compared.append(dataclasses.replace(arm, efficiency=share))
+    return compared
 
 
-def table(found: Scaling) -> str:
+def table(measured: Scaling) -> str:
     """Returns the measurement as Markdown, with the published figures below it."""
-    told = found.machine
-    if found.simulated:
-        told += ", SIMULATED: they share one processor, so that bytes and memory are those of as "
-        told += "many devices, and times are not"
-    machines = list(found.arms[0].predicted) if found.arms else []
+    heading = measured.machine
+    if measured.simulated:
+        heading += ", SIMULATED: they share one processor, so that bytes and memory are those of "
+        heading += "as many devices, and times are not"
+    machines = list(measured.arms[0].predicted) if measured.arms else []
     heads = ["scheme", "devices", "batch", "images/s", "slowest to fastest", "efficiency"]
     heads += ["MB sent by each", "memory of each, MiB", *(f"predicted: {m}" for m in machines)]
-    lines = [told, "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for arm in found.arms:
+    lines = [heading, "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for arm in measured.arms:
         cells: list[Any] = [arm.scheme, arm.devices, arm.batch_size]
         cells += [f"{arm.images_per_second:,.0f}", f"{arm.slowest:,.0f} to {arm.fastest:,.0f}"]
         cells += [f"{100 * arm.efficiency:.0f} %", f"{arm.megabytes_sent:,.1f}"]
@@ -205,28 +205,30 @@ def table(found: Scaling) -> str:
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "Published, data parallelism:", ""]
     lines += ["| hardware | images/s by devices | efficiency |", "|---|---|---|"]
-    for name, speeds in found.published.items():
-        told = ", ".join(f"{count}: {speed:,.0f}" for count, speed in speeds.items())
+    for name, speeds in measured.published.items():
+        rates = ", ".join(f"{count}: {speed:,.0f}" for count, speed in speeds.items())
         most = max(speeds)
         share = speeds[most] / most / speeds[1]
-        lines.append(f"| {name} | {told} | {100 * share:.0f} % at {most} |")
+        lines.append(f"| {name} | {rates} | {100 * share:.0f} % at {most} |")
     return "\n".join(lines)
 
 
-def draw(found: Scaling) -> Picture:
+def draw(scaling: Scaling) -> Picture:
     """Draws the efficiency by scheme, beside the published figures."""
     measured: dict[str, dict[int, float]] = {}
-    batches = {arm.images_of_a_device for arm in found.arms}
-    for arm in found.arms:
-        own = arm.images_of_a_device
-        name = f"{arm.scheme}, {own} images a device" if len(batches) > 1 else arm.scheme
+    batches = {arm.images_of_a_device for arm in scaling.arms}
+    for arm in scaling.arms:
+        each = arm.images_of_a_device
+        name = f"{arm.scheme}, {each} images a device" if len(batches) > 1 else arm.scheme
         measured.setdefault(name, {})[arm.devices] = arm.efficiency
-        if any(other.devices == 1 and other.images_of_a_device == own for other in found.arms):
+        if any(other.devices == 1 and other.images_of_a_device == each for other in scaling.arms):
             measured[name][1] = 1.0
-    told = "simulated devices, which share one processor" if found.simulated else found.machine
-    best = max(found.arms, key=lambda arm: (arm.devices, arm.efficiency))
-    title = f"training on {told}"
-    if any(arm.devices == 1 for arm in found.arms):
+    hardware = (
+        "simulated devices, which share one processor" if scaling.simulated else scaling.machine
+    )
+    best = max(scaling.arms, key=lambda arm: (arm.devices, arm.efficiency))
+    title = f"training on {hardware}"
+    if any(arm.devices == 1 for arm in scaling.arms):
         title += f"\n{best.scheme} keeps {100 * best.efficiency:.0f} % on {best.devices}"
         title += f", {best.images_of_a_device} images each" if len(batches) > 1 else ""
-    return scaling_figure.draw(measured, found.published, title)
+    return scaling_figure.draw(measured, scaling.published, title)

@@ -52,7 +52,7 @@ def _timed(arguments: list[str], cache: pathlib.Path | None) -> float:
     """Returns seconds from the start of the command to its help, or to its first row of metrics."""
     command = [sys.executable, "-m", "alexnet_jax.main", *(arguments or ["--help"])]
     environment = dict(os.environ)
-    if environment.get("GLIBC_TUNABLES") == large_pages.asked():
+    if environment.get("GLIBC_TUNABLES") == large_pages.tunables():
         del environment["GLIBC_TUNABLES"]  # ours: a command of a user's asks for them itself
     if cache:
         environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)

@@ -157,18 +157,18 @@ def measure(what: str, config: Config, rounds: int, against: str = "") -> list[R
     with _others(what, config, against) as others:
         ways = [(what, ours.again, jax.block_until_ready), *others]
         contenders = {n: contender(again, wait, config.batch_size) for n, again, wait in ways}
-        found = alternated(contenders, rounds)
+        rates = alternated(contenders, rounds)
         if config.batch_size == 1:
             single = {n: runtimes.latencies(again, wait) for n, again, wait in ways}
     best = work.ceiling(config.precision)
     more = _counts(what, config, ours, best)
     more |= {"batch_size": config.batch_size, "precision": config.precision}
-    rows = [_with_shares(row(what, found, None, **(more | single.get(what, {}))), best)]
+    rows = [_with_shares(row(what, rates, None, **(more | single.get(what, {}))), best)]
     for name in contenders:
         if name != what:
-            theirs: dict[str, Any] = {"their_images_per_second": row(name, found).images_per_second}
+            theirs: dict[str, Any] = {"their_images_per_second": row(name, rates).images_per_second}
             theirs |= {f"their_{key}": value for key, value in single.get(name, {}).items()}
-            rows.append(row(what, found, name, **(more | theirs)))
+            rows.append(row(what, rates, name, **(more | theirs)))
     return rows
 
 
@@ -181,8 +181,8 @@ def _others(what: str, config: Config, against: str) -> Iterator[list[runtimes.C
     elif against:
         if what != "eval":
             raise ConfigError(f"--against={against}: is compared in inference; use eval")
-        with runtimes.contenders(against, config) as found:
-            yield found
+        with runtimes.contenders(against, config) as others:
+            yield others
     else:
         yield []
 
@@ -201,18 +201,18 @@ def _counts(what: str, config: Config, ours: Ours, best: work.Ceiling) -> dict[s
     }
 
 
-def _with_shares(found: Row, best: work.Ceiling) -> Row:
-    speed = found.images_per_second
+def _with_shares(measured: Row, best: work.Ceiling) -> Row:
+    speed = measured.images_per_second
     assert speed is not None
-    found.more["step_milliseconds"] = 1e3 * found.more["batch_size"] / speed
-    found.more["tflops"] = speed * found.more["flop_per_image"] / 1e12
-    found.more["share_of_ceiling"] = speed * found.more["flop_per_image"] / best.flops
-    return found
+    measured.more["step_milliseconds"] = 1e3 * measured.more["batch_size"] / speed
+    measured.more["tflops"] = speed * measured.more["flop_per_image"] / 1e12
+    measured.more["share_of_ceiling"] = speed * measured.more["flop_per_image"] / best.flops
+    return measured
 
 
-def summary(found: Row) -> str:
+def summary(measured: Row) -> str:
     """Says in one line what the device did with its time."""
-    m = found.more
+    m = measured.more
     single = (
         f"; one call takes {m['milliseconds_p50']:.1f} ms (p99 {m['milliseconds_p99']:.1f})"
         if "milliseconds_p50" in m

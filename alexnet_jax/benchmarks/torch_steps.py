@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from alexnet_jax.config import Config, ConfigError
+from alexnet_jax.config import CONVOLUTIONS, Config, ConfigError
 from alexnet_jax.configs.sizes import feature_sizes, fully_connected_units
-from alexnet_jax.model import CONVOLUTIONS
 from alexnet_jax.ops.lrn_formula import Lrn
 
 Contender = tuple[str, Callable[[], Any], Callable[[Any], Any]]
@@ -55,10 +54,10 @@ def _step(torch: Any, name: str, what: str, config: Config, device: str) -> Call
 
     def train() -> Any:
         optimizer.zero_grad(set_to_none=True)
-        found = loss()
-        found.backward()
+        error = loss()
+        error.backward()
         optimizer.step()
-        return found
+        return error
 
     def infer() -> Any:
         with torch.inference_mode():

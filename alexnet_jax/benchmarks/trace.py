@@ -68,7 +68,7 @@ class Trace:
 
 def parts_of(text: str) -> dict[str, Part]:
     """Returns what each instruction of a compiled program belongs to, by its name."""
-    found = {}
+    seconds = {}
     for line in text.splitlines():
         match = _LINE.match(line)
         if not match or match["kind"] in AROUND:
@@ -80,10 +80,10 @@ def parts_of(text: str) -> dict[str, Part]:
         exchange = kind in KINDS
         layer = layer or ("update" if words or exchange else OTHER)
         part = Part(layer, "transpose" in words, exchange)
-        found[match["name"]] = part
+        seconds[match["name"]] = part
         if target := re.search(r'custom_call_target="([^"]*)"', line):
-            found[match["name"] + target[1]] = part  # so a CPU's client calls it
-    return found
+            seconds[match["name"] + target[1]] = part  # so a CPU's client calls it
+    return seconds
 
 
 Span = tuple[float, float, Part]
@@ -142,8 +142,8 @@ def _spans(data: Any, parts: dict[str, Part], module: str) -> Iterator[Span]:
                 if planes:
                     name = str(stats.get("hlo_op", name.partition(" ")[0]))
                 part = parts.get(name.lstrip("%"))
-                own = str(stats.get("hlo_module", module)).partition("(")[0] == module
-                if part and own and event.duration_ns:
+                is_of_module = str(stats.get("hlo_module", module)).partition("(")[0] == module
+                if part and is_of_module and event.duration_ns:
                     start = event.start_ns / 1e9
                     yield start, start + event.duration_ns / 1e9, part
 
@@ -185,17 +185,17 @@ def summed(spans: Iterable[Span], updates: int) -> Trace:
 
 def table(trace: Trace) -> str:
     """Returns layers, exchanges and gaps as lines."""
-    own: dict[str, dict[str, float]] = {}
+    groups: dict[str, dict[str, float]] = {}
     for part, seconds in trace.parts.items():
         kind = "exchange" if part.exchange else "backward" if part.backward else "forward"
-        row = own.setdefault(part.layer, dict.fromkeys(("forward", "backward", "exchange"), 0.0))
+        row = groups.setdefault(part.layer, dict.fromkeys(("forward", "backward", "exchange"), 0.0))
         row[kind] += seconds
     steps = ("conv", "relu", "relu_norm", "norm", "pool")
     order = ["images", "views", *(f"{step}{n}" for n in range(1, 7) for step in steps)]
     order += ["fc6", "fc7", "fc7_linear", "fc8", "logits", "labels", "update", OTHER]
     lines = [f"{'ms an update':12} {'forward':>9} {'backward':>9} {'exchange':>9} {'share':>7}"]
-    for layer in sorted(own, key=order.index):
-        f, b, e = own[layer].values()
+    for layer in sorted(groups, key=order.index):
+        f, b, e = groups[layer].values()
         share = (f + b + e) / trace.step
         lines.append(f"{layer:12} {1e3 * f:9.3f} {1e3 * b:9.3f} {1e3 * e:9.3f} {share:7.1%}")
     lines.append(f"{'gaps':12} {'':9} {'':9} {1e3 * trace.gap:9.3f} {trace.gap / trace.step:7.1%}")

@@ -37,14 +37,14 @@ def times(function: Callable[..., Any], *arguments: Any, repeats: int = 5) -> li
     start = time.perf_counter()
     jax.block_until_ready(function(*arguments))
     count = max(1, math.ceil(LEAST_SECONDS / (time.perf_counter() - start)))
-    found = []
+    seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         for _ in range(count):
             last = function(*arguments)
         jax.block_until_ready(last)
-        found.append((time.perf_counter() - start) / count)
-    return found
+        seconds.append((time.perf_counter() - start) / count)
+    return seconds
 
 
 def ceiling(precision: str) -> Ceiling:

@@ -48,14 +48,14 @@ def own_writers(workdir: str) -> list[Any]:
     if pathlib.Path(file).parent == configs.FOLDER:
         return []
     make = runpy.run_path(file).get("get_writers")
-    found = list(make(workdir)) if make else []
-    for writer in found:
+    writers = list(make(workdir)) if make else []
+    for writer in writers:
         if not all(callable(getattr(writer, name, None)) for name in ("write", "close")):
             raise ConfigError(
                 f"--config: get_writers() of {file} gives a {type(writer).__name__}; a writer has "
                 "write(row) and close()"
             )
-    return found
+    return writers
 
 
 def listed() -> str:
@@ -63,8 +63,8 @@ def listed() -> str:
     lines = []
     for name in configs.names():
         module = ast.parse(pathlib.Path(configs.path(name)).read_text())
-        said = (ast.get_docstring(module) or "").split("\n\n")[0].split("\n")
-        lines.append(f"{name:16} {' '.join(said)}")
+        docstring = (ast.get_docstring(module) or "").split("\n\n")[0].split("\n")
+        lines.append(f"{name:16} {' '.join(docstring)}")
     return "\n".join(lines)
 
 
@@ -89,7 +89,7 @@ def described(recipe: str) -> str:
 def meanings() -> dict[str, str]:
     """Returns what the source of `Config` says beside each field, by its dotted name."""
     lines = inspect.getsource(inspect.getmodule(Config) or Config).splitlines()
-    found: dict[str, dict[str, str]] = {}
+    by_class: dict[str, dict[str, str]] = {}
     owner, above = "", []
     for line in lines:
         text = line.strip()
@@ -102,7 +102,7 @@ def meanings() -> dict[str, str]:
         ):
             beside = text.partition("  # ")[2]
             name = text.partition(":")[0]
-            found.setdefault(owner, {})[name] = " ".join([*above, beside]).strip()
+            by_class.setdefault(owner, {})[name] = " ".join([*above, beside]).strip()
             above = []
         elif not text:
             above = []
@@ -114,7 +114,7 @@ def meanings() -> dict[str, str]:
             if dataclasses.is_dataclass(hints[name]):
                 walk(typing.cast(type, hints[name]), f"{prefix}{name}.")
             else:
-                named[prefix + name] = found.get(kind.__name__, {}).get(name, "")
+                named[prefix + name] = by_class.get(kind.__name__, {}).get(name, "")
 
     walk(Config, "")
     return named

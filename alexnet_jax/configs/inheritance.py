@@ -46,12 +46,12 @@ def fields(layers: tuple[str, ...], scaling: str) -> list[str]:
       scaling: of dropout, in the weights' network: where outputs are scaled by the rate when
         evaluating, the rate is a part of the network.
     """
-    own = {f"model.{name}" for name in _DRAWN}
-    own |= {f"model.{name}" for name, of in _OF_LAYERS.items() if not set(of) & set(layers)}
+    drawn = {f"model.{name}" for name in _DRAWN}
+    drawn |= {f"model.{name}" for name, of in _OF_LAYERS.items() if not set(of) & set(layers)}
     if scaling == "train":
-        own.add("model.dropout_rate")
+        drawn.add("model.dropout_rate")
     model = [name for name in flatten(Config()) if name.startswith("model.")]
-    return [*_INPUT, *(name for name in model if name not in own)]
+    return [*_INPUT, *(name for name in model if name not in drawn)]
 
 
 def inherited(config: Config, source: Config, layers: tuple[str, ...]) -> Inherited:
@@ -62,18 +62,18 @@ def inherited(config: Config, source: Config, layers: tuple[str, ...]) -> Inheri
       source: of the weights, or of the same run as it began.
       layers: that are taken.
     """
-    result, theirs, own = copy.deepcopy(config), flatten(source), flatten(config)
-    for values in (theirs, own):  # 0 is as many as fc6's, which may not come along
+    result, theirs, ours = copy.deepcopy(config), flatten(source), flatten(config)
+    for values in (theirs, ours):  # 0 is as many as fc6's, which may not come along
         values["model.fc7_units"] = values["model.fc7_units"] or values["model.fc_units"]
-    hand, gave_way, kept = by_hand(config), {}, {}
+    hand, gave_way, values_kept = by_hand(config), {}, {}
     for name in fields(layers, source.model.dropout_scaling):
-        if own[name] == theirs[name]:
+        if ours[name] == theirs[name]:
             continue
         if name in hand:
-            kept[name] = own[name], theirs[name]
+            values_kept[name] = ours[name], theirs[name]
         else:
-            gave_way[name] = own[name], theirs[name]
+            gave_way[name] = ours[name], theirs[name]
             put(result, name, theirs[name])
     if result.model.fc7_units == result.model.fc_units:
         put(result, "model.fc7_units", 0)
-    return Inherited(result, gave_way, kept)
+    return Inherited(result, gave_way, values_kept)

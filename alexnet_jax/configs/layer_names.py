@@ -24,15 +24,15 @@ def select(names: Iterable[str], known: Sequence[str], field: str) -> tuple[str,
     for name in names:
         first, dash, last = name.partition("-")
         if name == "all":
-            found = list(known)
+            matches = list(known)
         elif dash and first in known and last in known:
-            found = list(known[known.index(first) : known.index(last) + 1])
-            if not found:
+            matches = list(known[known.index(first) : known.index(last) + 1])
+            if not matches:
                 raise ConfigError(f"{field}: {name} runs backwards; write {last}-{first}")
         else:
-            found = fnmatch.filter(known, name)
-        if not found:
+            matches = fnmatch.filter(known, name)
+        if not matches:
             wrong = last if dash and first in known else first if dash else name
             raise ConfigError(f"{field}: {unknown(wrong, [*known, 'all'])}")
-        meant |= set(found)
+        meant |= set(matches)
     return tuple(layer for layer in known if layer in meant)

@@ -52,23 +52,23 @@ def parse(rule: str) -> LayerRate:
     >>> parse("fc8: x10").is_factor
     True
     """
-    found = _RULE.fullmatch(rule)
-    if not found:
+    match = _RULE.fullmatch(rule)
+    if not match:
         raise ConfigError(f"optimizer.schedule.layer_rates: {rule!r} is no rule, {EXAMPLE}")
     known = (*LAYERS, NEW)
-    layers = layer_names.select(found["layers"].split(), known, "optimizer.schedule.layer_rates")
+    layers = layer_names.select(match["layers"].split(), known, "optimizer.schedule.layer_rates")
     if not layers:
         raise ConfigError(f"optimizer.schedule.layer_rates: {rule!r} names no layer, {EXAMPLE}")
     layers = tuple(layer for layer in layers if layer != NEW)
-    value, start = (_number(text, rule) for text in (found["value"], found["start"] or "0"))
-    by_update = found["unit"] == "update"
+    value, start = (_number(text, rule) for text in (match["value"], match["start"] or "0"))
+    by_update = match["unit"] == "update"
     if by_update and start != int(start):
         raise ConfigError(f"optimizer.schedule.layer_rates: {rule!r}: half an update is none")
     return LayerRate(
         layers,
-        PARTS[found["part"]],
+        PARTS[match["part"]],
         value,
-        bool(found["times"]),
+        bool(match["times"]),
         0.0 if by_update else start,
         int(start) if by_update else None,
     )
@@ -82,13 +82,13 @@ def resolved(rules: tuple[str, ...], new: Sequence[str]) -> tuple[str, ...]:
     >>> resolved(("new: x10",), [])
     ()
     """
-    found = []
+    rates = []
     for rule in rules:
         layers, colon, rest = rule.partition(":")
-        said = " ".join(re.sub(rf"\b{NEW}\b", " ".join(new), layers).split())
-        if said not in ("", "weights", "biases"):
-            found.append(rule if NEW not in layers.split() else said + colon + rest)
-    return tuple(found)
+        names = " ".join(re.sub(rf"\b{NEW}\b", " ".join(new), layers).split())
+        if names not in ("", "weights", "biases"):
+            rates.append(rule if NEW not in layers.split() else names + colon + rest)
+    return tuple(rates)
 
 
 def _number(text: str, rule: str) -> float:

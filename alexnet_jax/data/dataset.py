@@ -42,11 +42,11 @@ class Dataset:
 
     def digest(self) -> str:
         """Returns a SHA-256 of its contents as they are named."""
-        found, between = hashlib.sha256(), ""
+        sha256, between = hashlib.sha256(), ""
         for line in self.contents():
-            found.update((between + line).encode(errors="surrogateescape"))
+            sha256.update((between + line).encode(errors="surrogateescape"))
             between = "\n"
-        return found.hexdigest()
+        return sha256.hexdigest()
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 of its contents and of some images of each split.
@@ -54,7 +54,7 @@ class Dataset:
         It is the same wherever the data set lies, and another where the same names stand for other
         files, such as those of another resolution.
         """
-        found = hashlib.sha256(self.digest().encode())
+        sha256 = hashlib.sha256(self.digest().encode())
         for split in sorted(self.sizes):
             source = self.open(split)
             for index in range(0, len(source), max(1, len(source) // SAMPLE)):
@@ -62,8 +62,8 @@ class Dataset:
                     image = source[index].image
                 except DataError:
                     continue  # the run says more of it, or skips it
-                found.update(image if isinstance(image, bytes) else image.tobytes())
-        return found.hexdigest()
+                sha256.update(image if isinstance(image, bytes) else image.tobytes())
+        return sha256.hexdigest()
 
     def left_out(self, spec: str) -> int:
         """Returns how many images a split lacks because they could not be prepared."""

@@ -76,11 +76,11 @@ def _decode_jpeg(encoded: bytes, name: str, exif_orientation: bool) -> np.ndarra
     try:
         image = simplejpeg.decode_jpeg(encoded, "RGB")
     except ValueError as error:
-        told = str(error)
-        invented = "Corrupt JPEG data" in told or "remature end" in told
-        if invented and "extraneous" not in told:
+        reason = str(error)
+        invented = "Corrupt JPEG data" in reason or "remature end" in reason
+        if invented and "extraneous" not in reason:
             raise DataError(
-                f"{name}: is not a readable image, or it is cut short ({told.strip()})"
+                f"{name}: is not a readable image, or it is cut short ({reason.strip()})"
             ) from error
         return _decode_by_opencv(encoded, name, exif_orientation)  # of a kind that it has not
     # simplejpeg does not read EXIF: here it has only looked for damage.
@@ -99,7 +99,7 @@ class _Frame(NamedTuple):
 
 def _jpeg_frame(encoded: bytes) -> _Frame | None:
     """Reads a JPEG's frame header (ITU T.81, B.2.2); None where there is none."""
-    at, found = 2, None
+    at, frame = 2, None
     while at + 9 < len(encoded) and encoded[at] == 0xFF:
         marker = encoded[at + 1]
         if marker == 0xFF:  # a fill byte
@@ -110,11 +110,11 @@ def _jpeg_frame(encoded: bytes) -> _Frame | None:
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = (int.from_bytes(encoded[at + k : at + k + 2], "big") for k in (5, 7))
-            found = _Frame(width, height, encoded[at + 9], marker <= 0xC1, at)
+            frame = _Frame(width, height, encoded[at + 9], marker <= 0xC1, at)
         if marker == 0xDA:
             break
         at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
-    return found and found._replace(scan=at)
+    return frame and frame._replace(scan=at)
 
 
 def _zeros_are_flat(encoded: bytes) -> bool:
@@ -199,10 +199,10 @@ def _middle(image: np.ndarray, most: int) -> np.ndarray:
     """Cuts the ends of a strip, so that what is left is at most `most` long, or as it is square."""
     slices = []
     for length, other in zip(image.shape[:2], image.shape[1::-1], strict=True):
-        kept = min(length, max(most, other))
-        kept += (length - kept) % 2  # or the middle would move by half a pixel
-        first = (length - kept) // 2
-        slices.append(slice(first, first + kept))
+        cropped = min(length, max(most, other))
+        cropped += (length - cropped) % 2  # or the middle would move by half a pixel
+        first = (length - cropped) // 2
+        slices.append(slice(first, first + cropped))
     return image[slices[0], slices[1]]
 
 

@@ -55,8 +55,8 @@ class Folder(Dataset):
         """
         self.name = str(path)
         folders = [split for split in _folders(path) if not only or split.name in only]
-        found = {split.name: _Split.of(pathlib.Path(split.path)) for split in folders}
-        splits = {name: split for name, split in found.items() if split.classes or split.loose}
+        by_name = {split.name: _Split.of(pathlib.Path(split.path)) for split in folders}
+        splits = {name: split for name, split in by_name.items() if split.classes or split.loose}
         self.class_names = sorted({name for split in splits.values() for name in split.classes})
         _refuse_other_forms(path, splits, self.class_names)
         self._splits = {
@@ -64,7 +64,7 @@ class Folder(Dataset):
             for name, split in splits.items()
         }
         self.sizes = {split: len(files) for split, files in self._splits.items()}
-        self.notes = [*_left_out(path, found), *_odd(splits, self.class_names)]
+        self.notes = [*_left_out(path, by_name), *_odd(splits, self.class_names)]
 
     def contents(self) -> Iterator[str]:
         """Names every file, in order: a shard of a store is a range of them."""
@@ -112,10 +112,10 @@ class _Split:
 
     def note_left_by_systems(self, path: pathlib.Path) -> None:
         """Counts the folders in one that are nobody's photographs."""
-        own = {folder.name for folder in _folders(path)}
+        classes = {folder.name for folder in _folders(path)}
         with os.scandir(path) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                if _is_folder(entry) and entry.name not in own:
+                if _is_folder(entry) and entry.name not in classes:
                     self.leave("a folder that a system left", entry.path)
 
     def leave(self, why: str, path: str | os.PathLike[str]) -> None:
@@ -139,10 +139,10 @@ class _Split:
           deeper: look into its folders?
         """
         about = os.stat(folder)
-        own = (about.st_dev, about.st_ino)
-        if own in above:
+        inode = (about.st_dev, about.st_ino)
+        if inode in above:
             return []
-        found = []
+        images = []
         with os.scandir(folder) as entries:
             for entry in entries:
                 suffix = os.path.splitext(entry.name)[1].lower()
@@ -154,28 +154,28 @@ class _Split:
                         self.leave("a folder that a system left", entry.path)
                         continue
                     inside = f"{prefix}{entry.name}/"
-                    found += self._images(entry.path, inside, above | {own})
+                    images += self._images(entry.path, inside, above | {inode})
                 elif is_hidden:
                     if suffix in IMAGES:
                         self.leave("a hidden file", entry.path)
                 elif suffix in IMAGES:
-                    found.append(prefix + entry.name)
+                    images.append(prefix + entry.name)
                 elif suffix not in OTHERS and first_bytes_are_an_image(entry.path):
-                    found.append(prefix + entry.name)
+                    images.append(prefix + entry.name)
                 elif suffix in UNREADABLE:
                     self.leave(f"{suffix} cannot be decoded here", entry.path)
                 elif suffix and suffix not in OTHERS:
                     self.leave(f"{suffix} is not known as an image's", entry.path)
-        return found
+        return images
 
     def labelled(self, class_names: list[str]) -> tuple[list[str], list[int]]:
         """Returns the images and their labels, in the order of the data set."""
         if not self.classes:
             return self.loose, [UNLABELLED] * len(self.loose)
         labels = {name: label for label, name in enumerate(class_names)}
-        found = [(image, labels[name]) for name, own in self.classes.items() for image in own]
-        found.sort(key=lambda item: spread(item[0]))
-        return [image for image, _ in found], [label for _, label in found]
+        items = [(image, labels[name]) for name, images in self.classes.items() for image in images]
+        items.sort(key=lambda item: spread(item[0]))
+        return [image for image, _ in items], [label for _, label in items]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -220,7 +220,10 @@ def _refuse_other_forms(
         )
     inner = [name for name in class_names if name.lower() in SPLITS]
     deeper = (
-        image.split("/") for s in splits.values() for own in s.classes.values() for image in own
+        image.split("/")
+        for s in splits.values()
+        for images in s.classes.values()
+        for image in images
     )
     inner += [parts[0] for parts in deeper if any(part.lower() in SPLITS for part in parts[1:-1])]
     if class_names and not inner:
@@ -244,8 +247,8 @@ def _described(path: pathlib.Path, splits: dict[str, _Split]) -> str:
         if any(split.classes for split in splits.values()):
             return f"its folders ({names}{more}) hold splits, as it seems, not classes"
         return f"its folders ({names}{more}) hold images, not folders of classes"
-    own = _Split(path)
-    images = own._images(path, "", set(), deeper=False)
+    directly_in = _Split(path)
+    images = directly_in._images(path, "", set(), deeper=False)
     if images:
         return (
             f"holds {len(images):,} images without labels (python -m alexnet_jax.predict tells "
@@ -265,8 +268,8 @@ def _meant(path: pathlib.Path) -> pathlib.Path | None:
                 return folder
     absolute = path.absolute()
     for above in (absolute.parent, absolute.parent.parent):
-        own = absolute.relative_to(above).parts[0].lower()
-        if own in SPLITS and _looks_like_a_set(above):
+        name = absolute.relative_to(above).parts[0].lower()
+        if name in SPLITS and _looks_like_a_set(above):
             return above
     return None
 

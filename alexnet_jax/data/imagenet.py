@@ -60,11 +60,11 @@ class ImagenetArchives(Dataset):
         with Progress(f"look through {archive.name}", 0, size, "MB", silent) as bar:
             if not bar.live:
                 bar.say(f"{archive}: looking through {size:,} MB")
-            found = shown(entries(archive), bar)
+            members = shown(entries(archive), bar)
             if split == "train":
-                _add_classes(index, archive, found, self.class_names)
+                _add_classes(index, archive, members, self.class_names)
             else:
-                for entry in (entry for entry in found if entry.isfile()):
+                for entry in (entry for entry in members if entry.isfile()):
                     name = entry.name.rpartition("/")[2]
                     known = split == "validation"
                     label = self._label(name, archive) if known else UNLABELLED
@@ -105,11 +105,11 @@ def _lines(file: str) -> list[str]:
 
 
 def _add_classes(
-    index: Index, archive: pathlib.Path, found: Iterator[tarfile.TarInfo], class_names: list[str]
+    index: Index, archive: pathlib.Path, members: Iterator[tarfile.TarInfo], class_names: list[str]
 ) -> None:
     """Adds the images of archives of classes inside an archive."""
     labels = {name: i for i, name in enumerate(class_names)}
-    for of_class in found:
+    for of_class in members:
         wnid = of_class.name.removesuffix(".tar")
         if wnid not in labels:
             raise DataError(f"{archive}: {of_class.name} is not the archive of an ImageNet class")

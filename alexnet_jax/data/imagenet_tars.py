@@ -28,10 +28,10 @@ def archives_in(path: pathlib.Path) -> list[pathlib.Path]:
     """
     for folder in (path, path / "data"):
         if folder.is_dir():
-            found = [p for p in folder.iterdir() if _ARCHIVE.fullmatch(p.name) and p.is_file()]
-            if found:
+            archives = [p for p in folder.iterdir() if _ARCHIVE.fullmatch(p.name) and p.is_file()]
+            if archives:
                 return sorted(
-                    p for p in found if p.suffix != ".gz" or p.with_suffix("") not in found
+                    p for p in archives if p.suffix != ".gz" or p.with_suffix("") not in archives
                 )
     return []
 
@@ -59,22 +59,22 @@ class ImagenetTars(Dataset):
         self.name = str(folder)
         parts: dict[str, list[pathlib.Path]] = {}
         for archive in archives:
-            found = _ARCHIVE.fullmatch(archive.name)
-            assert found
+            match = _ARCHIVE.fullmatch(archive.name)
+            assert match
             _refuse_compressed(archive)
-            parts.setdefault(SPLITS[found[1]], []).append(archive)
-        for own in parts.values():
-            _refuse_missing(own)
+            parts.setdefault(SPLITS[match[1]], []).append(archive)
+        for archives_of_split in parts.values():
+            _refuse_missing(archives_of_split)
         indices: dict[str, Index] = {}
         synsets: dict[str, list[str]] = {}
         with Progress(f"look through {folder.name}", 0, len(archives), "archive", silent) as bar:
-            for split, own in parts.items():
+            for split, archives_of_split in parts.items():
                 indices[split], synsets[split] = Index(), []
-                for archive in own:
+                for archive in archives_of_split:
                     _add(indices[split], archive, synsets[split], split != "test")
                     bar.advance(1)
                 if not len(indices[split]):
-                    raise DataError(f"{own[0]}: holds no images")
+                    raise DataError(f"{archives_of_split[0]}: holds no images")
         self.class_names = sorted(synsets.get("train") or synsets.get("validation", []))
         self.notes = [note for index in indices.values() for note in index.notes]
         self._splits = {
@@ -90,8 +90,8 @@ class ImagenetTars(Dataset):
         unknown = next((name for name in synsets if name not in labels), None)
         if unknown is not None:
             raise DataError(f"{archive}: class {unknown} is not among those of train")
-        own = np.array([labels[name] for name in synsets], np.int32)[index.labels()]
-        return index.members(index.mixed(), own, self.class_names)
+        labels_of_images = np.array([labels[name] for name in synsets], np.int32)[index.labels()]
+        return index.members(index.mixed(), labels_of_images, self.class_names)
 
     def contents(self) -> Iterator[str]:
         """Names every image, in order, as a folder's are named."""
@@ -113,11 +113,11 @@ def _refuse_compressed(archive: pathlib.Path) -> None:
 
 
 def _refuse_missing(archives: list[pathlib.Path]) -> None:
-    numbers = {found[2] for archive in archives if (found := _ARCHIVE.fullmatch(archive.name))}
+    numbers = {match[2] for archive in archives if (match := _ARCHIVE.fullmatch(archive.name))}
     if numbers == {None}:
         return
-    own = {int(number) for number in numbers if number is not None}
-    missing = sorted(set(range(max(own) + 1)) - own)
+    present = {int(number) for number in numbers if number is not None}
+    missing = sorted(set(range(max(present) + 1)) - present)
     if missing:
         first = _ARCHIVE.sub(rf"\1_images_{missing[0]}.tar", archives[0].name)
         raise DataError(f"{archives[0].parent}: {first} is missing; fetch it")
@@ -133,12 +133,12 @@ def _add(index: Index, archive: pathlib.Path, synsets: list[str], labelled: bool
         elif not labelled:
             index.add(archive, entry, name, UNLABELLED)
         else:
-            found = SYNSET.search(name)
-            if not found:
+            synset = SYNSET.search(name)
+            if not synset:
                 raise DataError(
                     f"{archive}: {entry.name} has no class in its name (_n01440764.JPEG)"
                 )
-            if found[1] not in labels:
-                labels[found[1]] = len(synsets)
-                synsets.append(found[1])
-            index.add(archive, entry, f"{found[1]}/{name}", labels[found[1]])
+            if synset[1] not in labels:
+                labels[synset[1]] = len(synsets)
+                synsets.append(synset[1])
+            index.add(archive, entry, f"{synset[1]}/{name}", labels[synset[1]])

@@ -24,11 +24,11 @@ _SYNSET = re.compile(r"n\d{8}")
 def root_of(path: pathlib.Path) -> pathlib.Path | None:
     """Returns the folder that Kaggle's archive was unpacked in, where a path is it or one of the
     folders on the way to the images, and the validation images are not in folders of classes."""
-    own = path.absolute()
+    absolute = path.absolute()
     for count in range(len(IMAGES_IN.parts), -1, -1):
         parts = IMAGES_IN.parts[:count]
-        if not parts or own.parts[-count:] == parts:
-            root = own.parents[count - 1] if count else own
+        if not parts or absolute.parts[-count:] == parts:
+            root = absolute.parents[count - 1] if count else absolute
             images = root / IMAGES_IN
             # Who has moved the validation images into folders has a folder like any other.
             if (images / "train").is_dir() and _flat(images / VALIDATION):
@@ -58,11 +58,11 @@ class KaggleImagenet(Dataset):
             names = _flat(images / split)
             if names:
                 classes = _solution(root / SOLUTION) if split == VALIDATION else {}
-                found = sorted(
+                placed = sorted(
                     (_placed(name, classes, root, split == VALIDATION) for name in names),
                     key=lambda item: spread(item[0]) if item[1] else (b"", item[0]),
                 )
-                self._splits[split] = _Flat(images / split, found, self.class_names)
+                self._splits[split] = _Flat(images / split, placed, self.class_names)
         self.sizes = {split: len(source) for split, source in self._splits.items()}
 
     def contents(self) -> Iterator[str]:
@@ -117,25 +117,25 @@ def _placed(
     """Returns what an image is called, and its class."""
     if not labelled:
         return name, ""
-    own = classes.get(os.path.splitext(name)[0])
-    if own is None:
+    synset = classes.get(os.path.splitext(name)[0])
+    if synset is None:
         raise DataError(f"{root / SOLUTION}: has no row for {name}")
-    return f"{own}/{name}", own
+    return f"{synset}/{name}", synset
 
 
 class _Flat(Source):
     """Images of one folder, by index; `names` begin with their classes."""
 
     def __init__(
-        self, folder: pathlib.Path, found: list[tuple[str, str]], class_names: list[str]
+        self, folder: pathlib.Path, images: list[tuple[str, str]], class_names: list[str]
     ) -> None:
         self.class_names, self._folder = class_names, folder
         labels = {name: label for label, name in enumerate(class_names)}
-        unknown = next((own for _, own in found if own and own not in labels), None)
+        unknown = next((synset for _, synset in images if synset and synset not in labels), None)
         if unknown is not None:
             raise DataError(f"{folder}: class {unknown} is not among those of train")
-        self.names = Names(name for name, _ in found)
-        self._labels = np.array([labels.get(own, UNLABELLED) for _, own in found], np.int32)
+        self.names = Names(name for name, _ in images)
+        self._labels = np.array([labels.get(synset, UNLABELLED) for _, synset in images], np.int32)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -106,9 +106,9 @@ class ImageReader:
         return "" if label < 0 else name_of(self._source.class_names, label)
 
 
-def reading_threads(asked: int) -> int:
+def reading_threads(threads: int) -> int:
     """Returns `read_threads`, or where it is 0 one for each core, as far as more of them help."""
-    return asked or min(machine.cores(), MOST_THREADS)
+    return threads or min(machine.cores(), MOST_THREADS)
 
 
 class Loader:

@@ -33,9 +33,9 @@ def shards_in(path: pathlib.Path) -> list[pathlib.Path]:
     """Returns the parquet shards in a folder, or in its folder `data`; there may be none."""
     for folder in (path, path / "data"):
         if folder.is_dir():
-            found = sorted(p for p in folder.iterdir() if _SHARD.fullmatch(p.name))
-            if found:
-                return found
+            shards = sorted(p for p in folder.iterdir() if _SHARD.fullmatch(p.name))
+            if shards:
+                return shards
     return []
 
 
@@ -55,24 +55,32 @@ class ParquetImages(Dataset):
         self.name = str(folder)
         splits: dict[str, list[pathlib.Path]] = {}
         for shard in shards:
-            found = _SHARD.fullmatch(shard.name)
-            assert found
-            splits.setdefault(found[1], []).append(shard)
-        for split, own in splits.items():
-            _refuse_missing(split, own)
-        tables = {split: [_Shard(path) for path in own] for split, own in splits.items()}
+            match = _SHARD.fullmatch(shard.name)
+            assert match
+            splits.setdefault(match[1], []).append(shard)
+        for split, shards_of_split in splits.items():
+            _refuse_missing(split, shards_of_split)
+        tables = {
+            split: [_Shard(path) for path in shards_of_split]
+            for split, shards_of_split in splits.items()
+        }
         known = next(iter(tables.values()))[0].class_names
         numbers = _synsets(tables)
-        labels = [shard.labels for own in tables.values() for shard in own]
+        labels = [shard.labels for shards_of_split in tables.values() for shard in shards_of_split]
         most = int(np.concatenate(labels).max(initial=UNLABELLED))
         names = [numbers.get(label, str(label)) for label in range(most + 1)]
         # The numbers of synsets are the same wherever ImageNet comes from; words are not.
         self.class_names = names if len(numbers) == most + 1 else known or names
         if len(self.class_names) <= most:
             raise DataError(f"{folder}: label {most} has no name among {len(self.class_names):,}")
-        self._splits = {split: _Rows(own, self.class_names) for split, own in tables.items()}
+        self._splits = {
+            split: _Rows(shards_of_split, self.class_names)
+            for split, shards_of_split in tables.items()
+        }
         self.sizes = {split: len(source) for split, source in self._splits.items()}
-        rows = max(shard.largest_group for own in tables.values() for shard in own)
+        rows = max(
+            shard.largest_group for shards_of_split in tables.values() for shard in shards_of_split
+        )
         self.notes = [
             f"parquet is read by groups of up to {rows:,} images, slow in a random order: "
             "python -m alexnet_jax.prepare makes a store of it"
@@ -101,11 +109,11 @@ def _refuse_missing(split: str, shards: list[pathlib.Path]) -> None:
 def _synsets(tables: dict[str, list["_Shard"]]) -> dict[int, str]:
     """Returns the number of the synset of each label, as the names of the files say it."""
     numbers: dict[int, str] = {}
-    for shard in (shard for own in tables.values() for shard in own):
+    for shard in (shard for shards in tables.values() for shard in shards):
         for label, name in zip(shard.labels.tolist(), shard.files, strict=True):
-            found = SYNSET.search(name) if label >= 0 and label not in numbers else None
-            if found:
-                numbers[label] = found[1]
+            synset = SYNSET.search(name) if label >= 0 and label not in numbers else None
+            if synset:
+                numbers[label] = synset[1]
     return numbers if len(set(numbers.values())) == len(numbers) else {}
 
 
@@ -122,9 +130,9 @@ class _Shard:
             paths = about["image"].combine_chunks().field("path").to_pylist()
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-            told = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise DataError(
-                f"{path}: is not a shard of `image` (bytes, path) and `label` ({told}); fetch it "
+                f"{path}: is not a shard of `image` (bytes, path) and `label` ({reason}); fetch it "
                 "again"
             ) from error
         self.files = [name or f"{path.stem}-{row}" for row, name in enumerate(paths)]
@@ -170,10 +178,10 @@ class _Rows(Source):
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = dict(vars(self))
-        own.pop("_lock")
-        own.pop("_group", None)
-        return own
+        attributes = dict(vars(self))
+        attributes.pop("_lock")
+        attributes.pop("_group", None)
+        return attributes
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

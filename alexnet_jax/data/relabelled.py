@@ -50,19 +50,19 @@ def labelled_as(source: Source, class_names: list[str]) -> Source:
     same = source.class_names == class_names or not source.class_names or not class_names
     if same:
         return source
-    found = Relabelled(source, class_names)
-    if len(found.unknown) == len(source.class_names) > 1:
-        theirs, own = source.class_names[0], class_names[0]
+    relabelled = Relabelled(source, class_names)
+    if len(relabelled.unknown) == len(source.class_names) > 1:
+        theirs, ours = source.class_names[0], class_names[0]
         hint = "" if not theirs.isdecimal() else " (do they count from 0 as Caffe, or from 1?)"
         raise DataError(
             f"{source.where(0)}: none of its {len(source.class_names):,} classes, such as "
-            f"{theirs}, is the network's, such as {own}{hint}. Say the network's in the data set's "
-            "words with --class_names=FILE, one a line in the order of its labels"
+            f"{theirs}, is the network's, such as {ours}{hint}. Say the network's in the data "
+            "set's words with --class_names=FILE, one a line in the order of its labels"
         )
-    if found.unknown:
+    if relabelled.unknown:
         print(
-            f"{len(found.unknown)} of {len(source.class_names)} classes are not the network's "
-            f"(such as {printable(found.unknown[0])}); their images count as without a label",
+            f"{len(relabelled.unknown)} of {len(source.class_names)} classes are not the network's "
+            f"(such as {printable(relabelled.unknown[0])}); their images count as without a label",
             flush=True,
         )
-    return found
+    return relabelled

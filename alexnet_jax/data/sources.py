@@ -50,10 +50,10 @@ def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) 
     if path.is_dir():
         if root := kaggle_imagenet.root_of(path):
             return kaggle_imagenet.KaggleImagenet(root)
-        if found := parquet_images.shards_in(path):
-            return parquet_images.ParquetImages(path, found)
-        if found := imagenet_tars.archives_in(path):
-            return imagenet_tars.ImagenetTars(path, found, silent)
+        if shards := parquet_images.shards_in(path):
+            return parquet_images.ParquetImages(path, shards)
+        if shards := imagenet_tars.archives_in(path):
+            return imagenet_tars.ImagenetTars(path, shards, silent)
         if synset_tars.is_one(path):
             return synset_tars.SynsetTars(path, silent)
         prepared = tfds_dataset.prepared_in(path)

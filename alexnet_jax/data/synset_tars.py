@@ -24,10 +24,10 @@ def is_one(path: pathlib.Path) -> bool:
     """Is it an archive, or a folder of archives without folders of images beside them?"""
     if path.is_file():
         return path.suffix.lower() == ".tar"
-    with os.scandir(path) as found:
+    with os.scandir(path) as inside:
         suffixes = [
             os.path.splitext(entry.name)[1].lower() if entry.is_file() else "/"
-            for entry in found
+            for entry in inside
             if not entry.name.startswith(".")
         ]
     return ".tar" in suffixes and "/" not in suffixes
@@ -58,11 +58,11 @@ class SynsetTars(Dataset):
             archives.append(name)
         if not len(index):
             raise DataError(f"{path}: none of its {len(archives):,} archives holds an image")
-        own = index.labels()
-        self.class_names = sorted({archives[number] for number in np.unique(own)})
+        numbers = index.labels()
+        self.class_names = sorted({archives[number] for number in np.unique(numbers)})
         labels = {name: label for label, name in enumerate(self.class_names)}
         renumbered = np.array([labels.get(name, -1) for name in archives], np.int32)
-        self._train = index.members(index.mixed(), renumbered[own], self.class_names)
+        self._train = index.members(index.mixed(), renumbered[numbers], self.class_names)
         self.sizes = {SPLIT: len(self._train)}
         self.notes = index.notes
 
@@ -93,15 +93,15 @@ def _archives(
                 if entry.isfile() and suffix.lower() == ".tar" and not name.startswith("."):
                     yield path, name, entry.offset_data, entry.size
         return
-    found = sorted(inner for inner in path.iterdir() if inner.suffix.lower() == ".tar")
-    for archive in found:
+    archives = sorted(inner for inner in path.iterdir() if inner.suffix.lower() == ".tar")
+    for archive in archives:
         if _ILSVRC.fullmatch(archive.stem):
             raise DataError(
                 f"{archive}: is of ILSVRC2012; put it into DATA_DIR/downloads/manual, and use "
                 "--config.dataset=imagenet2012 --config.data_dir=DATA_DIR"
             )
-    with Progress(f"look through {path.name}", 0, len(found), "archive", silent) as bar:
-        for archive in found:
+    with Progress(f"look through {path.name}", 0, len(archives), "archive", silent) as bar:
+        for archive in archives:
             yield archive, archive.stem, 0, None
             bar.advance(1)
 

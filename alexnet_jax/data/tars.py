@@ -57,10 +57,10 @@ def entries(
         raise DataError(f"{path}: {which} not a whole tar archive ({error})") from error
 
 
-def shown(found: Iterator[tarfile.TarInfo], bar: Progress) -> Iterator[tarfile.TarInfo]:
+def shown(members: Iterator[tarfile.TarInfo], bar: Progress) -> Iterator[tarfile.TarInfo]:
     """Yields entries, and shows how many MEGABYTE into the file they lie."""
     passed = 0
-    for entry in found:
+    for entry in members:
         yield entry
         end = (entry.offset_data + entry.size) // MEGABYTE
         bar.advance(end - passed)

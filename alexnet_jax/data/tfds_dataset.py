@@ -130,9 +130,9 @@ def prepared_in(path: pathlib.Path) -> pathlib.Path | None:
     """
     if _is_described(path):
         return path
-    found = [info.parent for info in (*path.glob(f"*/{INFO}"), *path.glob(f"*/*/{INFO}"))]
-    found = [folder for folder in found if _is_described(folder)]
-    versions = [folder for folder in found if tfds.core.Version.is_valid(folder.name)]
+    folders = [info.parent for info in (*path.glob(f"*/{INFO}"), *path.glob(f"*/*/{INFO}"))]
+    folders = [folder for folder in folders if _is_described(folder)]
+    versions = [folder for folder in folders if tfds.core.Version.is_valid(folder.name)]
     kinds = {folder.parent for folder in versions}
     if len(kinds) > 1:
         names = sorted(str(kind) for kind in kinds)
@@ -191,11 +191,11 @@ def _prepared_once(name: str, data_dir: str) -> Any:
 
 
 def _builder(name: str, data_dir: str) -> Any:
-    own = str(paths.local(data_dir, "data_dir")) if data_dir else None  # of a bucket a copy
+    local = str(paths.local(data_dir, "data_dir")) if data_dir else None  # of a bucket a copy
     if name == drawn_patterns.DrawnPatterns.name:
-        return drawn_patterns.DrawnPatterns(data_dir=own, file_format="array_record")
+        return drawn_patterns.DrawnPatterns(data_dir=local, file_format="array_record")
     base = name.partition("/")[0].partition(":")[0]
-    folder = pathlib.Path(own or paths.local(constants.DATA_DIR, "data_dir")) / base
+    folder = pathlib.Path(local or paths.local(constants.DATA_DIR, "data_dir")) / base
     # Checked here, because TFDS asks the network, and for TensorFlow, about names it lacks.
     known = tfds.list_builders(with_community_datasets=False)
     if base not in known and not folder.is_dir():
@@ -203,7 +203,7 @@ def _builder(name: str, data_dir: str) -> Any:
             f"dataset: there is no folder and no TFDS data set {name}; did you mean "
             f"{nearest(base, known)}? (a folder of your own is named by its path: ./photos)"
         )
-    return tfds.builder(name, data_dir=own)
+    return tfds.builder(name, data_dir=local)
 
 
 def _refuse_unreachable(name: str, data_dir: str, builder: Any) -> None:

@@ -75,7 +75,7 @@ def _places(path: str, expected: int) -> list[tuple[int, int]]:
     Raises:
       DataError: it is cut, damaged, or has another number of records than its data set says.
     """
-    found, at = [], 0
+    places, at = [], 0
     with open(path, "rb") as file:
         end = os.fstat(file.fileno()).st_size
         while at < end:
@@ -85,14 +85,14 @@ def _places(path: str, expected: int) -> list[tuple[int, int]]:
             size, crc = HEADER.unpack(header)
             if _crc(header[:8]) != crc:
                 raise DataError(f"{path}: is no TFRecord, or damaged at byte {at:,}; restore it")
-            found.append((at + HEADER.size, size))
+            places.append((at + HEADER.size, size))
             at += HEADER.size + size + FOOTER.size
-    if at != end or len(found) != expected:
+    if at != end or len(places) != expected:
         raise DataError(
-            f"{path}: holds {len(found) - (at != end):,} whole records, not the {expected:,} of "
+            f"{path}: holds {len(places) - (at != end):,} whole records, not the {expected:,} of "
             "its data set; restore it"
         )
-    return found
+    return places
 
 
 def _crc(data: bytes) -> int:

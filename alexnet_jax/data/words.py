@@ -76,15 +76,15 @@ def _by_label(text: str) -> list[str]:
         raise _NoListError(f"it has {len(text):,} characters")
     try:
         try:
-            found = json.loads(text)
+            parsed = json.loads(text)
         except ValueError:
-            found = ast.literal_eval(text)  # literals alone: nothing is called
-        if isinstance(found, dict):
-            by_label = {int(label): name for label, name in found.items()}
-            if sorted(by_label) != list(range(len(found))):
+            parsed = ast.literal_eval(text)  # literals alone: nothing is called
+        if isinstance(parsed, dict):
+            by_label = {int(label): name for label, name in parsed.items()}
+            if sorted(by_label) != list(range(len(parsed))):
                 raise _NoListError("its labels are not 0, 1, 2 and so on")
-            found = [by_label[label] for label in range(len(by_label))]
-        names = [name if isinstance(name, str) else name[0] for name in found]
+            parsed = [by_label[label] for label in range(len(by_label))]
+        names = [name if isinstance(name, str) else name[0] for name in parsed]
     except _NoListError:
         raise
     except (ValueError, TypeError, SyntaxError, KeyError, IndexError) as error:

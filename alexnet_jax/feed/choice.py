@@ -11,10 +11,10 @@ from alexnet_jax.parallel import processes
 
 def resident_budget(config: Config) -> int:
     """Returns the bytes of a device's memory that resident splits may take, the least of all."""
-    asked = config.resident_gib * GIB or device_memory() / 4
+    bytes_wanted = config.resident_gib * GIB or device_memory() / 4
     if jax.process_count() == 1:
-        return int(asked)
-    return min(int(told) for told in processes.told_by_all(str(int(asked))))
+        return int(bytes_wanted)
+    return min(int(budget) for budget in processes.told_by_all(str(int(bytes_wanted))))
 
 
 def kind_of_feed(config: Config, mesh: Mesh, count: int, budget: int) -> str:

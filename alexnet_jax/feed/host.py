@@ -21,7 +21,7 @@ from alexnet_jax.data.loader import (
     training_positions,
 )
 from alexnet_jax.feed.page_locked import keeper
-from alexnet_jax.feed.protocol import DeviceBatch, Dispatches, Fed, stop_flags
+from alexnet_jax.feed.protocol import Cut, DeviceBatch, Dispatches, Fed, stop_flags
 from alexnet_jax.ops import platform
 from alexnet_jax.parallel import mesh as meshes
 
@@ -69,13 +69,11 @@ class HostBatches:
 class HostFeed:
     """Batches read ahead in threads, and put on the devices by another, two ahead of the step."""
 
-    def __init__(
-        self, config: Config, mesh: Mesh, reader: ImageReader, batch_size: int, passes: int = 1
-    ) -> None:
-        self.feeding = HostBatches(config.mesh, batch_size, config.resize)
+    def __init__(self, config: Config, mesh: Mesh, reader: ImageReader, cut: Cut) -> None:
+        self.feeding = HostBatches(config.mesh, cut.batch_size, config.resize)
         self.count = len(reader)
         self._config, self._mesh, self._reader = config, mesh, reader
-        self._passes = passes
+        self._passes = cut.passes
 
     @property
     def bad_images(self) -> list[str]:
@@ -111,7 +109,7 @@ class HostFeed:
         loader = Loader(
             self._reader, c.read_threads, c.read_ahead, keeper(c.kernels, platform.computed_on())
         )
-        go, told = (stop_flags(self._mesh, c, size, value) for value in (0, 1))
+        go, stopped = (stop_flags(self._mesh, c, size, value) for value in (0, 1))
         batches = loader.batches(positions, numbers, rows)
 
         def put_next() -> Fed | None:
@@ -126,6 +124,6 @@ class HostFeed:
             try:
                 while (fed := coming.popleft().result()) is not None:
                     coming.append(thread.submit(put_next))
-                    yield fed | {"stop": told if stop() else go}
+                    yield fed | {"stop": stopped if stop() else go}
             finally:  # what has not begun to be read is not waited for
                 thread.shutdown(wait=False, cancel_futures=True)

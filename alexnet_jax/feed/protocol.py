@@ -19,6 +19,26 @@ DeviceBatch = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
+class Cut:
+    """How a split is cut into batches.
+
+    Attributes:
+      batch_size: global images of a step.
+      passes: through the classifier, for the order of rows.
+      steps: updates of one dispatch, at most.
+    """
+
+    batch_size: int
+    passes: int = 1
+    steps: int = 1
+
+    @classmethod
+    def for_training(cls, config: Config) -> "Cut":
+        """Returns how a config asks for it."""
+        return cls(config.batch_size, config.optimizer.fc_updates, config.steps_per_dispatch)
+
+
+@dataclasses.dataclass(frozen=True)
 class Dispatches:
     """The updates from `first` to `last`, in ranges that are dispatched together.
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from alexnet_jax.config import Config, MeshConfig
 from alexnet_jax.data.loader import ImageReader, evaluation_batches, read_all
 from alexnet_jax.data.order import permutation
-from alexnet_jax.feed.protocol import DeviceBatch, Dispatches, Fed, stop_flags
+from alexnet_jax.feed.protocol import Cut, DeviceBatch, Dispatches, Fed, stop_flags
 from alexnet_jax.host.device_memory import GIB
 from alexnet_jax.ops.gather import images_at
 from alexnet_jax.parallel import collectives, processes
@@ -29,26 +29,32 @@ class ResidentSplit:
 
     Attributes:
       config: of the mesh.
-      batch_size: global images of a step.
+      cut: into batches.
       side: of the images.
       count: images of the split.
       data: data shards of the mesh.
       devices: that share the images of a batch: `mesh.image_devices`.
       whole: does every data shard hold all of them? Else each holds an equal part, and a batch is
         exchanged over `data` as uint8.
-      passes: through the classifier, for the order of rows.
-      steps: updates of one dispatch, at most.
     """
 
     config: MeshConfig
-    batch_size: int
+    cut: Cut
     side: int
     count: int
     data: int
     devices: int
     whole: bool = True
-    passes: int = 1
-    steps: int = 1
+
+    @property
+    def batch_size(self) -> int:
+        """Global images of a step."""
+        return self.cut.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Updates of one dispatch, at most."""
+        return self.cut.steps
 
     @property
     def specs(self) -> meshes.Specs:
@@ -97,9 +103,9 @@ class ResidentSplit:
         position = step * self.batch_size + places
         epoch = position // self.count
         index = fed["order"][epoch - fed["first_epoch"], position % self.count]
-        own = self._own(index)
-        batch = self._known(fed, own) | {
-            "index": own,
+        rows_here = self._own(index)
+        batch = self._known(fed, rows_here) | {
+            "index": rows_here,
             "epoch": self._own(epoch),
             "position": self._own(position),
             "place": self._own(places),
@@ -126,7 +132,7 @@ class ResidentSplit:
         order = np.arange(self.batch_size)
         if ordered:
             order = meshes.order_of_rows(
-                self.config, self.data, self.devices, self.batch_size, self.passes
+                self.config, self.data, self.devices, self.batch_size, self.cut.passes
             )
         mine = jnp.asarray(order.reshape(self.data, self.devices // self.data, -1), jnp.int32)
         return mine[:, collectives.image_index_in_shard(self.config)]
@@ -145,27 +151,17 @@ class ResidentSplit:
             return images_at(part, self._own(index))
         # Each device gives what it holds to whom it belongs: all others add zeros.
         local = index.reshape(-1) - collectives.data_index() * part.shape[0]
-        held = (local >= 0) & (local < part.shape[0])
+        is_here = (local >= 0) & (local < part.shape[0])
         rows = images_at(part, jnp.clip(local, 0, part.shape[0] - 1))
-        rows = jnp.where(held[:, None, None, None], rows, jnp.zeros((), rows.dtype))
+        rows = jnp.where(is_here[:, None, None, None], rows, jnp.zeros((), rows.dtype))
         with jax.named_scope("images"):
             return collectives.scatter_rows(rows)
 
 
-def resident_split(
-    config: Config,
-    mesh: Mesh,
-    count: int,
-    batch_size: int,
-    whole: bool,
-    passes: int = 1,
-    steps: int = 1,
-) -> ResidentSplit:
+def resident_split(config: Config, mesh: Mesh, count: int, cut: Cut, whole: bool) -> ResidentSplit:
     """Returns how a split of `count` images lies on a mesh; see `ResidentSplit`."""
     shards, devices = meshes.data_devices(mesh), meshes.image_devices(mesh, config.mesh)
-    return ResidentSplit(
-        config.mesh, batch_size, config.resize, count, shards, devices, whole, passes, steps
-    )
+    return ResidentSplit(config.mesh, cut, config.resize, count, shards, devices, whole)
 
 
 class ResidentFeed:
@@ -176,18 +172,16 @@ class ResidentFeed:
         config: Config,
         mesh: Mesh,
         reader: ImageReader,
-        batch_size: int,
+        cut: Cut,
         whole: bool,
-        passes: int = 1,
         progress: Callable[[int], None] = lambda images: None,
-        steps: int = 1,
     ) -> None:
         """Reads the split.
 
         Raises:
           DataError: an image that cannot be read, where such are not to be skipped.
         """
-        self.feeding = resident_split(config, mesh, len(reader), batch_size, whole, passes, steps)
+        self.feeding = resident_split(config, mesh, len(reader), cut, whole)
         self.count = len(reader)
         self._config, self._mesh, self._reader = config, mesh, reader
         self._fed = self._place(progress)
@@ -209,7 +203,7 @@ class ResidentFeed:
 
         It is drawn in a thread before it is asked for: a million numbers take long to sort.
         """
-        go, told = (self._flags(value) for value in (0, 1))
+        go, stopped = (self._flags(value) for value in (0, 1))
         counted = functools.cache(lambda steps: self._everywhere(np.int32(steps)))
         size, orders = self.feeding.batch_size, self.feeding.orders
         drawn: concurrent.futures.Future[np.ndarray] | None = None
@@ -224,13 +218,16 @@ class ResidentFeed:
                         start, drawn = first, thread.submit(self._orders, first)
                     self._set_orders(start, drawn.result())
                     drawn = thread.submit(self._orders, start + orders - 1)
-                yield self._fed | {"stop": told if stop() else go, "steps": counted(len(updates))}
+                yield self._fed | {
+                    "stop": stopped if stop() else go,
+                    "steps": counted(len(updates)),
+                }
 
     def evaluation(self, stop: Callable[[], bool] = lambda: False) -> Generator[Fed]:
         """Yields the same arrays with the number of each batch."""
-        go, told = (self._flags(value) for value in (0, 1))
+        go, stopped = (self._flags(value) for value in (0, 1))
         for number in evaluation_batches(self.feeding.batch_size, self.count):
-            flags = {"stop": told if stop() else go}
+            flags = {"stop": stopped if stop() else go}
             yield self._fed | flags | {"number": self._everywhere(np.int32(number))}
 
     def describe(self) -> str:
@@ -246,11 +243,13 @@ class ResidentFeed:
         """Reads what this process's devices hold, each image once, and puts it there."""
         feeding, threads = self.feeding, self._config.read_threads
         abstract = feeding.abstract(self._mesh)
-        held = abstract["image"].sharding.addressable_devices_indices_map(abstract["image"].shape)
+        indices = abstract["image"].sharding.addressable_devices_indices_map(
+            abstract["image"].shape
+        )
         label = np.zeros(feeding.padded, np.int32)
         good = np.zeros(feeding.padded, np.float32)
         owners: dict[tuple[int, int], list[Any]] = {}  # devices
-        for device, span in held.items():
+        for device, span in indices.items():
             assert span is not None
             first, last, _ = span[0].indices(feeding.padded)
             owners.setdefault((first, last), []).append(device)
@@ -259,7 +258,7 @@ class ResidentFeed:
             images, label[first:last], good[first:last] = read_all(
                 self._reader, first, last, threads, progress
             )
-            placed += [jax.block_until_ready(jax.device_put(images, own)) for own in devices]
+            placed += [jax.block_until_ready(jax.device_put(images, shard)) for shard in devices]
         image = jax.make_array_from_single_device_arrays(
             abstract["image"].shape, abstract["image"].sharding, placed
         )

@@ -29,10 +29,11 @@ def draw(image: np.ndarray, maps: Mapping[str, np.ndarray], columns: int, title:
         name = f"column {column + 1}" if columns > 1 else "photograph"
         row[0].set_title(name, fontsize=9)
         for axis, (layer, values) in zip(row[1:], maps.items(), strict=True):
-            own = np.split(values, columns, axis=-1)[column]
-            axis.imshow(_strongest(own), cmap="magma", interpolation="nearest")
+            column_maps = np.split(values, columns, axis=-1)[column]
+            axis.imshow(_strongest(column_maps), cmap="magma", interpolation="nearest")
             axis.set_title(
-                f"{layer}, {own.shape[0]}\N{MULTIPLICATION SIGN}{own.shape[1]}", fontsize=9
+                f"{layer}, {column_maps.shape[0]}\N{MULTIPLICATION SIGN}{column_maps.shape[1]}",
+                fontsize=9,
             )
     return figure
 
@@ -44,7 +45,8 @@ def _strongest(maps: np.ndarray) -> np.ndarray:
     height, width, gap = *maps.shape[:2], max(1, maps.shape[0] // 20)
     canvas = np.full((side * (height + gap) - gap, side * (width + gap) - gap), np.nan)
     for i, channel in enumerate(order):
-        own = maps[:, :, channel]
+        response = maps[:, :, channel]
         top, left = (i // side) * (height + gap), (i % side) * (width + gap)
-        canvas[top : top + height, left : left + width] = own / max(float(own.max()), 1e-30)
+        response = response / max(float(response.max()), 1e-30)
+        canvas[top : top + height, left : left + width] = response
     return canvas

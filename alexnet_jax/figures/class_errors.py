@@ -28,9 +28,9 @@ def draw(rows: list[dict[str, Any]], confusions: list[tuple[str, str, int]]) -> 
     left.set_yticks(range(len(rows)), [as_drawn(name) for name in names])
     left.bar_label(bars, fmt="%.0f", padding=3)
     left.set(title="classes with the largest top-1 error", xlabel="%", xlim=(0, 100))
-    own = shortened([a for a, _, _ in confusions], 22)
+    classes = shortened([a for a, _, _ in confusions], 22)
     others = shortened([b for _, b, _ in confusions], 22)
-    pairs = [f"{a} \N{RIGHTWARDS ARROW} {b}" for a, b in zip(own, others, strict=True)]
+    pairs = [f"{a} \N{RIGHTWARDS ARROW} {b}" for a, b in zip(classes, others, strict=True)]
     bars = right.barh(
         range(len(pairs)), [times for _, _, times in confusions], color=colours.VERMILION
     )

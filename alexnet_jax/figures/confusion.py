@@ -27,12 +27,12 @@ def of_answers(answers: Answers, names: Sequence[str], title: str) -> Picture | 
       names: of the classes, as far as they have some.
       title: above it.
     """
-    own, taken_for = answers.labels[answers.counted], answers.classes[answers.counted, 0]
+    labels, taken_for = answers.labels[answers.counted], answers.classes[answers.counted, 0]
     classes = max(len(names), int(taken_for.max(initial=0)) + 1)
     if not 1 < classes <= READABLE:
         return None
     named = [name_of(names, label) for label in range(classes)]
-    return draw(matrix(own, taken_for, classes), named, title)
+    return draw(matrix(labels, taken_for, classes), named, title)
 
 
 def draw(counts: np.ndarray, names: list[str], title: str) -> Picture:

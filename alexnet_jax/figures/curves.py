@@ -20,12 +20,12 @@ def draw_run(rows: list[Row]) -> Picture:
         by_split.setdefault(series_of(row), []).append(row)
     figure = Picture(figsize=(12, 4), layout="constrained", dpi=110)
     axes = figure.subplots(1, 3)
-    for split, own in by_split.items():
-        steps = [row["step"] for row in own]
+    for split, points in by_split.items():
+        steps = [row["step"] for row in points]
         style = {"linewidth": 1, "alpha": 0.7} if split == "train" else {"marker": "o", "ms": 3}
         nan = float("nan")  # of a row that does not have it
-        axes[0].plot(steps, [row.get("loss", nan) for row in own], label=split, **style)
-        errors = [100 * row.get("top1_error", nan) for row in own]
+        axes[0].plot(steps, [row.get("loss", nan) for row in points], label=split, **style)
+        errors = [100 * row.get("top1_error", nan) for row in points]
         axes[1].plot(steps, errors, label=split, **style)
     rates = [(row["step"], row["learning_rate"]) for row in rows if "learning_rate" in row]
     axes[2].plot(*zip(*rates, strict=True) if rates else ([], []), color=colours.GREEN)

@@ -10,17 +10,17 @@ from alexnet_jax.figures.picture import Picture, as_drawn, shortened
 
 def draw(
     queries: list[tuple[np.ndarray, str]],
-    found: list[list[tuple[np.ndarray, str]]],
+    rows: list[list[tuple[np.ndarray, str]]],
     title: str,
 ) -> Picture:
     """Draws a row for each query: the image, then its neighbours, nearest first.
 
     Args:
       queries: (R, R, 3) uint8 and the class's name.
-      found: of each query, images and names of the same kind.
+      rows: of each query, images and names of the same kind.
       title: above it.
     """
-    across = 1 + len(found[0])
+    across = 1 + len(rows[0])
     figure = Picture(
         figsize=(1.7 * across, 1.95 * len(queries) + 0.5), layout="constrained", dpi=120
     )
@@ -28,7 +28,7 @@ def draw(
     axes = figure.subplots(
         len(queries), across, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02}
     )
-    for row, query, others in zip(axes, queries, found, strict=True):
+    for row, query, others in zip(axes, queries, rows, strict=True):
         for axis, (image, name) in zip(row, [query, *others], strict=True):
             axis.imshow(image)
             axis.set(xticks=[], yticks=[])

@@ -27,16 +27,16 @@ class Covered:
     patch: int
 
 
-def draw(found: list[Covered]) -> Picture:
+def draw(covered: list[Covered]) -> Picture:
     """Draws a row for each photograph: it, with the square's size; what covering leaves of the
     answer; and the photograph, dark where covering costs nothing.
 
     By odds: of an answer that is nearly sure the probability stays at one wherever the square is.
     """
-    rows = len(found)
+    rows = len(covered)
     figure = Picture(figsize=(9.6, 3.2 * rows + 0.3), layout="constrained", dpi=110)
     axes = figure.subplots(rows, 3, squeeze=False)
-    for row, one in zip(axes, found, strict=True):
+    for row, one in zip(axes, covered, strict=True):
         side = one.image.shape[0]
         for axis in row:
             axis.set_axis_off()
@@ -50,8 +50,8 @@ def draw(found: list[Covered]) -> Picture:
         heat = row[1].imshow(one.left, cmap="viridis", extent=(near, far, far, near))
         row[1].set(xlim=(0, side), ylim=(side, 0))
         least = _probability(one.left.min())
-        told = f"down to {least}" if least != _probability(one.odds) else f"still {least}"
-        row[1].set_title(f"covered there, {told}", fontsize=10)
+        lowest = f"down to {least}" if least != _probability(one.odds) else f"still {least}"
+        row[1].set_title(f"covered there, {lowest}", fontsize=10)
         bar = figure.colorbar(heat, ax=row[1], shrink=0.85)
         bar.ax.set_title("log odds", fontsize=8)
         row[2].imshow(one.image)

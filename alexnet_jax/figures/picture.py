@@ -38,16 +38,18 @@ def shortened(names: list[str], letters: int) -> list[str]:
     >>> [name.encode("ascii", "replace") for name in shortened(["a long name", "short"], 7)]
     [b'a l?ame', b'short']
     """
-    found = []
+    names_shown = []
     for name in names:
         if len(name) > letters:
-            kept = letters - 1
-            name = f"{name[: kept - kept // 2]}\N{HORIZONTAL ELLIPSIS}{name[-(kept // 2) :]}"
-        found.append(name)
-    again = {name for name in found if found.count(name) > 1}
+            shown = letters - 1
+            name = f"{name[: shown - shown // 2]}\N{HORIZONTAL ELLIPSIS}{name[-(shown // 2) :]}"
+        names_shown.append(name)
+    again = {name for name in names_shown if names_shown.count(name) > 1}
     return [
-        f"{short} ({index})" if short in again and names.count(name) < found.count(short) else short
-        for index, (short, name) in enumerate(zip(found, names, strict=True))
+        f"{short} ({index})"
+        if short in again and names.count(name) < names_shown.count(short)
+        else short
+        for index, (short, name) in enumerate(zip(names_shown, names, strict=True))
     ]
 
 

@@ -54,8 +54,8 @@ def draw(points: Sequence[Point], flops: float, bandwidth: float, title: str) ->
             label=layer if kind == "forward" else None,
         )
     shares = [100 * p.flops / min(flops, p.intensity * bandwidth) for p in shown]
-    told = f"products reach {min(shares):.0f} to {max(shares):.0f} % of the roofline"
-    axes.set_title(f"{title}\n{told}", fontsize=11)
+    summary = f"products reach {min(shares):.0f} to {max(shares):.0f} % of the roofline"
+    axes.set_title(f"{title}\n{summary}", fontsize=11)
     axes.set(
         xlabel="FLOP for each byte that must move\n"
         "circles: forward; squares: gradient of the input; triangles: of the kernel",

@@ -82,15 +82,15 @@ def shares(config: Config, num_classes: int, data: int) -> list[Share]:
     images = batch // devices if scheme.gathers_images else batch
     over = devices if scheme.channels else 1
     sides = {"conv1": side.conv1, "conv2": side.conv2, "conv5": side.conv5, "conv6": side.pool5}
-    found = [Share(INPUT, images, config.image_size, 3)]
+    boxes = [Share(INPUT, images, config.image_size, 3)]
     for layer, channels in sizes.channels(model).items():
         if layer not in model.without:
-            own = round(channels * model.width) // over
-            found.append(Share(layer, images, sides.get(layer, side.pool2), own))
+            width = round(channels * model.width) // over
+            boxes.append(Share(layer, images, sides.get(layer, side.pool2), width))
     for layer, units in sizes.fully_connected_units(model).items():
         if layer not in model.without:
-            found.append(Share(layer, batch, 0, round(units * model.width) // devices))
-    return [*found, Share("fc8", batch, 0, -(-num_classes // devices))]
+            boxes.append(Share(layer, batch, 0, round(units * model.width) // devices))
+    return [*boxes, Share("fc8", batch, 0, -(-num_classes // devices))]
 
 
 def exchanges(collectives: Iterable[Collective], layers: Sequence[str]) -> list[Exchange]:
@@ -101,7 +101,7 @@ def exchanges(collectives: Iterable[Collective], layers: Sequence[str]) -> list[
       layers: from the input to fc8.
     """
     after = dict(zip(layers, [*layers[1:], LOSS], strict=True))
-    found: dict[tuple[str, str, str, bool, int], list[float]] = {}
+    by_kind: dict[tuple[str, str, str, bool, int], list[float]] = {}
     for one in collectives:
         before = one.layer
         if before.startswith("norm"):  # which follows its convolution
@@ -111,9 +111,9 @@ def exchanges(collectives: Iterable[Collective], layers: Sequence[str]) -> list[
         elif before == INPUT:
             before = layers[1]
         key = (before, one.layer, one.kind, one.backward, one.group)
-        found.setdefault(key, []).append(one.moved)
+        by_kind.setdefault(key, []).append(one.moved)
     order = [*layers, LOSS, "update"]
-    made = [Exchange(*key, len(moved), sum(moved)) for key, moved in found.items()]
+    made = [Exchange(*key, len(moved), sum(moved)) for key, moved in by_kind.items()]
     return sorted(made, key=lambda e: (order.index(e.before), e.backward, e.of, e.kind))
 
 
@@ -132,10 +132,10 @@ def draw(
     model = config.mesh.model
     groups = data if data * model <= MOST_ROWS else 1
     layers = [box.layer for box in boxes]
-    found = exchanges(collectives, layers)
+    sent = exchanges(collectives, layers)
     rows = groups * min(model, MOST_ROWS)
-    texts = max((_lines(found, layer) for layer in [*layers, LOSS]), default=0)
-    summed = [e for e in found if e.before == "update"]
+    texts = max((_lines(sent, layer) for layer in [*layers, LOSS]), default=0)
+    summed = [e for e in sent if e.before == "update"]
     below = 0.42 + 0.17 * texts + 0.2 * bool(summed)
     apart = 0.09 * sum(len(_sets(e.group, data, model, groups)) for e in summed)  # green arrows'
     size = 1.3 * (len(boxes) + apart) + 1.5, 1.25 * rows + below + 0.7
@@ -148,17 +148,17 @@ def draw(
         kind = _column(config, row % model)
         _draw_row(axes, row, boxes, f"device {row}", COLUMNS[kind % len(COLUMNS)])
     for at, layer in enumerate([*layers, LOSS]):
-        here = [e for e in found if e.before == layer]
+        here = [e for e in sent if e.before == layer]
         arrows = [e for e in here if not _over_data(e)]
         for first in range(0, rows, rows // groups):
-            own = range(first, first + rows // groups)
+            shard = range(first, first + rows // groups)
             for group, backward in sorted({(e.group, e.backward) for e in arrows if _gathers(e)}):
-                for start in range(0, len(own), group):
-                    _cross(axes, at - 0.5, own[start : start + group], backward)
+                for start in range(0, len(shard), group):
+                    _cross(axes, at - 0.5, shard[start : start + group], backward)
             for backward in {e.backward for e in arrows if not _gathers(e)}:
-                passed = len(own) if config.model.lrn.across_columns else _per_column(config)
-                for start in range(0, len(own), passed):
-                    _pass_on(axes, at - 0.5, own[start : start + passed], backward)
+                passed = len(shard) if config.model.lrn.across_columns else _per_column(config)
+                for start in range(0, len(shard), passed):
+                    _pass_on(axes, at - 0.5, shard[start : start + passed], backward)
         for e in here:
             for one in _sets(e.group, data, model, groups) if _over_data(e) else ():
                 shift = 0.06 if e.backward else -0.06
@@ -170,8 +170,8 @@ def draw(
             _among(axes, x, one, UPDATE)
             x += 0.09
     if summed:
-        told = "; ".join(_sum_of(e) for e in summed)
-        text = f"then, sums of gradients, figures and norms: each sends {told}"
+        sums = "; ".join(_sum_of(e) for e in summed)
+        text = f"then, sums of gradients, figures and norms: each sends {sums}"
         place = rows - 0.5 + (below - 0.12) / 1.25
         axes.text(-0.9, place, text, color=UPDATE, fontsize=8, va="center")
     return figure
@@ -179,11 +179,11 @@ def draw(
 
 def _title(config: Config, data: int, groups: int) -> str:
     mesh = config.mesh
-    told = f"{mesh.scheme} on data {data} \N{MULTIPLICATION SIGN} model {mesh.model}"
-    told += ", parameters in parts (ZeRO)" if mesh.zero else ""
+    title = f"{mesh.scheme} on data {data} \N{MULTIPLICATION SIGN} model {mesh.model}"
+    title += ", parameters in parts (ZeRO)" if mesh.zero else ""
     if groups < data:
-        told += f"; one of {data} data shards is drawn"
-    return f"{told}, {config.batch_size:,} images: what each device computes, and what it sends"
+        title += f"; one of {data} data shards is drawn"
+    return f"{title}, {config.batch_size:,} images: what each device computes, and what it sends"
 
 
 def _column(config: Config, device: int) -> int:
@@ -227,8 +227,8 @@ def _gathers(e: Exchange) -> bool:
     return e.kind != "collective-permute"
 
 
-def _lines(found: list[Exchange], layer: str) -> int:
-    return sum(2 for e in found if e.before == layer)
+def _lines(sent: list[Exchange], layer: str) -> int:
+    return sum(2 for e in sent if e.before == layer)
 
 
 def _megabytes(moved: float) -> str:
@@ -243,12 +243,12 @@ def _tell(axes: Axes, x: float, y: float, here: list[Exchange]) -> None:
     """Writes what is sent under the place where it is."""
     for e in here:
         many = f"{e.count} \N{MULTIPLICATION SIGN} " if e.count > 1 else ""
-        own = f"{e.of}: " if e.of != e.before and e.of != "logits" else ""
+        layer = f"{e.of}: " if e.of != e.before and e.of != "logits" else ""
         colour = BACKWARD if e.backward else FORWARD
         way = "\N{LEFTWARDS ARROW}" if e.backward else "\N{RIGHTWARDS ARROW}"
         kind = e.kind.replace("collective-", "")
         kind += f" over {e.group} shards" if _over_data(e) else ""
-        text = f"{own}{many}{kind}\n{way} {_megabytes(e.moved)}"
+        text = f"{layer}{many}{kind}\n{way} {_megabytes(e.moved)}"
         axes.text(x, y, text, color=colour, fontsize=6.5, ha="center", va="top", linespacing=1.1)
         y += 0.27
 

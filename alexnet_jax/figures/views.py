@@ -36,6 +36,6 @@ def draw(image: np.ndarray, size: int, rows: Mapping[str, np.ndarray], title: st
         for axis, view in zip(row, views, strict=True):
             axis.imshow(view)
             axis.set_axis_off()
-        told = row[0].annotate(as_drawn(name), (0, 1.05), xycoords="axes fraction", fontsize=9)
-        told.set_in_layout(False)  # it is wider than its view
+        label = row[0].annotate(as_drawn(name), (0, 1.05), xycoords="axes fraction", fontsize=9)
+        label.set_in_layout(False)  # it is wider than its view
     return figure

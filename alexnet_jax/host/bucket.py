@@ -47,11 +47,11 @@ def crc32c(path: pathlib.Path) -> str:
 
     import google_crc32c
 
-    found = google_crc32c.Checksum()
+    checksum = google_crc32c.Checksum()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
-            found.update(piece)
-    return base64.b64encode(found.digest()).decode()
+            checksum.update(piece)
+    return base64.b64encode(checksum.digest()).decode()
 
 
 class Bucket:
@@ -115,8 +115,8 @@ class Bucket:
             exceptions.InvalidResponse,
             exceptions.DataCorruption,
         ) as error:
-            told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise BucketError(f"{where}: {told}; is the network there? Try again") from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise BucketError(f"{where}: {reason}; is the network there? Try again") from error
 
     def _blob(self, name: str) -> Any:
         return self._bucket.blob("/".join(part for part in (self._prefix, name) if part))
@@ -129,7 +129,7 @@ class Bucket:
         Raises:
           BucketError: the bucket cannot be listed, or a name leads out of the folder.
         """
-        found = {}
+        objects = {}
         with self._failing():
             blobs = self._client.list_blobs(self._bucket, prefix=self._prefix, retry=self._retry)
             for blob in blobs:
@@ -142,8 +142,8 @@ class Bucket:
                 parts = name.removesuffix("/").split("/") if name else []
                 if any(part in ("", ".", "..") for part in parts):
                     raise BucketError(f"{self.url}: {blob.name!r} cannot be a file's name")
-                found[name] = Stored(int(blob.size), str(blob.crc32c))
-        return found
+                objects[name] = Stored(int(blob.size), str(blob.crc32c))
+        return objects
 
     def download(self, name: str, path: pathlib.Path) -> None:
         """Copies an object to a file, whose bytes are compared with its checksum.
@@ -286,9 +286,9 @@ class Lease:
         seen = self._bucket.generation(LEASE)
         lasts = self._expires
         if seen:
-            told = (self._bucket.read(LEASE) or b"").partition(b" ")[0]
+            holder = (self._bucket.read(LEASE) or b"").partition(b" ")[0]
             with contextlib.suppress(ValueError):  # by something else, of which nothing is known
-                lasts = max(lasts, float(told))
+                lasts = max(lasts, float(holder))
             print(
                 f"{self._bucket.url}: a process that may have been killed held it; looking for "
                 f"{lasts:.0f} s whether it still does",

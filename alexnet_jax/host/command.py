@@ -44,8 +44,8 @@ def _forget_flags() -> None:
 
     known, package = flags.FLAGS, pathlib.Path(alexnet_jax.__file__).parent
     of_commands = {name for name in known if name == "config" or name.startswith("config.")}
-    for module, own in known.flags_by_module_dict().items():
+    for module, module_flags in known.flags_by_module_dict().items():
         if module.startswith(alexnet_jax.__name__) or package in pathlib.Path(module).parents:
-            of_commands |= {flag.name for flag in own}
+            of_commands |= {flag.name for flag in module_flags}
     for name in of_commands:
         delattr(known, name)

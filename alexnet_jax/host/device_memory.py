@@ -20,5 +20,5 @@ def peak_bytes(program: jax.stages.Compiled) -> int:
     """Returns the memory that a program's arguments, results and intermediate values take."""
     memory = program.memory_analysis()
     assert memory is not None
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return int(held + memory.temp_size_in_bytes - memory.alias_size_in_bytes)
+    total = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return int(total + memory.temp_size_in_bytes - memory.alias_size_in_bytes)

@@ -14,7 +14,8 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
 import numpy as np
@@ -92,8 +93,8 @@ def is_full(error: BaseException) -> bool:
     """Does an error say that a disk, a quota or the size of a file is at its limit?"""
     if isinstance(error, OSError) and error.errno in FULL:
         return True
-    told = str(error)  # of TensorStore, which raises ValueError
-    return any(text in told for text in (os.strerror(number) for number in FULL))
+    message = str(error)  # of TensorStore, which raises ValueError
+    return any(text in message for text in (os.strerror(number) for number in FULL))
 
 
 def room(folder: pathlib.Path) -> str:
@@ -113,8 +114,8 @@ def size_of(folder: pathlib.Path) -> int:
     for parent, _, names in os.walk(folder):  # leaves out what it cannot list
         for name in names:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                found = os.lstat(os.path.join(parent, name))
-                total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+                status = os.lstat(os.path.join(parent, name))
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total
 
 
@@ -136,27 +137,49 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
       DamagedFileError: it is empty, cut short, no text, or no object.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
+        parsed = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path}: is no JSON ({_first_line(error)})") from error
-    if not isinstance(found, dict):
-        raise DamagedFileError(f"{path}: holds {type(found).__name__}, not an object")
-    return found
+    if not isinstance(parsed, dict):
+        raise DamagedFileError(f"{path}: holds {type(parsed).__name__}, not an object")
+    return parsed
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
+# Digests of files that are hashed ahead, by path, size, time of change and inode.
+_ahead: dict[tuple[str, int, int, int], Future[str]] = {}
+
+
+def hash_ahead(paths: Iterable[pathlib.Path]) -> None:
+    """Begins to hash files in a thread, largest first; `sha256` then waits for it, once a file."""
+    thread = ThreadPoolExecutor(1)
+    for path in sorted(paths, key=lambda path: -path.stat().st_size):
+        _ahead[_identity(path)] = thread.submit(_hashed, path)
+    thread.shutdown(wait=False)
+
+
 def sha256(path: pathlib.Path) -> str:
     """Returns the digest of a file's bytes, in hexadecimal."""
-    found = hashlib.sha256()
+    begun = _ahead.pop(_identity(path), None) if _ahead else None
+    return begun.result() if begun else _hashed(path)
+
+
+def _identity(path: pathlib.Path) -> tuple[str, int, int, int]:
+    status = path.stat()
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _hashed(path: pathlib.Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as opened:
         # Large parts: between them a thread waits for Python's lock, which others may hold.
         part = memoryview(bytearray(min(PART, os.fstat(opened.fileno()).st_size + 1)))
         while size := opened.readinto(part):
-            found.update(part[:size])
-    return found.hexdigest()
+            digest.update(part[:size])
+    return digest.hexdigest()
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ ACCELERATORS = tuple(
 )
 
 
-def asked() -> str:
+def tunables() -> str:
     """Returns what GLIBC_TUNABLES says of them."""
     return ":".join(f"{name}={value}" for name, value in TUNABLES.items())
 
@@ -38,7 +38,7 @@ def start_again_with_them(kernels: str = "auto") -> None:
         return
     if kernels != "auto" or not on_a_cpu() or "GLIBC_TUNABLES" in os.environ:
         return
-    os.environ["GLIBC_TUNABLES"] = asked()
+    os.environ["GLIBC_TUNABLES"] = tunables()
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

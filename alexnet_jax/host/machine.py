@@ -36,10 +36,10 @@ def memory() -> int:
 def _limits() -> Iterator[int]:
     """What Linux's control groups allow, both versions of them, from this process's own upwards."""
     try:
-        own = OWN_GROUPS.read_text().splitlines()
+        groups = OWN_GROUPS.read_text().splitlines()
     except OSError:  # not Linux, or hidden
         return
-    for line in own:
+    for line in groups:
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
@@ -49,10 +49,10 @@ def _limits() -> Iterator[int]:
         group = mount / path.lstrip("/")
         for folder in (group, *group.parents):
             try:
-                told = (folder / name).read_text().strip()
+                text = (folder / name).read_text().strip()
             except OSError:  # a container sees its own group alone, at the top
-                told = ""
-            if told.isdigit():
-                yield int(told)
+                text = ""
+            if text.isdigit():
+                yield int(text)
             if folder == mount:
                 break

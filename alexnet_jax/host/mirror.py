@@ -49,8 +49,8 @@ def copy_of(url: str) -> pathlib.Path:
 
 def of(folder: pathlib.Path) -> "Mirror | None":
     """Returns the mirror whose copy a folder is; None for a folder of this machine's own."""
-    own = (m for url, m in _opened.items() if m.url == url and m.folder == folder.absolute())
-    return next(own, None)
+    mirrors = (m for url, m in _opened.items() if m.url == url and m.folder == folder.absolute())
+    return next(mirrors, None)
 
 
 def any_opened() -> bool:
@@ -65,7 +65,7 @@ def write_back() -> None:
       BucketError: it cannot be written; it is in the copy.
     """
     for mirror in _opened.values():
-        mirror.push(own=False)
+        mirror.push(holds=False)
 
 
 def publish(folder: pathlib.Path) -> None:
@@ -239,19 +239,19 @@ class Mirror:
 
     def _whole(self) -> dict[str, bucket.Stored]:
         """Lists the objects but those of checkpoints that are half written or removed."""
-        found = self._bucket.list()
-        self._there = found.keys() - {bucket.LEASE}
-        return {name: found[name] for name in self._there if wholeness.is_whole(name, found)}
+        objects = self._bucket.list()
+        self._there = objects.keys() - {bucket.LEASE}
+        return {name: objects[name] for name in self._there if wholeness.is_whole(name, objects)}
 
     def _is_same(self, name: str, here: dict[str, Signature], stored: bucket.Stored) -> bool:
         """Has a file the bytes of its object?"""
         if wholeness.is_folder(name):
             return True  # made at last
-        found = here.get(name)
-        if found is None or found[0] != stored.size:
+        signature = here.get(name)
+        if signature is None or signature[0] != stored.size:
             return False
-        if name not in self._sums or self._sums[name][0] != found:
-            self._sums[name] = (found, bucket.crc32c(self._path(name)))
+        if name not in self._sums or self._sums[name][0] != signature:
+            self._sums[name] = (signature, bucket.crc32c(self._path(name)))
         return self._sums[name][1] == stored.crc32c
 
     def _fetch(self, names: list[str]) -> None:
@@ -264,11 +264,11 @@ class Mirror:
                 bar.advance()
             bar.say(f"{self.url}: {len(names):,} files are copied to {self.folder}")
 
-    def push(self, own: bool = True) -> None:
+    def push(self, holds: bool = True) -> None:
         """Writes what changed since the last time.
 
         Args:
-          own: is the folder this process's? Then checkpoints too, and what was removed is removed.
+          holds: does this process hold the folder? Then checkpoints too, and what was removed goes.
 
         Raises:
           HeldError: another process has taken the folder; nothing more was written.
@@ -276,10 +276,12 @@ class Mirror:
         """
         with self._turn:
             here = dict(self._files())
-            changed = {name for name, found in here.items() if self._known.get(name) != found}
-            if not own:
+            changed = {
+                name for name, signature in here.items() if self._known.get(name) != signature
+            }
+            if not holds:
                 changed = {name for name in changed if not wholeness.is_of_checkpoints(name)}
-            gone = self._there - here.keys() if own else set[str]()
+            gone = self._there - here.keys() if holds else set[str]()
             if not changed and not gone:
                 self._behind = False
                 return
@@ -363,5 +365,5 @@ class Mirror:
 
 
 def _signature(path: pathlib.Path) -> Signature:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: they end a command in one line at once, or wait until what it did is saved.
+"""SIGINT and SIGTERM: they end a command in one line at once, or a training loop once it has saved.
 
 Python's own handlers run when the main thread is back from native code: a compilation takes many
 seconds, and an exception that a handler raises can be swallowed by a callback. So a command also

@@ -23,15 +23,15 @@ class Watchdog(contextlib.AbstractContextManager):
     for ever.
     """
 
-    def __init__(self, seconds: float, trace: pathlib.Path, told: Callable[[str], None]) -> None:
+    def __init__(self, seconds: float, trace: pathlib.Path, say: Callable[[str], None]) -> None:
         """Prepares it; it begins with the first `beat`.
 
         Args:
           seconds: without progress; more where usual updates are long.
           trace: a file for the stacks of all threads.
-          told: says a line, to whom it concerns, before the process ends.
+          say: tells a line to whom it concerns, before the process ends.
         """
-        self._seconds, self._trace, self._told = seconds, trace, told
+        self._seconds, self._trace, self._say = seconds, trace, say
         self._times: deque[float] = deque(maxlen=50)
         self._last: float | None = None
         self._paused, self._at = 0, ""
@@ -106,7 +106,7 @@ class Watchdog(contextlib.AbstractContextManager):
                 faulthandler.dump_traceback(file, all_threads=True)
         except OSError as error:
             where = f" (its stacks could not be written: {error})"
-        self._told(
+        self._say(
             f"{self._at}: no progress for {passed:.0f} s (stuck_after_seconds){where}; "
             "run again to go on from the last checkpoint"
         )

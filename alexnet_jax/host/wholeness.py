@@ -35,14 +35,14 @@ def is_of_checkpoints(name: str) -> bool:
     return name.split("/")[0] in (CHECKPOINTS, RECORD)
 
 
-def is_whole(name: str, found: Iterable[str]) -> bool:
+def is_whole(name: str, names: Iterable[str]) -> bool:
     """Is an object more than a part of a checkpoint that a kill left half written or removed?
 
     Those of older code have no seal, and no sign that they are changing.
 
     Args:
       name: of the object.
-      found: the names of all.
+      names: the names of all.
 
     >>> is_whole("checkpoints/5/data", ["checkpoints/5/changing", "checkpoints/5/data"])
     False
@@ -50,7 +50,7 @@ def is_whole(name: str, found: Iterable[str]) -> bool:
     sign = _sign(name)
     if name == sign:
         return not sign
-    return not sign or sign not in found or f"{sign.rpartition('/')[0]}/{SEAL}" in found
+    return not sign or sign not in names or f"{sign.rpartition('/')[0]}/{SEAL}" in names
 
 
 def signs_of(names: Iterable[str]) -> set[str]:

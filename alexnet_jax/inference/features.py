@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from alexnet_jax.config import ConfigError
+from alexnet_jax.config import LAYERS, ConfigError
 from alexnet_jax.data.loader import (
     ImageReader,
     Loader,
@@ -20,7 +20,7 @@ from alexnet_jax.data.loader import (
 from alexnet_jax.errors import unknown
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.inference.trained import TrainedNetwork
-from alexnet_jax.model import LAYERS, variables
+from alexnet_jax.layers.standard_tree import variables
 from alexnet_jax.ops import compilation, elementwise
 
 LINEAR = ("fc7_linear", "fc8")  # without ReLU
@@ -29,7 +29,7 @@ POOLS = {"pool1": "stage1", "pool2": "stage2", "pool5": "stage5"}  # with norms,
 
 def there(network: TrainedNetwork) -> list[str]:
     """Returns the layers whose activations a network has."""
-    return [*(own for own in LAYERS if own in network.params), *POOLS]
+    return [*(layer for layer in LAYERS if layer in network.params), *POOLS]
 
 
 def activations(network: TrainedNetwork, layer: str) -> Callable[[np.ndarray], jax.Array]:
@@ -67,18 +67,18 @@ def of_layers(
 
     def compute(params: Any, image: jax.Array) -> dict[str, jax.Array]:
         (view,) = network.setup.views.evaluation(image, 1)
-        _, kept = module.apply(
-            variables(module, params),
+        _, captured = module.apply(
+            variables(params),
             view,
             capture_intermediates=is_wanted,
             mutable=["intermediates"],
         )
-        found = {}
+        features = {}
         for layer in layers:
-            (output,) = dict(kept)["intermediates"][POOLS.get(layer, layer)]["__call__"]
+            (output,) = dict(captured)["intermediates"][POOLS.get(layer, layer)]["__call__"]
             output = output if layer in LINEAR or layer in POOLS else activation(output)
-            found[layer] = output.reshape(output.shape[0], -1).astype(jnp.float32)
-        return found
+            features[layer] = output.reshape(output.shape[0], -1).astype(jnp.float32)
+        return features
 
     jitted = compilation.jit(compute, compilation.Numerics.of(network.config))
     return functools.partial(jitted, network.params)
@@ -107,9 +107,9 @@ def of_split(
     for batch in loader.batches(positions, numbers, slice(0, size)):
         shown = min(size, left)
         left -= shown
-        found = compute(jax.device_put(batch["image"]))
-        own = {layer: np.asarray(values)[:shown] for layer, values in found.items()}
-        yield own, batch["label"][:shown].copy(), batch["mask"][:shown] > 0
+        features = compute(jax.device_put(batch["image"]))
+        rows = {layer: np.asarray(values)[:shown] for layer, values in features.items()}
+        yield rows, batch["label"][:shown].copy(), batch["mask"][:shown] > 0
 
 
 def write(network: TrainedNetwork, path: pathlib.Path, layer: str, split: str = "") -> None:
@@ -129,14 +129,14 @@ def write(network: TrainedNetwork, path: pathlib.Path, layer: str, split: str = 
     values, labels = np.zeros((0, 0), np.float32), np.zeros(len(reader), np.int32)
     readable, seen = np.zeros(len(reader), bool), 0
     with Progress(f"{layer} of {split}", 0, len(reader), "image") as bar:
-        for found, label, mask in of_split(network, reader, [layer]):
-            own = found[layer]
+        for features, label, mask in of_split(network, reader, [layer]):
+            rows = features[layer]
             if not seen:
-                values = np.zeros((len(reader), own.shape[1]), np.float32)
-            here = slice(seen, seen + len(own))
-            values[here], labels[here], readable[here] = own, label, mask
-            seen += len(own)
-            bar.advance(len(own))
+                values = np.zeros((len(reader), rows.shape[1]), np.float32)
+            here = slice(seen, seen + len(rows))
+            values[here], labels[here], readable[here] = rows, label, mask
+            seen += len(rows)
+            bar.advance(len(rows))
     names = [reader.name(i) if readable[i] else reader.where(i) for i in range(len(reader))]
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, features=values, label=labels, readable=readable, image=np.array(names))
@@ -167,16 +167,16 @@ def nearest_of_split(
     numbers = np.zeros((len(queries), 0), np.int64)
     distances = np.zeros((len(queries), 0), np.float32)
     seen = compared = 0
-    for found, _, readable in of_split(network, reader, [layer]):
-        values = found[layer]
+    for features, _, readable in of_split(network, reader, [layer]):
+        values = features[layer]
         here = seen + np.flatnonzero(readable)
         seen += len(readable)
         compared += len(here)
         order, apart = nearest(queries, jnp.asarray(values[readable]), min(count, len(here)))
         distances = np.concatenate([distances, np.asarray(apart)], axis=1)
         numbers = np.concatenate([numbers, here[np.asarray(order)]], axis=1)
-        kept = np.argsort(distances, axis=1, kind="stable")[:, :count]  # the first of equals
-        distances, numbers = (np.take_along_axis(a, kept, 1) for a in (distances, numbers))
+        closest = np.argsort(distances, axis=1, kind="stable")[:, :count]  # the first of equals
+        distances, numbers = (np.take_along_axis(a, closest, 1) for a in (distances, numbers))
         advance(len(readable))
     return numbers, compared
 

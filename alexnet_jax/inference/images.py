@@ -36,22 +36,22 @@ def squares(
     >>> pixels.shape, names
     ((1, 71, 71, 3), ['image 0'])
     """
-    given: Any = images
-    if not isinstance(given, Image.Image) and hasattr(given, "__array__"):  # JAX's, torch's too
-        given = np.asarray(given)
-    one = isinstance(given, str | os.PathLike | Image.Image)
-    if isinstance(given, np.ndarray):
-        one = given.ndim < 4 and given.dtype.kind not in "OSU"
-    found: list[Any] = [given] if one else list(given)  # pyright: ignore[reportArgumentType]
-    if not found:
+    source: Any = images
+    if not isinstance(source, Image.Image) and hasattr(source, "__array__"):  # JAX's, torch's too
+        source = np.asarray(source)
+    one = isinstance(source, str | os.PathLike | Image.Image)
+    if isinstance(source, np.ndarray):
+        one = source.ndim < 4 and source.dtype.kind not in "OSU"
+    each: list[Any] = [source] if one else list(source)  # pyright: ignore[reportArgumentType]
+    if not each:
         raise DataError("there is no image to look at")
     names = [
         os.fsdecode(image) if isinstance(image, str | os.PathLike) else f"image {number}"
-        for number, image in enumerate(found)
+        for number, image in enumerate(each)
     ]
     pixels = [
         _square(image, name, side, exif_orientation)
-        for image, name in zip(found, names, strict=True)
+        for image, name in zip(each, names, strict=True)
     ]
     return np.stack(pixels), names
 

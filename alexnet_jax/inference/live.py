@@ -36,10 +36,10 @@ def moving_curves(workdir: str | os.PathLike[str], seconds: float = 3.0) -> Iter
     over, seen = threading.Event(), [0]
 
     def draw() -> None:
-        found = read_rows(rows) if rows.exists() else []
-        if len(found) != seen[0]:
-            handle.update(curves.draw_run(found))
-            seen[0] = len(found)
+        written = read_rows(rows) if rows.exists() else []
+        if len(written) != seen[0]:
+            handle.update(curves.draw_run(written))
+            seen[0] = len(written)
 
     def again() -> None:
         while not over.wait(seconds):

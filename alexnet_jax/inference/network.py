@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import model
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.words import spoken
 from alexnet_jax.errors import interruptible
@@ -18,9 +17,11 @@ from alexnet_jax.inference import features as inside
 from alexnet_jax.inference import predictions, trained
 from alexnet_jax.inference.images import AnyImage, squares
 from alexnet_jax.inference.trained import TrainedNetwork
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.ops import compilation
 from alexnet_jax.steps import evaluation
 from alexnet_jax.steps.packing import Packing
+from alexnet_jax.steps.setup import Setup
 
 BATCH = 16  # images that are computed at once
 
@@ -83,10 +84,12 @@ class Network(TrainedNetwork):
         pixels, names = self._squares(images)
         compute = self._probabilities(_checked(views))
         with interruptible("predict"):
-            found = np.concatenate([compute(part) for part in _batches(pixels)])[: len(names)]
+            probabilities = np.concatenate([compute(part) for part in _batches(pixels)])[
+                : len(names)
+            ]
         return [
             Prediction(name, p, best_five(p, self.class_name))
-            for name, p in zip(names, found, strict=True)
+            for name, p in zip(names, probabilities, strict=True)
         ]
 
     def probabilities(self, images: np.ndarray, views: int = 10) -> np.ndarray:
@@ -148,8 +151,8 @@ class Network(TrainedNetwork):
         """
         _, split = self.source(split)
         with interruptible("evaluate"):
-            found = predictions.predict_split([self], split, _checked(views))
-        return {"split": split, "views": views} | predictions.errors(found, split)
+            predicted = predictions.predict_split([self], split, _checked(views))
+        return {"split": split, "views": views} | predictions.errors(predicted, split)
 
     def features(self, images: AnyImage | Iterable[AnyImage], layer: str = "fc7") -> np.ndarray:
         """Computes a layer's activations of images' centre views, after its ReLU.
@@ -173,8 +176,8 @@ class Network(TrainedNetwork):
             self._programs[layer] = inside.activations(self, layer)
         compute = self._programs[layer]
         with interruptible("features"):
-            found = [np.asarray(compute(part)) for part in _batches(pixels)]
-        return np.concatenate(found)[: len(names)]
+            values = [np.asarray(compute(part)) for part in _batches(pixels)]
+        return np.concatenate(values)[: len(names)]
 
     def layers(self, images: np.ndarray, layers: Sequence[str]) -> dict[str, jax.Array]:
         """Computes the activations of several layers of a batch of squares in one pass.
@@ -199,7 +202,7 @@ class Network(TrainedNetwork):
         return squares(images, self.config.resize, self.config.exif_orientation)
 
     def __repr__(self) -> str:
-        c, parameters = self.config, model.count_parameters(self.params)
+        c, parameters = self.config, standard_tree.count_parameters(self.params)
         return (
             f"<Network of {c.dataset}: {self.num_classes} classes, {parameters:,} parameters, "
             f"after {self.step:,} updates>"
@@ -217,6 +220,19 @@ class Network(TrainedNetwork):
             jitted = compilation.jit(self._computation(views), numerics)
             self._programs[views] = lambda image: np.asarray(jitted(self.params, image))
         return self._programs[views]
+
+    def _of_one_image(self, views: int) -> jax.stages.Compiled:
+        """Compiles what `_probabilities` computes of one image; parameters may be shapes."""
+        image = jax.ShapeDtypeStruct((1, self.config.resize, self.config.resize, 3), np.uint8)
+        numerics = compilation.Numerics.of(self.config)
+        return compilation.kept(self._computation(views), self.params, image, numerics=numerics)
+
+    def _use(self, views: int, program: jax.stages.Compiled) -> None:
+        """Lets `_probabilities` call what was compiled for one image."""
+        of_more = self._probabilities(views)
+        self._programs[views] = lambda image: (
+            np.asarray(program(self.params, image)) if len(image) == 1 else of_more(image)
+        )
 
     def _computation(self, views: int) -> Callable[[Any, jax.Array], jax.Array]:
         forward, how = self.forward, self.setup.views
@@ -261,7 +277,10 @@ def best_five(
 
 
 def load(
-    workdir: str | os.PathLike[str], checkpoint: str | int = "best", kernels: str = ""
+    workdir: str | os.PathLike[str],
+    checkpoint: str | int = "best",
+    kernels: str = "",
+    ahead: int = 0,
 ) -> Network:
     """Reads a run's network, ready to be used.
 
@@ -269,6 +288,8 @@ def load(
       workdir: of the run; it may be training.
       checkpoint: best (least validation error), latest, or its step.
       kernels: auto or reference; empty: as the run computed.
+      ahead: views of one image, 1 or 10, for which `predict` is compiled while files are read; 0:
+        at its first call.
 
     Raises:
       ConfigError: not the workdir of a run, or without that checkpoint; or other kernels.
@@ -278,5 +299,15 @@ def load(
     8
     """
     folder = paths.local(workdir, "workdir")
-    found = trained.load(folder, which=str(checkpoint), kernels=kernels)
-    return Network(found.setup, found.class_names, found.step, found.params)
+    programs: list[jax.stages.Compiled] = []
+
+    def compile_one(setup: Setup, abstract: Any) -> None:
+        network = Network(setup, [], 0, abstract)
+        programs.append(network._of_one_image(_checked(ahead)))
+
+    meanwhile = compile_one if ahead else None
+    loaded = trained.load(folder, which=str(checkpoint), kernels=kernels, meanwhile=meanwhile)
+    network = Network(loaded.setup, loaded.class_names, loaded.step, loaded.params)
+    if programs:
+        network._use(ahead, programs[0])
+    return network

@@ -40,7 +40,7 @@ from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import communication
 from alexnet_jax.steps.augment import Views
 from alexnet_jax.steps.communication import Collective
-from alexnet_jax.training.writers import read_rows
+from alexnet_jax.training.rows import read_rows
 
 
 def kernels(network: Network) -> Picture:
@@ -92,8 +92,8 @@ def answers(network: Network, split: str = "", images: int = 8, seed: int = 0) -
     """
     reader, _ = _reader(network, split)
     shown = [_read(reader, index) for index in _chosen(reader, images, seed)]
-    found = network.predict(np.stack([image for image, _ in shown]))
-    rows = [[(spoken(name), p) for name, p in one.best] for one in found]
+    predicted = network.predict(np.stack([image for image, _ in shown]))
+    rows = [[(spoken(name), p) for name, p in one.best] for one in predicted]
     return answers_figure.draw([i for i, _ in shown], [label for _, label in shown], rows)
 
 
@@ -110,12 +110,12 @@ def activations(network: Network, image: AnyImage) -> Picture:
     c = network.config
     pixels, names = squares(image, c.resize, c.exif_orientation)
     layers = [layer for layer in CONVOLUTIONS if layer in network.params]
-    found = network.layers(pixels[:1], layers)
+    by_layer = network.layers(pixels[:1], layers)
     columns = network.config.model.columns
     maps = {}
     for layer in layers:
         channels = len(network.params[layer]["bias"])
-        values = np.asarray(found[layer])[0]
+        values = np.asarray(by_layer[layer])[0]
         side = round((values.size / channels) ** 0.5)
         maps[layer] = values.reshape(side, side, channels)
     return activations_figure.draw(pixels[0], maps, columns, _title(image, names))
@@ -223,10 +223,10 @@ def neighbours(
     shown = [_read(reader, index) for index in _chosen(reader, images, seed)]
     queries = compute(np.stack([image for image, _ in shown]))
     with Progress(f"{layer} of {train_split}", 0, len(train), "image") as bar:
-        found, compared = features.nearest_of_split(
+        nearest, compared = features.nearest_of_split(
             network, train, layer, queries, neighbours, bar.advance
         )
-    rows = [[_read(train, int(number)) for number in row] for row in found]
+    rows = [[_read(train, int(number)) for number in row] for row in nearest]
     title = f"{split}, and the nearest of {train_split} in {layer} ({compared:,} images)"
     return neighbours_figure.draw(shown, rows, title)
 
@@ -245,14 +245,14 @@ def confusion(network: Network, split: str = "", views: int = 10) -> Picture:
     >>> confusion(network, views=1)
     <Picture size 588x468 with 2 Axes>
     """
-    found, split = _labelled(network, split, views)
-    counted = found.counted
-    taken_for = found.classes[counted, 0]
+    predicted, split = _labelled(network, split, views)
+    counted = predicted.counted
+    taken_for = predicted.classes[counted, 0]
     classes = max(len(network.class_names), int(taken_for.max()) + 1)
-    counts = confusion_figure.matrix(found.labels[counted], taken_for, classes)
+    counts = confusion_figure.matrix(predicted.labels[counted], taken_for, classes)
     names = [spoken(network.class_name(k)) for k in range(classes)]
     number = "ten views" if views == 10 else "one view"
-    error = 100 * found.wrong(1)[counted].mean()
+    error = 100 * predicted.wrong(1)[counted].mean()
     return confusion_figure.draw(counts, names, f"{split}: top-1 error {error:.2f} %, {number}")
 
 
@@ -270,11 +270,11 @@ def errors_by_class(network: Network, split: str = "", views: int = 10) -> Pictu
     >>> errors_by_class(network, views=1).axes[0].get_xlabel()
     '%'
     """
-    found, _ = _labelled(network, split, views)
-    return draw_errors(network, found)
+    predicted, _ = _labelled(network, split, views)
+    return draw_errors(network, predicted)
 
 
-def draw_errors(network: TrainedNetwork, found: predictions.Predictions) -> Picture:
+def draw_errors(network: TrainedNetwork, predicted: predictions.Predictions) -> Picture:
     """Draws the errors by class of predictions that are there already.
 
     >>> found = predictions.predict_split([network], "val", 1, progress=False)
@@ -283,9 +283,9 @@ def draw_errors(network: TrainedNetwork, found: predictions.Predictions) -> Pict
     """
     rows = [
         row | {name: spoken(row[name]) for name in ("class", "taken_for")}
-        for row in predictions.class_errors(found, network)
+        for row in predictions.class_errors(predicted, network)
     ]
-    pairs = predictions.confusions(found, network)
+    pairs = predictions.confusions(predicted, network)
     return class_errors_figure.draw(rows, [(spoken(a), spoken(b), n) for a, b, n in pairs])
 
 
@@ -312,10 +312,10 @@ def curves(workdirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) 
 
 def _labelled(network: Network, split: str, views: int) -> tuple[predictions.Predictions, str]:
     _, split = network.source(split)
-    found = predictions.predict_split([network], split, views)
-    if not found.counted.any():
+    predicted = predictions.predict_split([network], split, views)
+    if not predicted.counted.any():
         raise ConfigError(f"split: {split} has no labels")
-    return found, split
+    return predicted, split
 
 
 def _conv1(network: Network) -> np.ndarray:
@@ -368,7 +368,7 @@ def exchanges(config: Config) -> list[Collective]:
     return communication.compiled(train.compile_train_step(_with_classes(config)))
 
 
-def draw_split(config: Config, found: Sequence[Collective]) -> Picture:
+def draw_split(config: Config, exchanged: Sequence[Collective]) -> Picture:
     """Draws figure 2 of exchanges that are known already.
 
     >>> draw_split(network.config, []).axes[0].texts[0].get_text()[:26]
@@ -376,7 +376,7 @@ def draw_split(config: Config, found: Sequence[Collective]) -> Picture:
     """
     config = _with_classes(config)
     data = meshes.data_devices(meshes.build(config.mesh))
-    return split_figure.draw(config, config.num_classes, found, data)
+    return split_figure.draw(config, config.num_classes, exchanged, data)
 
 
 def _with_classes(config: Config) -> Config:

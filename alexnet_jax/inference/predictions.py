@@ -18,7 +18,7 @@ from alexnet_jax.data.relabelled import labelled_as
 from alexnet_jax.data.types import DataError
 from alexnet_jax.data.words import name_of
 from alexnet_jax.feed import host as host_feed
-from alexnet_jax.feed.protocol import Fed
+from alexnet_jax.feed.protocol import Cut, Fed
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.inference.trained import TrainedNetwork
 from alexnet_jax.ops import compilation
@@ -65,7 +65,7 @@ def predict_split(
             "one a line in the order of its labels"
         )
     reader = first.reader(labelled_as(source, first.class_names))
-    feed = host_feed.HostFeed(c, first.setup.mesh, reader, evaluation.eval_batch_size(c))
+    feed = host_feed.HostFeed(c, first.setup.mesh, reader, Cut(evaluation.eval_batch_size(c)))
     packings = [Packing(network.setup, network.params) for network in networks]
     params = tuple(pack(network.params) for pack, network in zip(packings, networks, strict=True))
     step = _compile(networks, params, feed.feeding, views)
@@ -77,10 +77,10 @@ def predict_split(
         for fed in batches:
             answered.add(step(params, fed))
             bar.advance(feed.feeding.batch_size)
-    found = answered.answers(len(reader))
+    answers = answered.answers(len(reader))
     for message in reader.bad_images:
         print(f"skipped: {message}", flush=True)
-    return named(found, reader)
+    return named(answers, reader)
 
 
 def named(
@@ -101,16 +101,16 @@ def named(
     return Predictions(**vars(answers), names=names)
 
 
-def errors(found: Predictions, split: str) -> dict[str, Any]:
+def errors(predictions: Predictions, split: str) -> dict[str, Any]:
     """Returns `count`, `top1_error` and `top5_error` over the images with labels.
 
     Raises:
       DataError: none has one.
     """
-    counted = found.counted
+    counted = predictions.counted
     if not counted.any():
         raise DataError(f"split {split} has no labels to compare with")
-    top1, top5 = (float(found.wrong(k)[counted].mean()) for k in (1, BEST))
+    top1, top5 = (float(predictions.wrong(k)[counted].mean()) for k in (1, BEST))
     return {"count": int(counted.sum()), "top1_error": top1, "top5_error": top5}
 
 
@@ -122,12 +122,14 @@ def _compile(
 
     def best_of(params: tuple[Any, ...], fed: Fed) -> Rows:
         batch = feeding.evaluation(fed)
-        said = [
-            evaluation.average_probabilities(n.forward, own, batch["image"], views, n.setup.views)
-            for n, own in zip(networks, params, strict=True)
+        answers = [
+            evaluation.average_probabilities(
+                n.forward, weights, batch["image"], views, n.setup.views
+            )
+            for n, weights in zip(networks, params, strict=True)
         ]
-        own = {"labels": batch["label"], "readable": batch["mask"] > 0}
-        return own | likeliest(jnp.asarray(sum(said) / len(said)))
+        best = {"labels": batch["label"], "readable": batch["mask"] > 0}
+        return best | likeliest(jnp.asarray(sum(answers) / len(answers)))
 
     mapped = meshes.per_device(best_of, mesh, specs, feeding.specs, meshes.batch_spec(shares))
     return compilation.compiled(
@@ -135,19 +137,21 @@ def _compile(
     )
 
 
-def write_predictions(path: pathlib.Path, found: Predictions, network: TrainedNetwork) -> None:
+def write_predictions(
+    path: pathlib.Path, predictions: Predictions, network: TrainedNetwork
+) -> None:
     """Writes a row for each readable image: name, label, five classes, five probabilities.
 
     FILE.jsonl gets lines of JSON, every other file CSV.
     """
-    best = found.classes.shape[1]
+    best = predictions.classes.shape[1]
     names = [f"class_{k}" for k in range(1, best + 1)]
     likely = [f"probability_{k}" for k in range(1, best + 1)]
     rows = [
-        {"image": found.names[i], "label": _name(network, int(found.labels[i]))}
-        | dict(zip(names, map(network.class_name, found.classes[i].tolist()), strict=True))
-        | dict(zip(likely, found.probabilities[i].tolist(), strict=True))
-        for i in np.flatnonzero(found.readable)
+        {"image": predictions.names[i], "label": _name(network, int(predictions.labels[i]))}
+        | dict(zip(names, map(network.class_name, predictions.classes[i].tolist()), strict=True))
+        | dict(zip(likely, predictions.probabilities[i].tolist(), strict=True))
+        for i in np.flatnonzero(predictions.readable)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of a file may be no text; CSV gets its bytes, JSON what Python has in their place.
@@ -164,22 +168,22 @@ def _name(network: TrainedNetwork, label: int) -> str:
     return network.class_name(label) if label >= 0 else ""
 
 
-def write_submission(path: pathlib.Path, found: Predictions, numbers: list[int]) -> None:
+def write_submission(path: pathlib.Path, predictions: Predictions, numbers: list[int]) -> None:
     """Writes five labels a line, in the order of the images.
 
     Args:
       path: of the file.
-      found: of a split in the order that its judges want.
+      predictions: of a split in the order that its judges want.
       numbers: what the judges call each of the network's classes: `label_numbers`.
 
     Raises:
       ConfigError: an image could not be read.
     """
-    if not found.readable.all():
-        unreadable = found.names[int(np.flatnonzero(~found.readable)[0])]
+    if not predictions.readable.all():
+        unreadable = predictions.names[int(np.flatnonzero(~predictions.readable)[0])]
         raise ConfigError(f"predictions: {unreadable} cannot be read; every image needs a line")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (" ".join(str(numbers[k]) for k in row) for row in found.classes)
+    lines = (" ".join(str(numbers[k]) for k in row) for row in predictions.classes)
     path.write_text("".join(line + "\n" for line in lines))
 
 
@@ -204,20 +208,20 @@ def label_numbers(class_names: list[str], classes: int, order: list[str] | None)
     return [numbers[name] for name in names]
 
 
-def class_errors(found: Predictions, network: TrainedNetwork) -> list[dict[str, Any]]:
+def class_errors(predictions: Predictions, network: TrainedNetwork) -> list[dict[str, Any]]:
     """Returns images, errors and the worst confusion of each class that has images."""
-    counted, rows = found.counted, []
-    top1, top5 = found.wrong(1), found.wrong(BEST)
-    for label in np.unique(found.labels[counted]):
-        own = counted & (found.labels == label)
-        taken_for = np.bincount(found.classes[own & top1, 0])
+    counted, rows = predictions.counted, []
+    top1, top5 = predictions.wrong(1), predictions.wrong(BEST)
+    for label in np.unique(predictions.labels[counted]):
+        of_class = counted & (predictions.labels == label)
+        taken_for = np.bincount(predictions.classes[of_class & top1, 0])
         worst = int(taken_for.argmax()) if taken_for.size else -1
         rows.append(
             {
                 "class": network.class_name(int(label)),
-                "images": int(own.sum()),
-                "top1_error": float(top1[own].mean()),
-                "top5_error": float(top5[own].mean()),
+                "images": int(of_class.sum()),
+                "top1_error": float(top1[of_class].mean()),
+                "top5_error": float(top5[of_class].mean()),
                 "taken_for": _name(network, worst),
                 "times": int(taken_for[worst]) if worst >= 0 else 0,
             }
@@ -225,11 +229,13 @@ def class_errors(found: Predictions, network: TrainedNetwork) -> list[dict[str, 
     return rows
 
 
-def confusions(found: Predictions, network: TrainedNetwork) -> list[tuple[str, str, int]]:
+def confusions(predictions: Predictions, network: TrainedNetwork) -> list[tuple[str, str, int]]:
     """Returns which class is taken for which other, and how often, commonest last."""
-    wrong = found.counted & found.wrong(1)
+    wrong = predictions.counted & predictions.wrong(1)
     pairs, times = np.unique(
-        np.stack([found.labels[wrong], found.classes[wrong, 0]], axis=1), axis=0, return_counts=True
+        np.stack([predictions.labels[wrong], predictions.classes[wrong, 0]], axis=1),
+        axis=0,
+        return_counts=True,
     )
     return [
         (network.class_name(int(pairs[i, 0])), network.class_name(int(pairs[i, 1])), int(times[i]))

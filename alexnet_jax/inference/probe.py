@@ -58,7 +58,7 @@ def collect(
     reader: ImageReader,
     layers: Sequence[str],
     advance: Callable[[int], None] = lambda images: None,
-    held: int = 0,
+    bytes_held: int = 0,
 ) -> Activations:
     """Computes activations of every image of a split, in one pass.
 
@@ -73,38 +73,42 @@ def collect(
       DataError: they would not fit into memory, or have no labels.
       ConfigError: no such layer.
     """
-    found: dict[str, np.ndarray] = {}
+    features_by_layer: dict[str, np.ndarray] = {}
     labels, readable, seen = np.zeros(len(reader), np.int32), np.zeros(len(reader), bool), 0
-    for own, label, mask in features.of_split(network, reader, layers):
+    for batch, label, mask in features.of_split(network, reader, layers):
         if not seen:
-            _refuse_too_many(own, len(reader), held)
-            found = {k: np.zeros((len(reader), v.shape[1]), np.float32) for k, v in own.items()}
+            _refuse_too_many(batch, len(reader), bytes_held)
+            features_by_layer = {
+                k: np.zeros((len(reader), v.shape[1]), np.float32) for k, v in batch.items()
+            }
         here = slice(seen, seen + len(label))
-        for layer, values in own.items():
-            found[layer][here] = values
+        for layer, values in batch.items():
+            features_by_layer[layer][here] = values
         labels[here], readable[here] = label, mask
         seen += len(label)
         advance(len(label))
-    kept = readable & (labels >= 0)
-    if not kept.any():
+    labelled = readable & (labels >= 0)
+    if not labelled.any():
         raise DataError(f"{reader.where(0)}: none of its images has a label to learn or compare")
-    if kept.all():
-        return Activations(found, labels)
-    return Activations({layer: values[kept] for layer, values in found.items()}, labels[kept])
+    if labelled.all():
+        return Activations(features_by_layer, labels)
+    return Activations(
+        {layer: values[labelled] for layer, values in features_by_layer.items()}, labels[labelled]
+    )
 
 
-def _refuse_too_many(own: dict[str, np.ndarray], images: int, held: int = 0) -> None:
+def _refuse_too_many(layers: dict[str, np.ndarray], images: int, bytes_held: int = 0) -> None:
     """Refuses what does not fit: the activations, and a copy of one layer's while it learns.
 
     Raises:
       DataError: says how many images would.
     """
-    sizes = [values.shape[1] * 4 for values in own.values()]
-    needed, there = images * (sum(sizes) + max(sizes)), memory() // 2 - held
+    sizes = [values.shape[1] * 4 for values in layers.values()]
+    needed, there = images * (sum(sizes) + max(sizes)), memory() // 2 - bytes_held
     if needed > there:
         fits = there // (sum(sizes) + max(sizes))
         raise DataError(
-            f"{images:,} images' activations of {', '.join(own)} need {needed / 2**30:.1f} GiB, "
+            f"{images:,} images' activations of {', '.join(layers)} need {needed / 2**30:.1f} GiB, "
             f"half of this machine's memory is {there / 2**30:.1f}; name fewer layers, or a slice "
             f"of about {fits:,} images such as train[:{max(1, 100 * fits // images)}%]"
         )
@@ -138,14 +142,14 @@ def probe(layer: str, train: Activations, test: Activations, classes: int) -> Pr
     held_out = np.arange(len(values)) % HELD_OUT == 0
     penalty = PENALTIES[3]
     if len(values) >= 2 * HELD_OUT:
-        learned, least, found = jnp.asarray(~held_out, jnp.float32), np.inf, weights
+        learned, least, best = jnp.asarray(~held_out, jnp.float32), np.inf, weights
         for candidate in PENALTIES:  # each from the stricter one's weights, while it helps
-            found = fitted(x, y, learned, scaling, candidate, found)
-            error = _errors(found, scaling, values[held_out], labels[held_out])[0]
+            best = fitted(x, y, learned, scaling, candidate, best)
+            error = _errors(best, scaling, values[held_out], labels[held_out])[0]
             if error > least:
                 break
             if error < least:
-                penalty, least, weights = candidate, error, found
+                penalty, least, weights = candidate, error, best
     weights = fitted(x, y, jnp.ones(len(values)), scaling, penalty, weights)
     top1, top5 = _errors(weights, scaling, test.layers[layer], test.labels)
     seconds = time.perf_counter() - started

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -82,6 +83,7 @@ def load(
     mesh: MeshConfig = MeshConfig(1, 1),
     which: str = "best",
     kernels: str = "",
+    meanwhile: Callable[[Setup, Any], None] | None = None,
 ) -> TrainedNetwork:
     """Reads a run's network. What is compiled for it is kept for later processes.
 
@@ -90,6 +92,7 @@ def load(
       mesh: to use it on.
       which: checkpoint: best (least validation error), latest, or its step.
       kernels: auto or reference; empty: as the run computed.
+      meanwhile: is called with the weights' shapes while files are read.
 
     Raises:
       ConfigError: not the workdir of a run, or without that checkpoint; or other kernels.
@@ -105,10 +108,12 @@ def load(
     statistics = run_files.read_statistics(workdir)
     setup = Setup.of(config, config.num_classes or len(names), statistics=statistics)
     stored = Stored(workdir, run_files.identity(workdir, config))
-    with ThreadPoolExecutor(1) as beside:  # files are compared without Python's lock
+    with ThreadPoolExecutor(1) as beside:  # files are hashed and read without Python's lock
         choosing = beside.submit(stored.choose, which)
         form = StoredForm(setup)
+        reading = beside.submit(lambda: stored.restore_weights(choosing.result(), form.abstract))
         stored.compile_for_weights(form.abstract)
-        step = choosing.result()
-    weights = form.weights(stored.restore_weights(step, form.abstract))
-    return TrainedNetwork(setup, names, step, weights)
+        if meanwhile:
+            meanwhile(setup, form.abstract_weights)
+        step, state = choosing.result(), reading.result()
+    return TrainedNetwork(setup, names, step, form.weights(state))

@@ -42,8 +42,8 @@ class BatchNorm(nn.Module):
         moments = jnp.stack([wide.mean((0, 1, 2)), (wide * wide).mean((0, 1, 2))])
         mean, square = self.over_devices(moments)
         variance = jnp.maximum(square - mean * mean, 0)
-        for running, own in ((running_mean, mean), (running_variance, variance)):
-            followed = jax.lax.stop_gradient(own)
+        for running, statistic in ((running_mean, mean), (running_variance, variance)):
+            followed = jax.lax.stop_gradient(statistic)
             running.value = running.value - RATE * (running.value - followed)
         return _normalised(x, mean, variance)
 

@@ -105,10 +105,10 @@ class Numerics:
     @contextlib.contextmanager
     def apply(self) -> Iterator[None]:
         """Traces what the block traces in this way."""
-        with contextlib.ExitStack() as held:
-            held.enter_context(platform.using(self.kernels))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(platform.using(self.kernels))
             if self.matmul_precision != "default":  # which leaves what the user set for all of JAX
-                held.enter_context(jax.default_matmul_precision(self.matmul_precision))
+                stack.enter_context(jax.default_matmul_precision(self.matmul_precision))
             yield
 
     def multiplied_in(self, precision: str) -> str:
@@ -126,11 +126,19 @@ def jit(
         jitted = jax.jit(function, compiler_options=options(), **arguments)
 
     @functools.wraps(function)
-    def call(*given: Any) -> Any:
+    def call(*arguments: Any) -> Any:
         with numerics.apply():
-            return jitted(*given)
+            return jitted(*arguments)
 
     return call
+
+
+def kept(
+    function: Callable[..., Any], *abstract: Any, numerics: Numerics = Numerics()
+) -> jax.stages.Compiled:
+    """Compiles now what `jit` would at its first call, and keeps it for later processes."""
+    with numerics.apply():
+        return jax.jit(function, compiler_options=options()).lower(*abstract).compile()
 
 
 def compiled(

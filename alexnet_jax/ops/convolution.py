@@ -26,21 +26,21 @@ def conv(
     Returns:
       (B, H', W', O).
     """
-    own = platform.choose(
+    way = platform.choose(
         reference=convolution_xla.conv,
         auto=convolution_gpu.conv_over_blocks,
         cpu=convolution_cpu.conv,
         cuda=convolution_gpu.conv,
     )
-    return own(x, kernel, stride, _both_ways(padding), groups)
+    return way(x, kernel, stride, _both_ways(padding), groups)
 
 
 def pack(
     kernel: jax.Array, stride: int = 1, padding: int | Padding = 0, groups: int = 1
 ) -> jax.Array | None:
     """Repacks a kernel for `packed_conv`; None where no layout is faster. Arguments: see `conv`."""
-    own = platform.choose(reference=_unpacked, cpu=convolution_cpu.pack)
-    return own(kernel, stride, _both_ways(padding), groups)
+    way = platform.choose(reference=_unpacked, cpu=convolution_cpu.pack)
+    return way(kernel, stride, _both_ways(padding), groups)
 
 
 def packed_conv(x: jax.Array, packed: jax.Array, padding: int | Padding = 0) -> jax.Array:
@@ -64,9 +64,9 @@ def add_bias(x: jax.Array, bias: jax.Array, groups: int = 1) -> jax.Array:
       bias: (C,).
       groups: of the convolution. A GPU adds to each group's array by itself: both are one kernel.
     """
-    own = platform.choose(
+    way = platform.choose(
         reference=convolution_xla.add_bias,
         cpu=convolution_cpu.add_bias,
         cuda=convolution_gpu.add_bias,
     )
-    return own(x, bias, groups)
+    return way(x, bias, groups)

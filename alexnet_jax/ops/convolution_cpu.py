@@ -1,6 +1,7 @@
 """Convolutions for a CPU: oneDNN's where they can be called, else matrix products by XLA.
 
-Inference with kernels that were packed once takes fewer products for 3x3 taps (`winograd`).
+Inference with kernels that were packed once takes fewer products for 3x3 and 5x5 taps
+(`winograd`).
 """
 
 import functools
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 from alexnet_jax.ops import convolution_xla, onednn, winograd
 from alexnet_jax.ops.convolution_xla import Padding, join_groups, plain_conv
 
-LEAST_CHANNELS = 128  # input and output channels from which `winograd` beats oneDNN's convolution
+# Input and output channels from which `winograd` beats oneDNN's convolution, by taps.
+LEAST_CHANNELS = {3: 128, 5: 48}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -75,10 +77,11 @@ conv.defvjp(_conv_forward, _conv_backward)
 
 
 def pack(kernel: jax.Array, stride: int, padding: Padding, groups: int) -> jax.Array | None:
-    """Returns what `packed_conv` takes, (groups, 16, I, O); None where `conv` is faster."""
-    *taps, channels, out = kernel.shape
-    few = min(channels, out // groups) < LEAST_CHANNELS
-    if taps != [winograd.TAPS] * 2 or stride != 1 or few:
+    """Returns what `packed_conv` takes, (groups, N, I, O); None where `conv` is faster."""
+    height, width, channels, out = kernel.shape
+    if height != width or height not in LEAST_CHANNELS or stride != 1:
+        return None
+    if min(channels, out // groups) < LEAST_CHANNELS[height]:
         return None
     if not onednn.takes(kernel, kernel, padding):
         return None

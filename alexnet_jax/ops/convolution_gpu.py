@@ -73,8 +73,8 @@ def _conv_backward(
     x, kernel = residual
     many_channels = x.shape[-1] // groups >= FEW_CHANNELS
     if stride > 1 or kernel.shape[1] < WIDE_KERNEL or many_channels:
-        own = functools.partial(conv_over_blocks, stride=stride, padding=padding, groups=groups)
-        return jax.vjp(own, x, kernel)[1](dy)
+        forward = functools.partial(conv_over_blocks, stride=stride, padding=padding, groups=groups)
+        return jax.vjp(forward, x, kernel)[1](dy)
     of_kernel = functools.partial(
         convolution_xla.conv, x, stride=stride, padding=padding, groups=groups
     )
@@ -115,7 +115,7 @@ def _input_gradient_in_pairs(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def add_bias(x: jax.Array, bias: jax.Array, groups: int) -> jax.Array:
     """Adds (C,) to (B, H, W, C), group by group: with its convolution each is one kernel."""
-    return join_groups([part + own for part, own in split_groups(x, bias, groups)])
+    return join_groups([part + share for part, share in split_groups(x, bias, groups)])
 
 
 def _bias_forward(x: jax.Array, bias: jax.Array, groups: int) -> tuple[jax.Array, None]:

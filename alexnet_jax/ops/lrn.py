@@ -70,21 +70,21 @@ def _normalise(
 
 
 def _normalised(x: jax.Array, c: Lrn, axes: tuple[int, ...], groups: int) -> jax.Array:
-    def of_rows(x: jax.Array) -> jax.Array:
+    def formula(x: jax.Array) -> jax.Array:
         return by_formula(x, c, lambda v: sum_along(v, c.size, axes, groups))
 
     if axes != (-1,):
-        return of_rows(x)
-    own = platform.choose(
-        reference=of_rows, cuda=functools.partial(lrn_gpu.normalised, c=c, groups=groups)
+        return formula(x)
+    way = platform.choose(
+        reference=formula, cuda=functools.partial(lrn_gpu.normalised, c=c, groups=groups)
     )
-    return own(x)
+    return way(x)
 
 
 def _normalise_forward(
     x: jax.Array, c: Lrn, axes: tuple[int, ...], groups: int, rectified: bool
 ) -> tuple[jax.Array, jax.Array]:
-    # Else a GPU's compiler keeps, in float32, what both passes compute of x.
+    # In memory: a GPU's compiler would otherwise keep, in float32, what both passes compute of x.
     x = platform.in_memory(elementwise.relu(x) if rectified else x)
     return _normalised(x, c, axes, groups), x
 
@@ -92,17 +92,17 @@ def _normalise_forward(
 def _normalise_backward(
     c: Lrn, axes: tuple[int, ...], groups: int, rectified: bool, x: jax.Array, dy: jax.Array
 ) -> tuple[jax.Array]:
-    def of_rows(x: jax.Array, dy: jax.Array) -> jax.Array:
+    def formula(x: jax.Array, dy: jax.Array) -> jax.Array:
         dx = gradient_by_formula(x, dy, c, lambda v: sum_along(v, c.size, axes, groups))
         return jnp.where(x > 0, dx, 0) if rectified else dx
 
     if axes != (-1,):
-        return (of_rows(x, dy),)
-    own = platform.choose(
-        reference=of_rows,
+        return (formula(x, dy),)
+    way = platform.choose(
+        reference=formula,
         cuda=functools.partial(lrn_gpu.gradient, c=c, groups=groups, rectified=rectified),
     )
-    return (own(x, dy),)
+    return (way(x, dy),)
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)

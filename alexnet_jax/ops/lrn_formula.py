@@ -114,8 +114,8 @@ def inverse_power(base: jax.Array, beta: float) -> jax.Array:
     """
     if beta != 0.75:
         return base**-beta
-    own = platform.choose(reference=_power, auto=_by_roots, cuda=_by_reciprocal_roots)
-    return own(base)
+    way = platform.choose(reference=_power, auto=_by_roots, cuda=_by_reciprocal_roots)
+    return way(base)
 
 
 def _power(base: jax.Array) -> jax.Array:
@@ -165,8 +165,8 @@ def gradient_by_formula(
     wide, dy = widened(x), widened(dy)
     base = c.k + c.scale * window_sum(wide * wide)
     power = inverse_power(base, c.beta)
-    own, of_others = map(widened, between((dy * power, dy * wide * power / base)))
-    return (own - (2 * c.scale * c.beta) * wide * window_sum(of_others)).astype(x.dtype)
+    direct, of_others = map(widened, between((dy * power, dy * wide * power / base)))
+    return (direct - (2 * c.scale * c.beta) * wide * window_sum(of_others)).astype(x.dtype)
 
 
 def widened(x: jax.Array) -> jax.Array:

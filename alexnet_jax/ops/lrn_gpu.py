@@ -42,21 +42,21 @@ def normalised(x: jax.Array, c: Lrn, groups: int) -> jax.Array:
 def gradient(x: jax.Array, dy: jax.Array, c: Lrn, groups: int, rectified: bool) -> jax.Array:
     """The gradient of `normalised` at x, with that of the ReLU before it where x is `rectified`."""
     x, dy = platform.in_memory((x, dy))
-    rows, of_rows = (a.reshape(-1, a.shape[-1] // groups) for a in (x, dy))
+    rows, dy_rows = (a.reshape(-1, a.shape[-1] // groups) for a in (x, dy))
 
     def of_input(x: jax.Array, dx: jax.Array) -> jax.Array:
         return jnp.where(x > 0, dx, 0) if rectified else dx
 
     if fit(rows, 2 * (c.size // 2)):
         there = around(rows)
-        dx = _gradient_of_quads(there, around(of_rows), c)
+        dx = _gradient_of_quads(there, around(dy_rows), c)
         lanes = [of_input(there[i], part) for i, part in zip(OWN, dx, strict=True)]
         return packed(lanes).reshape(x.shape)
 
-    def kept(values: Any) -> Any:
+    def between(values: Any) -> Any:
         return platform.in_memory([v.astype(x.dtype) for v in values])
 
-    dx = gradient_by_formula(rows, of_rows, c, lambda v: sum_windows(v, c.size, -1), kept)
+    dx = gradient_by_formula(rows, dy_rows, c, lambda v: sum_windows(v, c.size, -1), between)
     return of_input(x, dx.reshape(x.shape))
 
 
@@ -70,12 +70,12 @@ def _gradient_of_quads(x: list[jax.Array], dy: list[jax.Array], c: Lrn) -> list[
     """As `gradient_by_formula`: of four channels, by what lies around them, in float32."""
     half = c.size // 2
     bases = _bases_of_quads(x, c, range(OWN.start - half, OWN.stop + half))
-    own = {i: dy[i] * inverse_power(base, c.beta) for i, base in bases.items()}
-    of_others = {i: own[i] * x[i] * lax.square(lax.rsqrt(base)) for i, base in bases.items()}
+    direct = {i: dy[i] * inverse_power(base, c.beta) for i, base in bases.items()}
+    of_others = {i: direct[i] * x[i] * lax.square(lax.rsqrt(base)) for i, base in bases.items()}
 
     def of_one(i: int) -> jax.Array:
         crossed = [of_others[j] for j in range(i - half, i + half + 1)]
-        return own[i] - (2 * c.scale * c.beta) * x[i] * functools.reduce(jnp.add, crossed)
+        return direct[i] - (2 * c.scale * c.beta) * x[i] * functools.reduce(jnp.add, crossed)
 
     return [of_one(i) for i in OWN]
 

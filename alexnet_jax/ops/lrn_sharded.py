@@ -58,9 +58,9 @@ def _backward(c: Lrn, residual: tuple[jax.Array, Edges], dy: jax.Array) -> tuple
     # What windows centred in x owe to each channel that they cover, the edges too.
     pad = [(0, 0)] * (x.ndim - 1) + [(half, half)]
     crossed = sum_windows(jnp.pad(dy * wide * power / base, pad), c.size, -1)
-    before, own, after = jnp.split(crossed, [half, half + x.shape[-1]], axis=-1)
+    before, middle, after = jnp.split(crossed, [half, half + x.shape[-1]], axis=-1)
     factor = -2 * c.scale * c.beta
-    dx = dy * power + factor * wide * own
+    dx = dy * power + factor * wide * middle
     of_edges = (factor * widened(edges[0]) * before, factor * widened(edges[1]) * after)
     return dx.astype(dtype), (of_edges[0].astype(dtype), of_edges[1].astype(dtype))
 

@@ -30,8 +30,8 @@ def fully_connected(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Arr
 def pack(kernel: jax.Array, groups: int = 1) -> jax.Array | None:
     """Repacks a matrix for `packed`; None where no layout is faster. Arguments as of
     `fully_connected`."""
-    own = platform.choose(reference=_unpacked, cpu=matmul_cpu.pack)
-    parts = [own(part) for part in jnp.split(kernel, groups, axis=-1)]
+    way = platform.choose(reference=_unpacked, cpu=matmul_cpu.pack)
+    parts = [way(part) for part in jnp.split(kernel, groups, axis=-1)]
     return None if parts[0] is None else jnp.stack(parts)
 
 

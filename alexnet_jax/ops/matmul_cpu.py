@@ -34,8 +34,8 @@ def packed_product(x: jax.Array, packed: jax.Array, units: int) -> jax.Array:
 
     Of fc6 and fc7 at full width the bits are those of `onednn.product`.
     """
-    found = onednn.products(x[None], packed)
-    return found.swapaxes(0, 1).reshape(len(x), -1)[:, :units]
+    blocks = onednn.products(x[None], packed)
+    return blocks.swapaxes(0, 1).reshape(len(x), -1)[:, :units]
 
 
 def product(x: jax.Array, matrix: jax.Array) -> jax.Array:

@@ -31,6 +31,7 @@ import jaxlib.version
 import numpy as np
 
 from alexnet_jax.ops.convolution_xla import Padding
+from alexnet_jax.ops.platform import PLAIN_CPU, computed_on
 
 VERSIONS = ("0.10.2", "0.11.2", "0.12.0.1")  # of jaxlib; Python 3.11 gets the first, 3.12 the last
 CONVOLUTION, PRODUCT = "__onednn$convolution", "__onednn$matmul"
@@ -45,9 +46,9 @@ def calls() -> Iterator[None]:
     """Lets the network's pieces call oneDNN in programs that are traced and compiled inside.
 
     They are not cached for later processes: compile here what is traced here, and do not serialise
-    it. Where oneDNN is not to be had, nothing changes.
+    it. Where oneDNN is not to be had, or nobody wants it (PLAIN_CPU), nothing changes.
     """
-    if not available():
+    if computed_on() == PLAIN_CPU or not available():
         yield
         return
     with _in_use(True), _kept_nowhere():
@@ -76,8 +77,9 @@ def available() -> bool:
         # device by accident.
         with _kept_nowhere(), jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):
             call = functools.partial(conv, stride=1, padding=((0, 0), (0, 0)), groups=2)
-            found = np.asarray(jax.jit(call)(x, kernel))
-        wrong = "" if (found == kernel[..., 0].size).all() else f"ones sum up to {found.ravel()}"
+            computed = np.asarray(jax.jit(call)(x, kernel))
+        right = (computed == kernel[..., 0].size).all()
+        wrong = "" if right else f"ones sum up to {computed.ravel()}"
     except jax.errors.JaxRuntimeError as error:
         wrong = str(error)
     if wrong:
@@ -113,7 +115,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups:
         "strides": [int(stride)] * 2,
         "window_dilations": [1, 1],
     }
-    said = {
+    attributes = {
         "dims": 4,
         "input": images,
         "kernel": {"dims": 4, "filter": kernels},
@@ -121,7 +123,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups:
         "window": window,
         "feature_groups": int(groups),
     }
-    return _call(CONVOLUTION, (batch, *places, out), {"onednn_conv_config": said}, x, kernel)
+    return _call(CONVOLUTION, (batch, *places, out), {"onednn_conv_config": attributes}, x, kernel)
 
 
 def product(
@@ -139,9 +141,9 @@ def product(
       (rows, columns) float32.
     """
     # Fields of XLA's OneDnnMatMulConfig, of the same file.
-    said = {"transpose_a": transpose_a, "transpose_b": transpose_b}
+    attributes = {"transpose_a": transpose_a, "transpose_b": transpose_b}
     shape = a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1]
-    return _call(PRODUCT, shape, {"onednn_matmul_config": said}, a, b)
+    return _call(PRODUCT, shape, {"onednn_matmul_config": attributes}, a, b)
 
 
 def products(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -154,18 +156,18 @@ def products(a: jax.Array, b: jax.Array) -> jax.Array:
     Returns:
       (n, rows, columns) float32.
     """
-    said = {"transpose_a": False, "transpose_b": False}
+    attributes = {"transpose_a": False, "transpose_b": False}
     shape = len(b), a.shape[1], b.shape[2]
-    return _call(PRODUCT, shape, {"onednn_matmul_config": said}, a, b)
+    return _call(PRODUCT, shape, {"onednn_matmul_config": attributes}, a, b)
 
 
-def _call(target: str, shape: tuple[int, ...], said: Any, *operands: jax.Array) -> jax.Array:
+def _call(target: str, shape: tuple[int, ...], attributes: Any, *operands: jax.Array) -> jax.Array:
     call = jax.ffi.ffi_call(
         target,
         jax.ShapeDtypeStruct(shape, jnp.float32),
         vmap_method="sequential",
         custom_call_api_version=1,
-        legacy_backend_config=json.dumps(said),
+        legacy_backend_config=json.dumps(attributes),
     )
     return call(*operands)
 

@@ -18,6 +18,8 @@ from jax import lax
 
 KERNELS = ("auto", "reference")
 WAYS = ("reference", "cpu", "cuda", "other")
+# A CPU as of ARM, or with a jaxlib that nobody tested oneDNN's calls with; x86-64 can be it too.
+PLAIN_CPU = "cpu without oneDNN"
 
 Computation = Callable[..., Any]
 # (kernels, platform or "" for that in use); jit traces again where it differs.
@@ -29,7 +31,7 @@ def way(kernels: str, platform: str) -> str:
 
     Args:
       kernels: `Config.kernels`, one of KERNELS.
-      platform: as `platform_in_use` names it.
+      platform: as `platform_in_use` names it, or PLAIN_CPU.
 
     Raises:
       ValueError: no such kernels.
@@ -41,6 +43,8 @@ def way(kernels: str, platform: str) -> str:
         raise ValueError(f"kernels: {kernels!r} is not one of {', '.join(KERNELS)}")
     if kernels == "reference":
         return "reference"
+    if platform == PLAIN_CPU:
+        return "cpu"
     return platform if platform in ("cpu", "cuda") else "other"
 
 
@@ -114,10 +118,10 @@ def choose(
       cpu: a CPU's.
       cuda: an NVIDIA GPU's.
     """
-    found = current()
-    if found == "reference":
+    kind = current()
+    if kind == "reference":
         return reference
-    return {"cpu": cpu, "cuda": cuda}.get(found) or auto or reference
+    return {"cpu": cpu, "cuda": cuda}.get(kind) or auto or reference
 
 
 def columns_apart() -> bool:

@@ -26,12 +26,12 @@ def overlapping_max_pool(x: jax.Array) -> jax.Array:
     Returns:
       (B, (H - 3) // 2 + 1, (W - 3) // 2 + 1, C).
     """
-    own = platform.choose(
+    way = platform.choose(
         reference=_max_of_windows,
         auto=functools.partial(_max_pool, _gradient_by_parity),
         cuda=functools.partial(_max_pool, pooling_gpu.gradient_by_place),
     )
-    return own(x)
+    return way(x)
 
 
 def _max_of_windows(x: jax.Array) -> jax.Array:
@@ -43,7 +43,7 @@ def _max_of_windows(x: jax.Array) -> jax.Array:
         for j in range(3)
     ]
     top = lax.stop_gradient(functools.reduce(jnp.maximum, windows))
-    shares = (jnp.where(own == top, own - lax.stop_gradient(own), 0) for own in windows)
+    shares = (jnp.where(window == top, window - lax.stop_gradient(window), 0) for window in windows)
     return functools.reduce(jnp.add, shares, top)
 
 

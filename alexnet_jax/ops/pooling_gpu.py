@@ -16,8 +16,8 @@ def gradient_by_place(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
     (rows, of_rows), (columns, of_columns) = (_windows_of_places(x, y, axis) for axis in (1, 2))
 
     def in_column(column: jax.Array) -> jax.Array:
-        found = (jnp.where(x == _at(y, r, column), _at(dy, r, column), 0) for r in rows)
-        upper, lower = (part.astype(jnp.promote_types(x.dtype, jnp.float32)) for part in found)
+        gradients = (jnp.where(x == _at(y, r, column), _at(dy, r, column), 0) for r in rows)
+        upper, lower = (part.astype(jnp.promote_types(x.dtype, jnp.float32)) for part in gradients)
         return upper + lower
 
     total = (in_column(columns[0]) + in_column(columns[1])) * (of_rows * of_columns)

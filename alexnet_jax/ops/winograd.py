@@ -1,32 +1,103 @@
-"""Convolutions with 3x3 kernels from 16 products of matrices, where a sum over taps takes 36.
+"""Convolutions with few products, of tiles of pixels and kernels that were transformed.
 
-F(2x2, 3x3) of Lavin and Gray (2015, arXiv:1509.09308): tiles of 4x4 pixels, two apart, and kernels
-become 16 numbers each; these are multiplied, summed over channels, and become 2x2 pixels. All
-factors are 0, 1, -1 and 1/2, so that little is lost: 2e-6 of the largest output at most.
+F(m x m, r x r) of Lavin and Gray (2015, arXiv:1509.09308): of a kernel with r x r taps, m x m
+outputs come from (m + r - 1)^2 products, where a sum over taps takes (m r)^2: 16 in the place of 36
+for 3 x 3 taps, 36 in the place of 100 for 5 x 5. The factors come from points of a line (Toom and
+Cook). With few and small ones little is lost: 2e-6 of the largest output at most.
 """
 
+import dataclasses
+import functools
+import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
 
 from alexnet_jax.ops.convolution_xla import Padding
 
-TILE, OUT, TAPS = 4, 2, 3
-TOGETHER = 4  # images whose tiles a core's cache holds
+PAGE = 4096  # bytes
 
 Matrix = tuple[tuple[float, ...], ...]
-OF_KERNEL: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
-OF_TILE: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-OF_OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
-
 Product = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """How kernels of one size meet tiles.
+
+    Attributes:
+      taps: r, of a kernel along one side.
+      out: m, outputs of a tile along one side.
+      together: images whose tiles a core's cache holds.
+      of_kernel: (m + r - 1, r), maps taps to factors.
+      of_tile: (m + r - 1, m + r - 1), maps pixels to factors.
+      of_output: (m, m + r - 1), maps products to outputs.
+    """
+
+    taps: int
+    out: int
+    together: int
+    of_kernel: Matrix
+    of_tile: Matrix
+    of_output: Matrix
+
+    @property
+    def side(self) -> int:
+        """Pixels of a tile along one side."""
+        return self.out + self.taps - 1
+
+
+def tiling(taps: int, points: Sequence[Fraction | int], together: int) -> Tiling:
+    """Returns the tiling of some points and infinity: as many outputs as they are enough for.
+
+    Polynomials that are known at these places are multiplied by multiplying what is known.
+
+    >>> tiling(3, (0, 1, -1), 4).of_tile[1]
+    (0.0, 1.0, 1.0, 0.0)
+    """
+    out, at = len(points) - taps + 2, [Fraction(p) for p in points]
+    others = [[q for q in at if q != p] for p in at]
+    scales = [math.prod(p - q for q in rest) for p, rest in zip(at, others, strict=True)]
+    kernel = [[p**k / s for k in range(taps)] for p, s in zip(at, scales, strict=True)]
+    tile = [[*_coefficients(rest), Fraction(0)] for rest in others]
+    output = [[p**i for p in at] + [Fraction(i == out - 1)] for i in range(out)]
+    return Tiling(
+        taps,
+        out,
+        together,
+        _floats([*kernel, [Fraction(k == taps - 1) for k in range(taps)]]),
+        _floats([*tile, _coefficients(at)]),
+        _floats(output),
+    )
+
+
+def _coefficients(roots: Sequence[Fraction]) -> list[Fraction]:
+    """Returns those of the polynomial with these roots, the constant first."""
+    coefficients = [Fraction(1)]
+    for root in roots:
+        shifted, padded = [Fraction(0), *coefficients], [*coefficients, Fraction(0)]
+        coefficients = [a - root * b for a, b in zip(shifted, padded, strict=True)]
+    return coefficients
+
+
+def _floats(matrix: Sequence[Sequence[Fraction]]) -> Matrix:
+    return tuple(tuple(float(value) for value in row) for row in matrix)
+
+
+# By taps. Of six places these lose least (1.2e-6 of the largest output; 0, 1, -1, 2, -2 3e-6).
+TILINGS = {
+    3: tiling(3, (0, 1, -1), together=4),
+    5: tiling(5, (0, 1, -1, Fraction(-1, 2), 2), together=1),
+}
+
+
 def transformed(kernel: jax.Array) -> jax.Array:
-    """Maps a kernel, (3, 3, I, O), to what tiles are multiplied with, (16, I, O)."""
-    taps = [[kernel[i, j] for j in range(TAPS)] for i in range(TAPS)]
-    return jnp.stack(_on_both_sides(OF_KERNEL, taps))
+    """Maps a kernel, (r, r, I, O), to what tiles are multiplied with, ((m + r - 1)^2, I, O)."""
+    t = TILINGS[len(kernel)]
+    taps = [[kernel[i, j] for j in range(t.taps)] for i in range(t.taps)]
+    return jnp.stack(_on_both_sides(t.of_kernel, taps))
 
 
 def conv(x: jax.Array, kernel: jax.Array, padding: Padding, product: Product) -> jax.Array:
@@ -34,50 +105,61 @@ def conv(x: jax.Array, kernel: jax.Array, padding: Padding, product: Product) ->
 
     Args:
       x: (B, H, W, I).
-      kernel: from `transformed`, (16, I, O).
+      kernel: from `transformed`, (N, I, O); N says which of TILINGS.
       padding: zeros: (top, bottom), (left, right).
-      product: multiplies (16, rows, I) with (16, I, O).
+      product: multiplies (N, rows, I) with (N, I, O).
 
     Returns:
       (B, H', W', O).
     """
-    whole = len(x) - len(x) % TOGETHER
-
-    def some(images: jax.Array) -> jax.Array:
-        return _conv(images, kernel, padding, product)
-
-    if whole <= TOGETHER:
+    [t] = (t for t in TILINGS.values() if t.side**2 == len(kernel))
+    some = functools.partial(_conv, kernel=kernel, padding=padding, product=product, t=t)
+    whole = len(x) - len(x) % t.together
+    if whole <= t.together:
         parts = [some(part) for part in (x[:whole], x[whole:]) if len(part)]
     else:
-        in_turns = jax.lax.map(some, x[:whole].reshape(-1, TOGETHER, *x.shape[1:]))
+        in_turns = jax.lax.map(some, x[:whole].reshape(-1, t.together, *x.shape[1:]))
         parts = [in_turns.reshape(whole, *in_turns.shape[2:])]
         parts += [some(x[whole:])] if whole < len(x) else []
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
-def _conv(x: jax.Array, kernel: jax.Array, padding: Padding, product: Product) -> jax.Array:
+def _conv(
+    x: jax.Array, kernel: jax.Array, padding: Padding, product: Product, t: Tiling
+) -> jax.Array:
     (images, height, width, channels), ((top, bottom), (left, right)) = x.shape, padding
-    rows, columns = height + top + bottom - TAPS + 1, width + left + right - TAPS + 1
-    down, across = -(-rows // OUT), -(-columns // OUT)  # tiles
+    rows, columns = height + top + bottom - t.taps + 1, width + left + right - t.taps + 1
+    down, across = -(-rows // t.out), -(-columns // t.out)  # tiles
     around = (
-        (top, OUT * down + TAPS - 1 - height - top),
-        (left, OUT * across + TAPS - 1 - width - left),
+        (top, t.out * down + t.taps - 1 - height - top),
+        (left, t.out * across + t.taps - 1 - width - left),
     )
     x = jnp.pad(x, ((0, 0), *around, (0, 0)))
-    pixels = [
-        [x[:, i : i + OUT * down : OUT, j : j + OUT * across : OUT] for j in range(TILE)]
-        for i in range(TILE)
-    ]
     tiles = images * down * across
-    # Of an even number the 16 matrices could lie whole pages apart, which share a place in a cache.
-    odd = ((0, 1 - tiles % 2), (0, 0))
-    parts = _on_both_sides(OF_TILE, pixels)
-    found = product(jnp.stack([jnp.pad(p.reshape(-1, channels), odd) for p in parts]), kernel)
-    found = found[:, :tiles].reshape(TILE, TILE, images, down, across, -1)
-    corners = _on_both_sides(OF_OUTPUT, [[found[i, j] for j in range(TILE)] for i in range(TILE)])
-    pairs = [jnp.stack(corners[i : i + OUT], axis=3) for i in (0, OUT)]
-    whole = jnp.stack(pairs, axis=2).reshape(images, OUT * down, OUT * across, -1)
+    factors = _tiles(x, t, down, across).reshape(t.side**2, tiles, channels)
+    # Matrices that lie whole pages apart would share a place in a cache.
+    odd = any(tiles * numbers * x.dtype.itemsize % PAGE == 0 for numbers in kernel.shape[1:])
+    products = product(jnp.pad(factors, ((0, 0), (0, int(odd)), (0, 0))), kernel)
+    products = products[:, :tiles].reshape(t.side, t.side, images, down, across, -1)
+    corners = _on_both_sides(
+        t.of_output, [[products[i, j] for j in range(t.side)] for i in range(t.side)]
+    )
+    lines = [jnp.stack(corners[i : i + t.out], axis=3) for i in range(0, t.out**2, t.out)]
+    whole = jnp.stack(lines, axis=2).reshape(images, t.out * down, t.out * across, -1)
     return whole[:, :rows, :columns]
+
+
+def _tiles(x: jax.Array, t: Tiling, down: int, across: int) -> jax.Array:
+    """Returns the factors of overlapping tiles, (side, side, B, down, across, I)."""
+    lines = [x[:, i : i + t.out * down : t.out] for i in range(t.side)]
+    lines = jnp.stack(_times(t.of_tile, lines))  # once in memory; else each tile's are made again
+    columns = [lines[:, :, :, j : j + t.out * across : t.out] for j in range(t.side)]
+    # As one sum, which XLA computes in one loop; a stack of sums takes a loop for each.
+    by_column = jnp.asarray(t.of_tile, x.dtype).T.reshape(t.side, 1, t.side, *(1,) * 4)
+    return sum(
+        (c * line[:, None] for c, line in zip(by_column, columns, strict=True)),
+        jnp.zeros((), x.dtype),
+    )
 
 
 def _on_both_sides(matrix: Matrix, square: Sequence[Sequence[jax.Array]]) -> list[jax.Array]:
@@ -89,12 +171,12 @@ def _on_both_sides(matrix: Matrix, square: Sequence[Sequence[jax.Array]]) -> lis
 
 def _times(matrix: Matrix, arrays: Sequence[jax.Array]) -> list[jax.Array]:
     """Multiplies a column of arrays by a matrix; what has the factor 0 is not read."""
-    found = []
+    sums = []
     for row in matrix:
         first, *rest = (
             one if factor == 1 else factor * one
             for factor, one in zip(row, arrays, strict=True)
             if factor
         )
-        found.append(sum(rest, first))
-    return found
+        sums.append(sum(rest, first))
+    return sums

@@ -67,27 +67,27 @@ def shown(network: Network, workdir: pathlib.Path) -> list[Shown]:
     """
     source, split = network.source("")
     reader = network.reader(labelled_as(source, network.class_names))
-    found, chosen, step = _kept(workdir, reader, split) or _asked(network, reader)
-    if not found.counted.any():
+    predicted, chosen, step = _kept(workdir, reader, split) or _asked(network, reader)
+    if not predicted.counted.any():
         raise ConfigError(f"split: {split} has no labels")
-    error = 100 * found.wrong(1)[found.counted].mean()
+    error = 100 * predicted.wrong(1)[predicted.counted].mean()
     of = f"{len(chosen):,} images of {split}, after {step:,} updates"
-    told = f"top-1 error {error:.2f} %, one view, {of}"
-    best, worst, wrong = _extremes(found)
+    heading = f"top-1 error {error:.2f} %, one view, {of}"
+    best, worst, wrong = _extremes(predicted)
     title = "the surest wrong answers" if wrong == len(worst) else "the worst answers"
     kinds = "" if wrong == len(worst) else f"; {wrong} are wrong, the others are the least sure"
     made = [
-        _images(network, reader, found, chosen, best, f"the surest right answers ({of})"),
-        _images(network, reader, found, chosen, worst, f"{title} ({of}{kinds})"),
+        _images(network, reader, predicted, chosen, best, f"the surest right answers ({of})"),
+        _images(network, reader, predicted, chosen, worst, f"{title} ({of}{kinds})"),
     ]
     names = [spoken(name) for name in network.class_names]
-    picture = confusion_figure.of_answers(found, names, f"{split}, one view")
+    picture = confusion_figure.of_answers(predicted, names, f"{split}, one view")
     if picture:
-        made.append(Shown(f"confusion: {told}", f"Confusion matrix; {told}", as_uri(picture)))
+        made.append(Shown(f"confusion: {heading}", f"Confusion matrix; {heading}", as_uri(picture)))
     many = "" if picture else f"; {len(names):,} classes are too many for a confusion matrix"
-    picture = pictures.draw_errors(network, found)
-    title = f"errors by class, and the commonest confusions: {told}{many}"
-    made.append(Shown(title, f"Errors by class; {told}", as_uri(picture)))
+    picture = pictures.draw_errors(network, predicted)
+    title = f"errors by class, and the commonest confusions: {heading}{many}"
+    made.append(Shown(title, f"Errors by class; {heading}", as_uri(picture)))
     picture = pictures.kernels(network)
     made.append(Shown("conv1", "The kernels of conv1, a block for each column", as_uri(picture)))
     for place in best[:2]:
@@ -104,15 +104,15 @@ def _kept(
 ) -> tuple[predictions.Predictions, np.ndarray, int] | None:
     """Returns what the run's last evaluation said, if it was of these images; and of which step."""
     try:
-        kept = answers_file.read(workdir)
+        evaluated = answers_file.read(workdir)
     except FileNotFoundError:
         return None
     except files.DamagedFileError as error:
         cli.say(f"{error}; images are answered anew", file=sys.stderr)
         return None
-    if kept.split != split or len(kept.answers.labels) != len(reader):
+    if evaluated.split != split or len(evaluated.answers.labels) != len(reader):
         return None
-    return predictions.named(kept.answers, reader), np.arange(len(reader)), kept.step
+    return predictions.named(evaluated.answers, reader), np.arange(len(reader)), evaluated.step
 
 
 def _asked(
@@ -123,25 +123,25 @@ def _asked(
     chosen = np.linspace(0, len(reader) - 1, count).astype(int)
     parts: list[tuple[np.ndarray, ...]] = []
     for first in range(0, count, AT_ONCE):
-        own = chosen[first : first + AT_ONCE]
-        images = np.empty((len(own), reader.side, reader.side, 3), np.uint8)
-        labels, good = reader.read(own, images)
-        said = np.stack([one.probabilities for one in network.predict(images, views=1)])
-        order = np.argsort(-said, axis=1, kind="stable")[:, : predictions.BEST]
-        parts.append((labels, good, order, np.take_along_axis(said, order, axis=1)))
+        indices = chosen[first : first + AT_ONCE]
+        images = np.empty((len(indices), reader.side, reader.side, 3), np.uint8)
+        labels, good = reader.read(indices, images)
+        probabilities = np.stack([one.probabilities for one in network.predict(images, views=1)])
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : predictions.BEST]
+        parts.append((labels, good, order, np.take_along_axis(probabilities, order, axis=1)))
     answers = Answers(*(np.concatenate(part) for part in zip(*parts, strict=True)))
     return predictions.named(answers, reader, chosen.tolist()), chosen, network.step
 
 
-def _extremes(found: predictions.Predictions) -> tuple[list[int], list[int], int]:
+def _extremes(predicted: predictions.Predictions) -> tuple[list[int], list[int], int]:
     """Returns where the best answers are and the worst, and how many of these are wrong.
 
     The best are right and sure, the worst wrong and sure; then come right ones that are not sure.
     """
-    order = np.argsort(-found.probabilities[:, 0], kind="stable")
-    is_wrong = found.wrong(1)
-    right = [int(i) for i in order if found.counted[i] and not is_wrong[i]]
-    wrong = [int(i) for i in order if found.counted[i] and is_wrong[i]][:SHOWN]
+    order = np.argsort(-predicted.probabilities[:, 0], kind="stable")
+    is_wrong = predicted.wrong(1)
+    right = [int(i) for i in order if predicted.counted[i] and not is_wrong[i]]
+    wrong = [int(i) for i in order if predicted.counted[i] and is_wrong[i]][:SHOWN]
     unsure = [i for i in reversed(right[SHOWN:])][: SHOWN - len(wrong)]
     return right[:SHOWN], wrong + unsure, len(wrong)
 
@@ -149,27 +149,27 @@ def _extremes(found: predictions.Predictions) -> tuple[list[int], list[int], int
 def _images(
     network: Network,
     reader: ImageReader,
-    found: predictions.Predictions,
+    predicted: predictions.Predictions,
     chosen: np.ndarray,
     places: list[int],
     title: str,
 ) -> Shown | None:
     if not places:
         return None
-    images, labels, answers, said = [], [], [], []
+    images, labels, answers, texts = [], [], [], []
     for place in places:
         image, label = _image(reader, int(chosen[place]))
         name = spoken(network.class_name(label))
         rows = [
             (spoken(network.class_name(int(k))), float(p))
-            for k, p in zip(found.classes[place], found.probabilities[place], strict=True)
+            for k, p in zip(predicted.classes[place], predicted.probabilities[place], strict=True)
         ]
         images.append(image)
         labels.append(name)
         answers.append(rows)
-        said.append(f"{name}: {rows[0][0]} ({100 * rows[0][1]:.0f} %)")
+        texts.append(f"{name}: {rows[0][0]} ({100 * rows[0][1]:.0f} %)")
     picture = answers_figure.draw(images, labels, answers)
-    return Shown(title, f"{title}: {'; '.join(said)}", as_uri(picture))
+    return Shown(title, f"{title}: {'; '.join(texts)}", as_uri(picture))
 
 
 def _image(reader: ImageReader, index: int) -> tuple[np.ndarray, int]:

@@ -87,12 +87,12 @@ class Batches:
         size = next(size for size in SIZES if size >= len(images))
         filled = np.zeros((size - len(images), *images.shape[1:]), images.dtype)
         try:
-            found = self._compute(np.concatenate([images, filled]))
+            probabilities = self._compute(np.concatenate([images, filled]))
         except Exception as error:  # it is raised again where each answer is awaited
             for _, answer in taken:
                 if answer.set_running_or_notify_cancel():
                     answer.set_exception(error)
             return
-        for (_, answer), own in zip(taken, found, strict=False):
+        for (_, answer), row in zip(taken, probabilities, strict=False):
             if answer.set_running_or_notify_cancel():
-                answer.set_result(own)
+                answer.set_result(row)

@@ -70,10 +70,10 @@ SIZES = (("mean |weight| by layer", "weights/"), ("mean |update| by layer", "upd
 
 def charts(runs: list[Run]) -> list[Chart]:
     """Returns the charts of some runs, each on the same axes; without those that nobody has."""
-    found = []
+    made = []
     for title, name, unit, scale, log in KINDS:
         of_runs = [_curves(run, name, scale, len(runs) > 1) for run in runs]
-        found.append(Chart(title, unit, _told_apart(of_runs), log))
+        made.append(Chart(title, unit, _told_apart(of_runs), log))
     for title, prefix in SIZES if len(runs) == 1 else ():
         names = sorted({n for row in runs[0].rows for n in row if n.startswith(prefix)})
         kernels = [n for n in names if n.endswith(".kernel")]
@@ -82,8 +82,8 @@ def charts(runs: list[Run]) -> list[Chart]:
             for n in kernels
             for curve in _curves(runs[0], n, 1.0, False, n.removeprefix(prefix).split(".")[0])
         ]
-        found.append(Chart(title, "", _told_apart([curves]), True))
-    return [chart for chart in found if chart.curves]
+        made.append(Chart(title, "", _told_apart([curves]), True))
+    return [chart for chart in made if chart.curves]
 
 
 def _told_apart(of_runs: list[list[Curve]]) -> list[Curve]:
@@ -106,12 +106,12 @@ def _curves(run: Run, name: str, scale: float, several: bool, label: str = "") -
     for row in run.rows:
         if name in row and math.isfinite(row[name]):
             parts.setdefault((series_of(row), row["split"] != "train"), []).append(row)
-    found = []
+    curves = []
     for (series, measured), rows in parts.items():
-        kept = rows[:: max(1, -(-len(rows) // MOST_POINTS))]
-        kept = kept if kept[-1] is rows[-1] else [*kept, rows[-1]]
-        told = f"{run.name}: {series}" if several else series
-        x = [float(row["step"]) for row in kept]
-        y = [scale * float(row[name]) for row in kept]
-        found.append(Curve(label or told, x, y, measured))
-    return found
+        points = rows[:: max(1, -(-len(rows) // MOST_POINTS))]
+        points = points if points[-1] is rows[-1] else [*points, rows[-1]]
+        legend = f"{run.name}: {series}" if several else series
+        x = [float(row["step"]) for row in points]
+        y = [scale * float(row[name]) for row in points]
+        curves.append(Curve(label or legend, x, y, measured))
+    return curves

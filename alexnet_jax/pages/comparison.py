@@ -31,28 +31,28 @@ def differences(runs: list[Run]) -> list[tuple[str, list[Any]]]:
     """Returns the fields that differ between runs, each with the runs' values."""
     configs = [flatten(run.config) for run in runs]
     return [
-        (name, [own.get(name) for own in configs])
+        (name, [config.get(name) for config in configs])
         for name in configs[0]
-        if name not in SILENT and any(own.get(name) != configs[0][name] for own in configs)
+        if name not in SILENT and any(config.get(name) != configs[0][name] for config in configs)
     ]
 
 
 def groups(runs: list[Run]) -> list[Group]:
     """Returns the runs by what they have in common but their seed."""
-    found: dict[str, list[Run]] = {}
+    by_config: dict[str, list[Run]] = {}
     for run in runs:
         fields = flatten(run.config)
         key = repr([(n, v) for n, v in fields.items() if n != "seed" and n not in SILENT])
-        found.setdefault(key, []).append(run)
+        by_config.setdefault(key, []).append(run)
     made = []
-    for own in found.values():
-        views = sorted({v for run in own for v in run.last})
+    for members in by_config.values():
+        views = sorted({v for run in members for v in run.last})
         errors = {}
         for count in views:
-            values = [run.last[count]["top1_error"] for run in own if count in run.last]
+            values = [run.last[count]["top1_error"] for run in members if count in run.last]
             errors[count] = interval(values)
-        steps = sorted({row["step"] for run in own for row in run.last.values()})
-        made.append(Group([run.name for run in own], steps, errors))
+        steps = sorted({row["step"] for run in members for row in run.last.values()})
+        made.append(Group([run.name for run in members], steps, errors))
     return made
 
 

@@ -10,7 +10,7 @@ from alexnet_jax.config import Config, ConfigError, flatten
 from alexnet_jax.configs.flags import meanings
 from alexnet_jax.host import files
 from alexnet_jax.training import history, run_files
-from alexnet_jax.training.writers import METRICS, read_rows
+from alexnet_jax.training.rows import METRICS, read_rows
 
 # Fields that say nothing of the result, and those of where the data lie and what a run keeps.
 SILENT = ("report_every_minutes", "stuck_after_seconds", "join_seconds", "read_threads")
@@ -69,11 +69,11 @@ class Run:
     @property
     def last(self) -> dict[int, dict[str, Any]]:
         """The last evaluation by its views."""
-        found: dict[int, dict[str, Any]] = {}
+        rows_by_views: dict[int, dict[str, Any]] = {}
         for row in self.rows:
             if row["split"] != "train":
-                found[row.get("views", 1)] = row
-        return found
+                rows_by_views[row.get("views", 1)] = row
+        return rows_by_views
 
     @property
     def step(self) -> int:
@@ -83,13 +83,13 @@ class Run:
     @property
     def command(self) -> str:
         """The command that runs it again, in another workdir."""
-        own = flatten(self.config)
-        recipe = min(configs.names(), key=lambda name: len(_differing(own, name)))
+        values = flatten(self.config)
+        recipe = min(configs.names(), key=lambda name: len(_differing(values, name)))
         fields = [
-            f"--config.{field}={own[field]!r}"
-            if not isinstance(own[field], str)
-            else f"--config.{field}={own[field]}"
-            for field in _differing(own, recipe)
+            f"--config.{field}={values[field]!r}"
+            if not isinstance(values[field], str)
+            else f"--config.{field}={values[field]}"
+            for field in _differing(values, recipe)
         ]
         words = ["--workdir=NEW", f"--config={recipe}", *fields]
         return f"python -m alexnet_jax.main {shlex.join(words)}"
@@ -97,23 +97,23 @@ class Run:
     @property
     def deviations(self) -> list[Deviation]:
         """What differs from the recipe `paper`, with what each field means."""
-        own, papers, meaning = flatten(self.config), flatten(configs.get("paper")), meanings()
+        ours, papers, meaning = flatten(self.config), flatten(configs.get("paper")), meanings()
         return [
-            Deviation(field, own[field], papers[field], meaning.get(field, ""))
-            for field in _differing(own, "paper")
+            Deviation(field, ours[field], papers[field], meaning.get(field, ""))
+            for field in _differing(ours, "paper")
             if field not in KEEPING
         ]
 
     @property
     def data(self) -> str:
         """Says what it learns from and is evaluated on."""
-        c, told = self.config, self.dataset
-        sizes = f" ({told['train_examples']:,} images)" if "train_examples" in told else ""
+        c, dataset = self.config, self.dataset
+        sizes = f" ({dataset['train_examples']:,} images)" if "train_examples" in dataset else ""
         measured = next(iter(self.last.values()), None)
         tested = f", {measured['split']} ({measured['count']:,}) to test" if measured else ""
-        names = told.get("class_names")
+        names = dataset.get("class_names")
         classes = f"; {len(names):,} classes" if names else ""
-        known = f"; fingerprint {told['fingerprint'][:12]}" if told.get("fingerprint") else ""
+        known = f"; fingerprint {dataset['fingerprint'][:12]}" if dataset.get("fingerprint") else ""
         return f"{c.dataset}: {c.train_split}{sizes} to learn from{tested}{classes}{known}"
 
     @property
@@ -134,26 +134,26 @@ class Run:
             return []
         times = [history.seconds_of(event["at"]) for event in events]
         first, whole = times[0], max(times[-1] - times[0], 1e-3)
-        found: list[Stretch] = []
+        stretches: list[Stretch] = []
         for event, at in zip(events, times, strict=True):
             place = (at - first) / whole
             if event["event"] == "start":
-                found.append(Stretch(place, LEAST_SHARE, "goes on", [], []))
-            elif found:
-                last = found[-1]
+                stretches.append(Stretch(place, LEAST_SHARE, "goes on", [], []))
+            elif stretches:
+                last = stretches[-1]
                 length = max(place - last.start, LEAST_SHARE)
                 end = str(event.get("reason", last.end))
-                found[-1] = dataclasses.replace(last, length=length, end=end)
+                stretches[-1] = dataclasses.replace(last, length=length, end=end)
                 if event["event"] == "save":
                     last.saves.append(place)
                 if event["event"] == "evaluate":
                     last.evaluations.append(place)
-        return found
+        return stretches
 
 
-def _differing(own: dict[str, Any], recipe: str) -> list[str]:
+def _differing(config: dict[str, Any], recipe: str) -> list[str]:
     theirs = flatten(configs.get(recipe))
-    return [name for name in own if own[name] != theirs[name] and name not in SILENT]
+    return [name for name in config if config[name] != theirs[name] and name not in SILENT]
 
 
 def read(workdir: pathlib.Path, name: str = "") -> Run:

@@ -120,11 +120,11 @@ class _Server:
     async def predict(self, request: Request) -> Response:
         """The likeliest classes of each image, in the order in which they came."""
         images = await _images(request)
-        found = await asyncio.gather(*(self._answer(*one) for one in images))
-        wrong = [one for one in found if "error" in one]
+        answers = await asyncio.gather(*(self._answer(*one) for one in images))
+        wrong = [one for one in answers if "error" in one]
         if len(images) == 1 and wrong:
             return JSONResponse(wrong[0], 422)
-        return JSONResponse({"images": found})
+        return JSONResponse({"images": answers})
 
     async def activations(self, request: Request) -> Response:
         """A picture of what each layer and column makes of an image."""
@@ -153,10 +153,10 @@ class _Server:
             self.batches.refuse_if_full()
             decoding = self._decoding.submit(self._square, name, encoded)
             image = await asyncio.wrap_future(decoding)
-            said = await asyncio.wrap_future(self.batches.submit(image))
+            answer = await asyncio.wrap_future(self.batches.submit(image))
         except DataError as error:
             return {"image": name, "error": printable(error)}
-        best = best_five(said, self._network.class_name)
+        best = best_five(answer, self._network.class_name)
         return {
             "image": name,
             "best": [{"class": c, "words": spoken(c), "probability": p} for c, p in best],
@@ -204,12 +204,12 @@ async def _images(request: Request) -> list[Named]:
     try:
         async with request.form(max_files=MOST_IMAGES, max_fields=MOST_IMAGES) as form:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            found = [(printable(file.filename or "image"), await file.read()) for file in files]
+            images = [(printable(file.filename or "image"), await file.read()) for file in files]
     except (MultiPartException, ValueError) as error:
         raise HTTPException(400, f"the form cannot be read ({error})") from error
-    if not found:
+    if not images:
         raise HTTPException(400, "the form has no file")
-    return found
+    return images
 
 
 def _count_bytes(request: Request) -> None:
@@ -218,10 +218,10 @@ def _count_bytes(request: Request) -> None:
     Raises:
       HTTPException: it says so itself.
     """
-    told = f"a request has at most {MOST_BYTES // 2**20} MiB"
+    refusal = f"a request has at most {MOST_BYTES // 2**20} MiB"
     length = request.headers.get("content-length", "0")
     if not length.isascii() or not length.isdigit() or int(length) > MOST_BYTES:
-        raise HTTPException(413, told)
+        raise HTTPException(413, refusal)
     receive, seen = request.receive, 0
 
     async def counted() -> Any:
@@ -229,7 +229,7 @@ def _count_bytes(request: Request) -> None:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > MOST_BYTES:
-            raise HTTPException(413, told)
+            raise HTTPException(413, refusal)
         return message
 
     request._receive = counted

@@ -143,8 +143,8 @@ def sum_gradients(grads: Any, specs: Specs) -> Any:
 
 def squared_norms(tree: Any, specs: Specs) -> Any:
     """Returns the squared norm of each whole leaf, 0-d, from the parts that devices hold."""
-    own = jax.tree.map(lambda leaf: jnp.vdot(leaf, leaf), tree)
-    return _sum_each(own, specs, lambda spec, axis: axis in spec)
+    norms = jax.tree.map(lambda leaf: jnp.vdot(leaf, leaf), tree)
+    return _sum_each(norms, specs, lambda spec, axis: axis in spec)
 
 
 def _sum_each(tree: Any, specs: Specs, over: Callable[[P, str], bool]) -> Any:
@@ -155,7 +155,7 @@ def _sum_each(tree: Any, specs: Specs, over: Callable[[P, str], bool]) -> Any:
         for spec in structure.flatten_up_to(specs)
     ]
     for group in {group for group in axes if group}:
-        members = [i for i, own in enumerate(axes) if own == group]
+        members = [i for i, group_of_leaf in enumerate(axes) if group_of_leaf == group]
         for i, total in zip(members, _sum([leaves[i] for i in members], group), strict=True):
             leaves[i] = total
     return structure.unflatten(leaves)

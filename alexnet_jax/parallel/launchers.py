@@ -40,7 +40,7 @@ class LauncherError(UserError, ValueError):
     """The environment does not say of which processes a run is."""
 
 
-def found(seconds: float, method: str = "") -> dict[str, Any]:
+def detect(seconds: float, method: str = "") -> dict[str, Any]:
     """Returns what `jax.distributed.initialize` takes, as the environment has it.
 
     As in JAX, `JAX_COORDINATOR_ADDRESS` and `JAX_LOCAL_DEVICE_IDS` come before that.
@@ -58,27 +58,27 @@ def found(seconds: float, method: str = "") -> dict[str, Any]:
         _refuse_without_mpi4py()
     environment = os.environ
     ids = environment.get("JAX_LOCAL_DEVICE_IDS", "")
-    own = [int(number) for number in ids.split(",")] if ids else None
+    local_ids = [int(number) for number in ids.split(",")] if ids else None
     names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
     address = environment.get("JAX_COORDINATOR_ADDRESS") or None
     try:
         values = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-            address, None, None, own, method or None, int(seconds)
+            address, None, None, local_ids, method or None, int(seconds)
         )
     except RuntimeError as error:
-        told = str(error).strip().splitlines()[0]
-        if "Kubernetes API" not in told:
+        reason = str(error).strip().splitlines()[0]
+        if "Kubernetes API" not in reason:
             raise
         raise LauncherError(
-            f"--distributed: {told}; the pod's service account may not ask for pods, services and "
-            "jobs: launch/kubernetes/access.yaml lets it"
+            f"--distributed: {reason}; the pod's service account may not ask for pods, services "
+            "and jobs: launch/kubernetes/access.yaml lets it"
         ) from error
     about = dict(zip(names, values, strict=True))
     if None in values[:3]:
         about |= of_torchrun(environment) or {}
     if None in (about[name] for name in names[:3]):
         raise LauncherError(nothing(environment))
-    if own is None and _alone_on_its_node(environment):
+    if local_ids is None and _alone_on_its_node(environment):
         about["local_device_ids"] = None  # all of them, not the first
     return {name: value for name, value in about.items() if value is not None}
 
@@ -117,17 +117,17 @@ def nothing(environment: Mapping[str, str]) -> str:
     >>> "SLURM_JOB_ID is there" in nothing({"SLURM_JOB_ID": "7"})
     True
     """
-    told = [f"no launcher is found in the environment (looked for {', '.join(VARIABLES)})"]
+    sentences = [f"no launcher is found in the environment (looked for {', '.join(VARIABLES)})"]
     for launcher, names in VARIABLES.items():
         there = [name for name in names if name in environment]
         if there:
             missing = [name for name in names if name not in environment]
             part = f"of {launcher} {', '.join(there)} is there"
             part += f" and {', '.join(missing)} is not" if missing else ""
-            told.append(part + (f": {HINTS[launcher]}" if launcher in HINTS else ""))
+            sentences.append(part + (f": {HINTS[launcher]}" if launcher in HINTS else ""))
     if any(name in environment for name in OF_MPICH):
-        told.append("MPICH started this process: use --cluster=mpi4py")
-    return "; ".join(told)
+        sentences.append("MPICH started this process: use --cluster=mpi4py")
+    return "; ".join(sentences)
 
 
 def _refuse_without_mpi4py() -> None:

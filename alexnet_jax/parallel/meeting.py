@@ -77,10 +77,10 @@ class Line:
             return None
         *lines, self._read = (self._read + data).split(b"\n")
         try:
-            found = [json.loads(line) for line in lines]
+            messages = [json.loads(line) for line in lines]
         except ValueError:
             return None
-        return found if all(isinstance(one, dict) for one in found) else None
+        return messages if all(isinstance(one, dict) for one in messages) else None
 
 
 class Meeting:
@@ -146,17 +146,17 @@ class Meeting:
                     missing = [p for p in range(1, self._count) if p not in self.lines]
                     if not missing:
                         break
-                    told = f"{_those(missing)} of {self._count} at {name}"
+                    arrived = f"{_those(missing)} of {self._count} at {name}"
                     if time.monotonic() - self._started > self._seconds:
                         for line in self.lines.values():
-                            line.send(refused=f"process 0 waits no longer for {told}")
+                            line.send(refused=f"process 0 waits no longer for {arrived}")
                         for line in coming:
                             line.close()
                         raise ProcessesError(
-                            f"--coordinator: {told} did not come within {self._seconds:.0f} s "
+                            f"--coordinator: {arrived} did not come within {self._seconds:.0f} s "
                             "(join_seconds); start each with the same address"
                         )
-                    self._say(f"waiting for {told}")
+                    self._say(f"waiting for {arrived}")
                     for line in self.lines.values():
                         line.send(missing=missing)
                 elif waited is listening:
@@ -176,14 +176,14 @@ class Meeting:
             line.send(go=True)
 
     def _welcome(self, ready: selectors.BaseSelector, line: Line) -> None:
-        told = line.receive()
-        known = [process for process, own in self.lines.items() if own is line]
-        if told is None:
+        message = line.receive()
+        known = [process for process, other in self.lines.items() if other is line]
+        if message is None:
             ready.unregister(line.socket)
             line.close()
             for process in known:  # it may come again
                 del self.lines[process]
-        for about in told or []:
+        for about in message or []:
             process, count = about.get("process"), about.get("count")
             if count != self._count:
                 line.send(refused=f"--num_processes: {count} here, {self._count} in process 0")
@@ -196,7 +196,7 @@ class Meeting:
 
     def _come(self) -> None:
         name, started, seconds = self._name, self._started, self._seconds
-        why, said = "", started
+        why, last_said = "", started
         while True:
             try:
                 line = Line(socket.create_connection(self._address, timeout=5))
@@ -209,26 +209,26 @@ class Meeting:
                     f"--coordinator: process 0 was not found at {name} within {seconds:.0f} s "
                     f"({why}; join_seconds); start it, with the same address"
                 )
-            if now - said >= SAY_SECONDS:
+            if now - last_said >= SAY_SECONDS:
                 self._say(f"waiting for process 0 at {name} ({why})")
-                said = now
+                last_said = now
             threading.Event().wait(0.3)
         line.send(process=self._process, count=self._count)
         line.socket.settimeout(SAY_SECONDS * 1.5)  # process 0 says something more often
         self.lines[0] = line
         while True:
-            told = line.receive()
-            if told == [] and time.monotonic() - started > seconds:
+            message = line.receive()
+            if message == [] and time.monotonic() - started > seconds:
                 raise ProcessesError(
                     f"--coordinator: whoever listens at {name} does not answer as process 0 of "
                     "this run does; is the port another program's? Choose another"
                 )
-            if told is None:
+            if message is None:
                 raise ProcessesError(
                     f"--coordinator: process 0 at {name} ended before all had come; see what it "
                     "said (is it this run's?)"
                 )
-            for about in told:
+            for about in message:
                 if "refused" in about:
                     raise ProcessesError(str(about["refused"]))
                 if "missing" in about:
@@ -238,15 +238,15 @@ class Meeting:
 
     def _waits(self, ready: selectors.BaseSelector) -> Iterator[Any]:
         """Yields what can be read, and None every ten seconds and at the end."""
-        said = self._started
+        last_said = self._started
         while True:
             now = time.monotonic()
-            until = min(said + SAY_SECONDS, self._started + self._seconds)
+            until = min(last_said + SAY_SECONDS, self._started + self._seconds)
             events = ready.select(max(0.0, until - now) + 0.01)
             for key, _ in events:
                 yield key.data if key.data is not None else key.fileobj
             if time.monotonic() >= until:
-                said = time.monotonic()
+                last_said = time.monotonic()
                 yield None
 
     def _say(self, text: str) -> None:

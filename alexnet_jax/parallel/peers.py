@@ -54,17 +54,17 @@ class Peers:
             while len(ready.get_map()):
                 for key, _ in ready.select():
                     process, line = key.data, self._lines[key.data]
-                    told = line.receive()
-                    for about in told or []:
+                    message = line.receive()
+                    for about in message or []:
                         self._hear(process, about)
-                    if told is None:
+                    if message is None:
                         ready.unregister(line.socket)
                         line.socket.close()
                         if not self._leaving and process not in self._left():
                             self._end(process, "died", 1)
 
     def _left(self) -> set[int]:
-        return {process for process, own in self._figures.items() if own.get("left")}
+        return {process for process, figures in self._figures.items() if figures.get("left")}
 
     def _hear(self, process: int, about: dict[str, Any]) -> None:
         if "figures" in about:
@@ -91,10 +91,10 @@ class Peers:
 
         A wrong flag or file is found by every process itself, and each says so.
         """
-        own = isinstance(error, UserError)
-        self._found.wait(1.0 if own else GONE_SECONDS)
+        is_user_error = isinstance(error, UserError)
+        self._found.wait(1.0 if is_user_error else GONE_SECONDS)
         return self._ended is not None and (
-            not own or self._ended["why"].startswith(WITHOUT_A_WORD)
+            not is_user_error or self._ended["why"].startswith(WITHOUT_A_WORD)
         )
 
     def blame(self) -> str:
@@ -146,7 +146,7 @@ class Peers:
 
     def spread(self, name: str) -> dict[str, float]:
         """Returns the least, median and most of a figure over the processes, as last told."""
-        values = [own[name] for own in list(self._figures.values()) if name in own]
+        values = [figures[name] for figures in list(self._figures.values()) if name in figures]
         if len(values) < 2:
             return {}
         return {

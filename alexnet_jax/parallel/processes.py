@@ -59,7 +59,7 @@ def start(
       ConfigError: flags that do not fit together.
       ProcessesError: the environment is not one of those, or the others do not come.
     """
-    found: dict[str, Any] = {}
+    launch: dict[str, Any] = {}
     if coordinator:
         if not 0 <= process_id < num_processes:
             raise ConfigError(
@@ -67,23 +67,23 @@ def start(
                 f"{num_processes}"
             )
         address_of(coordinator)
-        found = {
+        launch = {
             "coordinator_address": coordinator,
             "num_processes": num_processes,
             "process_id": process_id,
         }
         if coordinator.rpartition(":")[0] in ("localhost", "127.0.0.1") and not process_id:
-            found["coordinator_bind_address"] = coordinator  # nobody else's business
+            launch["coordinator_bind_address"] = coordinator  # nobody else's business
     try:
-        found = found or launchers.found(join_seconds, method)
-        count, own = found["num_processes"], found["process_id"]
+        launch = launch or launchers.detect(join_seconds, method)
+        count, number = launch["num_processes"], launch["process_id"]
         if count == 1 and not coordinator:
             return  # nobody else to join
         if count > 1:  # before JAX waits for them, silently, and ends the process
-            peers = Peers.meet(found["coordinator_address"], count, own, join_seconds)
+            peers = Peers.meet(launch["coordinator_address"], count, number, join_seconds)
             signals.also_tell(peers.leave_by_signal)
             _peers.append(peers)
-        _initialize(found)
+        _initialize(launch)
     except (RuntimeError, ValueError) as error:
         if isinstance(error, UserError) and not isinstance(error, launchers.LauncherError):
             raise
@@ -94,20 +94,20 @@ def start(
         ) from error
 
 
-def _initialize(found: dict[str, Any]) -> None:
+def _initialize(launch: dict[str, Any]) -> None:
     known = inspect.signature(jax.distributed.initialize).parameters
     if "shutdown_timeout_seconds" in known:  # jax 0.8
-        found = found | {"shutdown_timeout_seconds": SHUTDOWN_SECONDS}
+        launch = launch | {"shutdown_timeout_seconds": SHUTDOWN_SECONDS}
     if "heartbeat_timeout_seconds" in known:  # `peers` finds who is gone, the watchdog who stands
-        found = found | {"heartbeat_timeout_seconds": A_DAY}
-    if found["process_id"]:
-        relay = Relay(address_of(found["coordinator_address"]))
-        found = found | {"coordinator_address": relay.address}
+        launch = launch | {"heartbeat_timeout_seconds": A_DAY}
+    if launch["process_id"]:
+        relay = Relay(address_of(launch["coordinator_address"]))
+        launch = launch | {"coordinator_address": relay.address}
     before = signal.getsignal(signal.SIGTERM)
     if "jax_enable_preemption_service" in jax.config.values:
         # Its handler takes SIGTERM away from ours, and nobody asks what it has seen.
         jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(**found)
+    jax.distributed.initialize(**launch)
     if threading.current_thread() is threading.main_thread() and before is not None:
         signal.signal(signal.SIGTERM, before)  # older versions install theirs all the same
 
@@ -151,8 +151,8 @@ def ending_together() -> Iterator[None]:
 
 def tell_stuck(line: str) -> None:
     """Says that this process stands still, here and to the others."""
-    own = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
-    print(f"error: {own}{line}", file=sys.stderr, flush=True)
+    speaker = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
+    print(f"error: {speaker}{line}", file=sys.stderr, flush=True)
     for peers in _peers:
         peers.leave(f"stands still ({line.split(';')[0]})", STUCK)
 
@@ -194,8 +194,8 @@ def told_by_all(text: str) -> list[str]:
     padded = np.zeros(max(1, int(lengths.max())), np.uint8)
     padded[: len(encoded)] = encoded
     rows = _from_all(padded)
-    told = (row[:n].tobytes() for row, n in zip(rows, lengths, strict=True))
-    return [text.decode(errors="surrogateescape") for text in told]
+    texts = (row[:n].tobytes() for row, n in zip(rows, lengths, strict=True))
+    return [text.decode(errors="surrogateescape") for text in texts]
 
 
 def agree(config: Config, workdir: str) -> None:
@@ -206,10 +206,10 @@ def agree(config: Config, workdir: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    told = [json.loads(text) for text in told_by_all(json.dumps([to_json(config), workdir]))]
-    fields = [flatten(from_json(text)) | {"--workdir": folder} for text, folder in told]
-    for process, own in enumerate(fields):
-        for name, value in own.items():
+    started = [json.loads(text) for text in told_by_all(json.dumps([to_json(config), workdir]))]
+    fields = [flatten(from_json(text)) | {"--workdir": folder} for text, folder in started]
+    for process, values in enumerate(fields):
+        for name, value in values.items():
             if value != fields[0][name]:
                 raise ConfigError(
                     f"{name}: {value!r} in process {process}, {fields[0][name]!r} in process 0; "
@@ -232,11 +232,11 @@ def first_does(action: Callable[[], Any]) -> None:
             action()
         except Exception as error:  # not handled here: first told to all, then raised
             problem = error
-    told = told_by_all(f"{type(problem).__name__}: {problem}" if problem else "")[0]
+    failure = told_by_all(f"{type(problem).__name__}: {problem}" if problem else "")[0]
     if problem:
         raise problem
-    if told:
-        raise ProcessesError(f"process 0 ended with {told}")
+    if failure:
+        raise ProcessesError(f"process 0 ended with {failure}")
 
 
 def first_then_all(action: Callable[[], T]) -> T:
@@ -255,10 +255,10 @@ def first_then_all(action: Callable[[], T]) -> T:
             results.append(action())
         except Exception as error:  # not handled here: first told to all, then raised
             problem = error
-    told = told_by_all(f"{type(problem).__name__}: {problem}" if problem else "")
+    failures = told_by_all(f"{type(problem).__name__}: {problem}" if problem else "")
     if problem:
         raise problem
-    for process, text in enumerate(told):
+    for process, text in enumerate(failures):
         if text:
             raise ProcessesError(f"process {process} ended with {text}")
     return results[0]
@@ -280,7 +280,7 @@ def filled_in(arrays: list[np.ndarray], spans: list[tuple[int, int]]) -> list[np
     for first, last in spans:
         known[first:last] = True
     knows = _from_all(known).argmax(axis=0)
-    return [_from_all(own)[knows, np.arange(len(known))] for own in arrays]
+    return [_from_all(array)[knows, np.arange(len(known))] for array in arrays]
 
 
 def same_data(name: str, fingerprint: Callable[[], str]) -> None:
@@ -295,8 +295,8 @@ def same_data(name: str, fingerprint: Callable[[], str]) -> None:
     """
     if jax.process_count() == 1:
         return
-    for process, told in enumerate(seen := told_by_all(fingerprint())):
-        if told != seen[0]:
+    for process, text in enumerate(seen := told_by_all(fingerprint())):
+        if text != seen[0]:
             raise ConfigError(
                 f"dataset: {name} is not the same in process {process} as in process 0; give every "
                 "process the same files"

@@ -1,4 +1,6 @@
-"""Schemes: the axes of the mesh, and what is shared out over which. Only this file names them.
+"""Schemes: the axes of the mesh, and what is shared out over which.
+
+Only this file compares their names.
 
 columns          every layer by its channels: the paper's columns (figure 2)
 hybrid           convolutions by images, fully connected layers by their units; the activations of
@@ -7,8 +9,8 @@ hybrid           convolutions by images, fully connected layers by their units; 
                  schemes (a) and (c))
 hybrid_in_turns  the same, but one device's images at a time (scheme (b))
 
-A new scheme is a row of SCHEMES. Where it needs another exchange between convolutions and fully
-connected layers, that is in `steps/forward.py`.
+A new scheme is a row of SCHEMES, and a name in LAYOUTS for comparisons. Where it needs another
+exchange between convolutions and fully connected layers, that is in `steps/forward.py`.
 """
 
 import dataclasses

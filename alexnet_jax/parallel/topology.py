@@ -51,4 +51,4 @@ def _together(mesh: np.ndarray) -> bool:
     for row, group in enumerate(mesh):
         for device in group:
             rows.setdefault(device.process_index, set()).add(row)
-    return all(max(found) - min(found) + 1 == len(found) for found in rows.values())
+    return all(max(indices) - min(indices) + 1 == len(indices) for indices in rows.values())

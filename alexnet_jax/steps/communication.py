@@ -8,17 +8,12 @@ from collections.abc import Iterator
 import jax
 from jax.sharding import AbstractMesh
 
-from alexnet_jax.config import Config
+from alexnet_jax.config import LAYERS, Config
 from alexnet_jax.configs import sizes
 from alexnet_jax.configs.sizes import feature_sizes, fully_connected_units, last_channels
 from alexnet_jax.layers.columns import Columns
-from alexnet_jax.model import (
-    LAYERS,
-    abstract_parameters,
-    build,
-    of_classifier,
-    of_convolutions,
-)
+from alexnet_jax.layers.standard_tree import abstract_parameters, of_classifier, of_convolutions
+from alexnet_jax.model import build
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.parallel.schemes import DATA, MODEL, scheme_of
 
@@ -68,12 +63,12 @@ def compiled(program: jax.stages.Compiled) -> list[Collective]:
 
 def _read(text: str) -> Iterator[Collective]:
     for line in text.splitlines():
-        found = _LINE.search(line)
-        if not found:
+        match = _LINE.search(line)
+        if not match:
             continue
-        kind, rest = found["kind"], found["rest"]
-        arrays = [_bytes(*array) for array in _ARRAY.findall(found["type"]) if array[0] in BYTES]
-        if found["start"] and kind in ("all-gather", "collective-permute"):
+        kind, rest = match["kind"], match["rest"]
+        arrays = [_bytes(*array) for array in _ARRAY.findall(match["type"]) if array[0] in BYTES]
+        if match["start"] and kind in ("all-gather", "collective-permute"):
             arrays = arrays[1:2]  # an asynchronous one also returns its operand
         group, payload = _group(rest), sum(arrays)
         if group == 1:
@@ -179,13 +174,13 @@ def _convolutions(config: Config, images: int) -> Iterator[Collective]:
         for _ in ("before", "after"):
             yield Collective("collective-permute", f"norm{layer}", False, 2, payload)
 
-    def own(layer: str, channels: int, side: int) -> list[Collective]:
+    def exchange(layer: str, channels: int, side: int) -> list[Collective]:
         """A column's channels, gathered among the devices that share it."""
         payload = one * channels / columns.count * side**2
         return _over(columns.per_column, "all-gather", layer, payload)
 
     yield from edges(1, sides.conv1, sides.pool1, model.layer1)
-    yield from own("conv2", channels["conv1"], sides.pool1)
+    yield from exchange("conv2", channels["conv1"], sides.pool1)
     yield from edges(2, sides.conv2, sides.pool2, model.layer2)
     before = channels["conv2"]
     for layer in ("conv3", "conv4", "conv5"):
@@ -194,7 +189,7 @@ def _convolutions(config: Config, images: int) -> Iterator[Collective]:
         if layer == "conv3" and model.columns_meet:
             yield from _over(devices, "all-gather", layer, one * before * sides.pool2**2)
         else:
-            yield from own(layer, before, sides.pool2)
+            yield from exchange(layer, before, sides.pool2)
         before = channels[layer]
     if "conv6" in channels:
         meets, met = (devices, 1.0) if model.columns_meet else (columns.per_column, columns.count)
@@ -210,8 +205,8 @@ def _batch_norms(config: Config, data: int) -> Iterator[Collective]:
     sharing_images = data * (devices if scheme.gathers_images else 1)
     for n, channels in enumerate(model.channels, 1):
         if "norm" in getattr(model, f"layer{n}"):
-            own = round(channels * model.width) / (devices if scheme.channels else 1)
-            yield from _over(sharing_images, "all-reduce", f"norm{n}", 8 * own)
+            width = round(channels * model.width) / (devices if scheme.channels else 1)
+            yield from _over(sharing_images, "all-reduce", f"norm{n}", 8 * width)
 
 
 def _fully_connected(
@@ -279,6 +274,6 @@ def _update(config: Config, num_classes: int, data: int) -> Iterator[Collective]
             ({MODEL}, devices),
             ({DATA, MODEL}, data * devices),
         ):
-            norms = sum(own == group for own in axes)
+            norms = sum(axes_of_leaf == group for axes_of_leaf in axes)
             yield from _over(size if norms else 1, "all-reduce", "update", norms * 4)
     yield from _over(data * devices, "all-reduce", "update", 4)  # was any process told to end?

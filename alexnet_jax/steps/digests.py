@@ -109,10 +109,10 @@ def of_part(leaf: jax.Array, spec: Any = ()) -> jax.Array:
     axes = tuple(spec) + (None,) * (words.ndim - len(tuple(spec)))
     index, stride = jnp.zeros((), jnp.uint32), 1
     for axis in reversed(range(words.ndim)):
-        own, size = words.shape[axis], words.shape[axis]
+        here, size = words.shape[axis], words.shape[axis]
         place = lax.broadcasted_iota(jnp.uint32, words.shape, axis)
         if axes[axis] is not None:
-            place += jnp.uint32(own) * lax.axis_index(axes[axis]).astype(jnp.uint32)
+            place += jnp.uint32(here) * lax.axis_index(axes[axis]).astype(jnp.uint32)
             size *= lax.axis_size(axes[axis])
         index = index + place * np.uint32(stride % 2**32)
         stride *= size
@@ -121,7 +121,7 @@ def of_part(leaf: jax.Array, spec: Any = ()) -> jax.Array:
     rows = lax.reduce(
         _mixed(words, index), (np.uint32(0),) * 2, _added, tuple(range(1, words.ndim))
     )
-    return jnp.stack([own.sum(dtype=jnp.uint32) for own in rows])
+    return jnp.stack([row.sum(dtype=jnp.uint32) for row in rows])
 
 
 def _added(one: tuple[jax.Array, ...], other: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

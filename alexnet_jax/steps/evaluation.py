@@ -84,10 +84,10 @@ class EvalStep:
         sums = metrics.classification(log_probabilities, rows["label"], rows["mask"])
         bad = rows["bad"].sum()
         sums = collectives.sum_over_data(sums | {"bad_images": metrics.average(bad, bad)})
-        said = {"labels": rows["label"], "readable": rows["mask"] > 0} | likeliest(probabilities)
+        answers = {"labels": rows["label"], "readable": rows["mask"] > 0} | likeliest(probabilities)
         if jax.process_count() == 1:  # which knows it without asking
-            return sums, said
-        return sums | {"stop": collectives.any_device(batch["stop"].any())}, said
+            return sums, answers
+        return sums | {"stop": collectives.any_device(batch["stop"].any())}, answers
 
 
 def eval_batch_size(config: Config) -> int:
@@ -156,12 +156,12 @@ def evaluate(
     answered = Collector()
     with contextlib.closing(feed.evaluation(stop)) as batches:
         for fed in batches:
-            sums, said = step(weights, fed)
+            sums, rows = step(weights, fed)
             # A feed uses a batch's memory again when the second one after it is asked for.
             jax.block_until_ready(total)
             if stop() if alone else jax.device_get(stopped):
                 raise EvaluationStopped
-            answered.add(said)
+            answered.add(rows)
             stopped = sums.pop("stop", False)
             total = sums if total is None else _merge(total, sums)
             progress(feed.feeding.batch_size)

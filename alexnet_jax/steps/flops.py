@@ -2,7 +2,8 @@
 
 from alexnet_jax.config import Config
 from alexnet_jax.configs.sizes import feature_sizes
-from alexnet_jax.model import abstract_parameters, build
+from alexnet_jax.layers.standard_tree import abstract_parameters
+from alexnet_jax.model import build
 
 
 def forward_flops(config: Config, num_classes: int) -> dict[str, float]:

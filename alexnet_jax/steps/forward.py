@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax.model import AlexNet, layer_outputs, on_devices, variables
+from alexnet_jax.layers.standard_tree import layer_outputs, variables
+from alexnet_jax.model import AlexNet, on_devices
 from alexnet_jax.parallel import collectives
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.parallel.schemes import Scheme, scheme_of
@@ -62,7 +63,7 @@ class Forward:
         Returns:
           The activations, and the statistics of batch normalisation: as they were when evaluating.
         """
-        module_variables = variables(self.convolutions, weights)
+        module_variables = variables(weights)
         activations, changed = self.convolutions.apply(
             module_variables, views, method="features", mutable=["batch_stats"]
         )
@@ -72,7 +73,7 @@ class Forward:
         self, weights: Weights, x: jax.Array, dropout_keys: jax.Array | None = None
     ) -> jax.Array:
         """Maps the activations of a pass to logits, (B', num_classes)."""
-        module_variables = variables(self.classifier, weights)
+        module_variables = variables(weights)
         return jnp.asarray(
             self.classifier.apply(module_variables, x, dropout_keys, method="classify")
         )
@@ -113,13 +114,14 @@ class Forward:
 
     def outputs(self, weights: Weights, views: jax.Array, rows: Rows) -> dict[str, jax.Array]:
         """Returns what each layer computes on the device in one training pass, before its ReLU."""
-        kept = {"capture_intermediates": layer_outputs, "mutable": ["intermediates", "batch_stats"]}
-        x, first = self.convolutions.apply(
-            variables(self.convolutions, weights), views, method="features", **kept
-        )
-        module_variables, x = variables(self.classifier, weights), self.gather(jnp.asarray(x))
+        capture = {
+            "capture_intermediates": layer_outputs,
+            "mutable": ["intermediates", "batch_stats"],
+        }
+        x, first = self.convolutions.apply(variables(weights), views, method="features", **capture)
+        module_variables, x = variables(weights), self.gather(jnp.asarray(x))
         _, then = self.classifier.apply(
-            module_variables, x, rows["dropout_key"], method="classify", **kept
+            module_variables, x, rows["dropout_key"], method="classify", **capture
         )
         layers = {**dict(first)["intermediates"], **dict(then)["intermediates"]}
         return {layer: outputs["__call__"][0] for layer, outputs in layers.items()}

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax.feed.protocol import DeviceBatch
-from alexnet_jax.model import of_convolutions
+from alexnet_jax.layers.standard_tree import of_convolutions
 from alexnet_jax.steps import augment, metrics
 from alexnet_jax.steps.forward import Forward, Rows
 from alexnet_jax.steps.setup import Setup

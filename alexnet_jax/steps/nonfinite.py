@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from alexnet_jax.config import LAYERS
 from alexnet_jax.feed.protocol import DeviceBatch, Fed, Feeding
-from alexnet_jax.model import LAYERS
 from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import collectives
 from alexnet_jax.parallel import mesh as meshes

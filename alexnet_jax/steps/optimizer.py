@@ -119,9 +119,9 @@ def while_finite(
         updates: Any, state: Any, params: Any = None, *, finite: jax.Array, **more: Any
     ) -> tuple[Any, Any]:
         _, after = inner.update(updates, state, params, **more)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
-        kept, finite = platform.before_others((kept, finite))
-        return jax.tree.map(lambda v: jnp.where(finite, v, -0.0), velocity(kept)), kept
+        chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        chosen, finite = platform.before_others((chosen, finite))
+        return jax.tree.map(lambda v: jnp.where(finite, v, -0.0), velocity(chosen)), chosen
 
     extra = optax.GradientTransformationExtraArgs
     return extra(inner.init, update)  # pyright: ignore[reportArgumentType]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from alexnet_jax import model
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.layers.linear import PACKED
 from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import mesh as meshes
@@ -33,7 +33,7 @@ class Packing:
             return
 
         def pack(weights: Weights) -> Any:
-            return model.packed(setup.network, weights, config.image_size)
+            return standard_tree.packed(setup.network, weights, config.image_size)
 
         numerics = compilation.Numerics.of(config)
         made = compilation.abstract(pack, weights, numerics=numerics)

@@ -29,7 +29,7 @@ class Repeated:
         def again(update: jax.Array, carried: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
             state, figures = self._one(carried[0], fed)
             return state, jax.tree.map(
-                lambda kept, new: kept.at[update].set(new), carried[1], figures
+                lambda stacked, new: stacked.at[update].set(new), carried[1], figures
             )
 
         return jax.lax.fori_loop(0, fed["steps"], again, (state, room))

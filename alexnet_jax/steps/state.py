@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.config import OptimizerConfig
-from alexnet_jax.model import initial_variables
+from alexnet_jax.layers.standard_tree import initial_variables
 from alexnet_jax.ops import platform
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import optimizer

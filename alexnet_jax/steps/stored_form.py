@@ -68,6 +68,11 @@ class StoredForm:
         self._unpadded, self._padded = jitted(unpadded, specs, cut), jitted(padded, cut, specs)
         self._padded_weights = jitted(padded, cut[0], specs[0])
 
+    @property
+    def abstract_weights(self) -> Any:
+        """What `weights` returns, as shapes with their shardings."""
+        return self._placed.weights
+
     def of(self, state: TrainState) -> TrainState:
         """Returns what a checkpoint holds of a state."""
         return _with_fc8(state, self._unpadded(_fc8(state))) if self._pads else state

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from alexnet_jax.feed.protocol import DeviceBatch, Fed, Feeding
-from alexnet_jax.model import of_classifier
+from alexnet_jax.layers.standard_tree import of_classifier
 from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import collectives
 from alexnet_jax.parallel import mesh as meshes
@@ -47,7 +47,7 @@ class TrainStep:
         """Learns from one batch."""
         batch = dict(self._feeding.training(fed, state.step))
         stop = batch.pop("stop")  # not of an image: it may be one number for all of them
-        learn = self._at_once if self._forward.passes == 1 else self._in_turns
+        learn = self._at_once if self._forward.passes == 1 else self._in_passes
         new, squared_norm, sums = learn(state, batch)
         figures = {
             "sums": sums,
@@ -68,7 +68,7 @@ class TrainStep:
         state, squared_norm = self._update(state, grads, sums)
         return _with_statistics(state, statistics), squared_norm, sums
 
-    def _in_turns(
+    def _in_passes(
         self, state: TrainState, batch: DeviceBatch
     ) -> tuple[TrainState, jax.Array, metrics.Sums]:
         """The variable batch: fc6 .. fc8 learn from each part of it before they see the next."""
@@ -130,10 +130,10 @@ class TrainStep:
 
 
 def _with_statistics(state: TrainState, batch_stats: Any) -> TrainState:
-    kept = jax.tree.map(
+    statistics = jax.tree.map(
         lambda new, old: jnp.where(state.finite, new, old), batch_stats, state.batch_stats
     )
-    return dataclasses.replace(state, batch_stats=kept)
+    return dataclasses.replace(state, batch_stats=statistics)
 
 
 def images_counted(sums: metrics.Sums) -> jax.Array:

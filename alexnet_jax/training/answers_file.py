@@ -54,10 +54,10 @@ def read(workdir: pathlib.Path) -> Evaluated:
         ):
             about = opened.metadata() or {}
             answers = Answers(*(opened.get_tensor(name) for name in names))
-            found = Evaluated(int(about["step"]), str(json.loads(about["split"])), answers)
+            evaluated = Evaluated(int(about["step"]), str(json.loads(about["split"])), answers)
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        told = f"{path}: holds no answers of an evaluation ({type(error).__name__}: {error})"
-        raise files.DamagedFileError(told) from error
+        problem = f"{path}: holds no answers of an evaluation ({type(error).__name__}: {error})"
+        raise files.DamagedFileError(problem) from error
     count = answers.labels.shape
     kinds = {"labels": "i", "readable": "b", "classes": "i", "probabilities": "f"}
     if (
@@ -69,4 +69,4 @@ def read(workdir: pathlib.Path) -> Evaluated:
         or (answers.classes < 0).any()
     ):
         raise files.DamagedFileError(f"{path}: its arrays do not belong together")
-    return found
+    return evaluated

@@ -34,10 +34,12 @@ class Checks:
           ConfigError: the devices do not give the same bits twice.
         """
         self._config, self._digests, self._replay = config, digests, replay
-        asked = [name for name in ("check_replicas_every", "replay_every") if getattr(config, name)]
-        if asked and not compilation.repeats_itself(config.deterministic):
+        fields = [
+            name for name in ("check_replicas_every", "replay_every") if getattr(config, name)
+        ]
+        if fields and not compilation.repeats_itself(config.deterministic):
             raise ConfigError(
-                f"{asked[0]}: compares bits, which this device gives twice only with "
+                f"{fields[0]}: compares bits, which this device gives twice only with "
                 "deterministic=True; set that too"
             )
 

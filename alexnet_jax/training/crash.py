@@ -46,10 +46,10 @@ def _tell(workdir: pathlib.Path) -> None:
     if not traces:
         return
     kept = workdir / f"{NAME}.txt"
-    said = traces[0].read_text(errors="replace")
+    text = traces[0].read_text(errors="replace")
     for trace in reversed(traces):  # the first one's stays
         trace.replace(kept)
-    first = said.splitlines()[0].removeprefix("Fatal Python error: ")
+    first = text.splitlines()[0].removeprefix("Fatal Python error: ")
     processes.say(
         f"the run in {workdir} was ended in native code before ({first}; {kept.name} has where); "
         "if that happens again, --config.kernels=reference computes with XLA's own kernels alone"

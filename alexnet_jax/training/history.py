@@ -99,10 +99,10 @@ class History(contextlib.AbstractContextManager):
     def _add(self, event: str, at: str = "", **about: Any) -> None:
         if self._file is None:
             return
-        found = {"event": event, "at": at or _now()} | about
-        self.events.append(found)
+        line = {"event": event, "at": at or _now()} | about
+        self.events.append(line)
         with files.named(self._path):
-            self._file.write(json.dumps(found) + "\n")
+            self._file.write(json.dumps(line) + "\n")
             self._file.flush()
 
     def _since_counted(self) -> dict[str, float]:
@@ -113,10 +113,10 @@ class History(contextlib.AbstractContextManager):
         }
 
     def _span(self) -> dict[str, float]:
-        found = self._since_counted()
-        for kind, seconds in found.items():
+        counted = self._since_counted()
+        for kind, seconds in counted.items():
             self._counted[kind] = self._counted.get(kind, 0.0) + seconds
-        return {kind: seconds for kind, seconds in found.items() if seconds}
+        return {kind: seconds for kind, seconds in counted.items() if seconds}
 
 
 def read(path: pathlib.Path) -> list[Event]:
@@ -125,21 +125,21 @@ def read(path: pathlib.Path) -> list[Event]:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    found, damaged = [], []
+    events, damaged = [], []
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line) if line.strip() else None
             if event is not None:
-                found.append(_checked(event))
+                events.append(_checked(event))
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError, OverflowError):
             if number < len(lines):  # the last one may have been cut short by a kill
                 damaged.append(number)
     if damaged:
-        told = f"warning: {path}: line {damaged[0]} is no event"
+        warning = f"warning: {path}: line {damaged[0]} is no event"
         if len(damaged) > 1:
-            told += f", nor are {len(damaged) - 1} others"
-        print(printable(f"{told}; what the run's time went to is told without"), file=sys.stderr)
-    return found
+            warning += f", nor are {len(damaged) - 1} others"
+        print(printable(f"{warning}; what the run's time went to is told without"), file=sys.stderr)
+    return events
 
 
 def _checked(event: Event) -> Event:
@@ -171,7 +171,7 @@ def account(events: Sequence[Event]) -> dict[str, float]:
       start on, less the time in which the run was finished; the seconds of each of KINDS; `lost`:
       of work that a kill or an error undid; `away`: between an end and the next start; `starts`.
     """
-    kept: list[tuple[int, dict[str, float]]] = []  # spans of work, by the step that they led to
+    work: list[tuple[int, dict[str, float]]] = []  # spans of work, by the step that they led to
     away = lost = starts = 0.0
     ended_at: float | None = None
     finished = False
@@ -181,35 +181,35 @@ def account(events: Sequence[Event]) -> dict[str, float]:
             starts += 1
             if ended_at is not None and not finished:
                 away += max(0.0, at - ended_at)
-            undone = [span for step, span in kept if step > event["step"]]
+            undone = [span for step, span in work if step > event["step"]]
             lost += sum(sum(span.values()) for span in undone)
-            kept = [(step, span) for step, span in kept if step <= event["step"]]
+            work = [(step, span) for step, span in work if step <= event["step"]]
             ended_at = at
         elif event["event"] == "evaluate":
             continue  # its time is in the next event's
         elif "spent" in event:
-            kept.append((event["step"], spent))
+            work.append((event["step"], spent))
             ended_at = at
         else:  # an end that nobody noted: all since the last save was lost
             lost += max(0.0, at - (ended_at if ended_at is not None else at))
             ended_at = at
         finished = event.get("reason") == FINISHED
-    each = {kind: sum(span.get(kind, 0.0) for _, span in kept) for kind in KINDS}
+    each = {kind: sum(span.get(kind, 0.0) for _, span in work) for kind in KINDS}
     seconds = sum(each.values()) + lost + away
     share = each["step"] / seconds if seconds else 0.0
-    found = {"goodput": share, "seconds": seconds} | each | {"lost": lost, "away": away}
-    return {name: round(value, 3) for name, value in found.items()} | {"starts": int(starts)}
+    totals = {"goodput": share, "seconds": seconds} | each | {"lost": lost, "away": away}
+    return {name: round(value, 3) for name, value in totals.items()} | {"starts": int(starts)}
 
 
-def described(found: dict[str, float]) -> str:
+def described(totals: dict[str, float]) -> str:
     """Says in one line what a run's time went to."""
     parts = [
-        f"{name} {found[name]:,.0f} s"
+        f"{name} {totals[name]:,.0f} s"
         for name in (*KINDS, "lost", "away")
-        if found[name] >= 0.5 and name != "step"
+        if totals[name] >= 0.5 and name != "step"
     ]
-    starts = f" in {found['starts']:,} starts" if found["starts"] > 1 else ""
-    return f"{100 * found['goodput']:.0f} % of {found['seconds']:,.0f} s{starts} were updates" + (
+    starts = f" in {totals['starts']:,} starts" if totals["starts"] > 1 else ""
+    return f"{100 * totals['goodput']:.0f} % of {totals['seconds']:,.0f} s{starts} were updates" + (
         f" ({', '.join(parts)})" if parts else ""
     )
 

@@ -19,14 +19,14 @@ def draw(run: Run, state: TrainState) -> dict[str, bytes]:
       run: that has ended, evaluated with one view.
       state: its last.
     """
-    found = {}
+    drawn = {}
     conv1 = run.conv1(state)
     if conv1 is not None:
         title = f"conv1 after {run.last_step:,} updates"
-        found["kernels"] = kernels.draw(conv1, run.config.model.columns, title).png()
+        drawn["kernels"] = kernels.draw(conv1, run.config.model.columns, title).png()
     if picture := _confusion(run):
-        found["confusion"] = picture.png()
-    return found
+        drawn["confusion"] = picture.png()
+    return drawn
 
 
 def _confusion(run: Run) -> Picture | None:

@@ -137,7 +137,7 @@ class Loop:
                     self._write_pending(state)
                     self.clock.restart()
 
-                # Of the dispatch before: every process sees it after the same one.
+                # Told by the figures of the dispatch before this one, which all processes share.
                 stops = self._stop
                 if stops or self._is_due(at):
                     self.profiler.stop(state)
@@ -178,10 +178,10 @@ class Loop:
           Interrupted: always.
         """
         self.wait_for_save()
-        told = f"stopped and saved after step {at:,}; run again to go on"
+        message = f"stopped and saved after step {at:,}; run again to go on"
         if not in_notebook():  # which shows the exception's line
-            self.progress.say(told)
-        raise Interrupted(told, 128 + (self.signals.received or signal.SIGTERM))
+            self.progress.say(message)
+        raise Interrupted(message, 128 + (self.signals.received or signal.SIGTERM))
 
     def _is_due(self, at: int) -> bool:
         """Is there something to do after update `at` but for writing a row?"""
@@ -203,10 +203,10 @@ class Loop:
         run, sealed = self._run, self._run.checkpoints.newest_seal()
         if sealed is None or not (at == run.last_step or self._is_epoch_end(at)):
             return state, {}  # older code evaluated first, and saved what followed from it
-        own = [
+        due = [
             row for row in self.writers.rows if row["step"] == at and row["split"] == run.eval_split
         ]
-        rows = json.loads(processes.told_by_all(json.dumps(own))[0])
+        rows = json.loads(processes.told_by_all(json.dumps(due))[0])
         return self._evaluate(state, at, {row["views"]: row for row in rows})
 
     def _evaluate(
@@ -262,7 +262,7 @@ class Loop:
         if not math.isfinite(row["loss"]):
             self._run.checkpoints.wait()
             processes.first_does(lambda: self._run.checkpoints.set_aside(at))
-            raise self._stopped(at, "the evaluation's loss is NaN or Inf")
+            raise self._ended(at, "the evaluation's loss is NaN or Inf")
         if views == 1:
             row |= self._run.mean_sizes(state)
             if processes.is_first():
@@ -310,12 +310,12 @@ class Loop:
             processes.tell_figures(step_seconds=rates["step_seconds"])
             rates |= processes.spread("step_seconds")
             rates |= self._run.utilisation(rates["images_per_second"])
-        for at, found in zip(updates, each, strict=True):
-            if not found["finite"]:
+        for at, one in zip(updates, each, strict=True):
+            if not one["finite"]:
                 raise self._nonfinite(at, state, fed)
-            self.means.add(found)
+            self.means.add(one)
             if self._has_row(at):
-                self._write_row(at, float(found["learning_rate"]), rates)
+                self._write_row(at, float(one["learning_rate"]), rates)
 
     def _has_row(self, at: int) -> bool:
         return at % self._run.config.log_every_steps == 0 or at == self._run.last_step
@@ -349,9 +349,9 @@ class Loop:
         run = self._run
         with jax.transfer_guard("allow"):
             layer = first_nonfinite_layer(run.setup, run.train_feed.feeding, state.weights, fed, at)
-        return self._stopped(at, f"the loss or gradient is NaN or Inf, first in {layer}")
+        return self._ended(at, f"the loss or gradient is NaN or Inf, first in {layer}")
 
-    def _stopped(self, at: int, why: str) -> NonFiniteError:
+    def _ended(self, at: int, why: str) -> NonFiniteError:
         self.writers.sync()
         return NonFiniteError(
             f"step {at}: {why}; {self._kept()}; try a smaller optimizer.learning_rate, in another "
@@ -360,8 +360,10 @@ class Loop:
 
     def _kept(self) -> str:
         self._run.checkpoints.wait()
-        kept = self._run.checkpoints.steps()
-        return f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint was due yet"
+        steps = self._run.checkpoints.steps()
+        return (
+            f"the checkpoint of step {steps[-1]} is kept" if steps else "no checkpoint was due yet"
+        )
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:

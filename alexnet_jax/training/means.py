@@ -13,13 +13,13 @@ class Means:
     writes the row that it would have written.
     """
 
-    def __init__(self, kept: dict[str, Any] | None = None) -> None:
+    def __init__(self, totals: dict[str, Any] | None = None) -> None:
         """Begins, or goes on with what `state` told."""
         self._totals: dict[str, float] = dict.fromkeys((*SUMS, "gradient_norm"), 0.0)
         self._counts: dict[str, int] = dict.fromkeys(("images", "updates"), 0)
-        if kept:
-            self._totals = {name: float(kept[name]) for name in self._totals}
-            self._counts = {name: int(kept[name]) for name in self._counts}
+        if totals:
+            self._totals = {name: float(totals[name]) for name in self._totals}
+            self._counts = {name: int(totals[name]) for name in self._counts}
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps."""
@@ -40,9 +40,9 @@ class Means:
         Those over images are NaN where none could be read.
         """
         images, updates = self._counts["images"], self._counts["updates"]
-        found: dict[str, float] = {
+        means: dict[str, float] = {
             name: self._totals[name] / images if images else math.nan for name in SUMS
         }
-        found["gradient_norm"] = self._totals["gradient_norm"] / updates if updates else math.nan
+        means["gradient_norm"] = self._totals["gradient_norm"] / updates if updates else math.nan
         self.__init__()
-        return found | {"images": images, "updates": updates}
+        return means | {"images": images, "updates": updates}

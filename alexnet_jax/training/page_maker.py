@@ -35,7 +35,7 @@ class PageMaker:
             return
         self._last = time.monotonic()
         # Without answers: the devices, and the processor, are the run's.
-        nice = [found] if (found := shutil.which("nice")) else []
+        nice = [path] if (path := shutil.which("nice")) else []
         try:
             self._process = subprocess.Popen(
                 [*nice, *_command(self._workdir), "--noanswers"],
@@ -68,11 +68,11 @@ def make_page(workdir: pathlib.Path) -> str:
             timeout=MOST_SECONDS,
             check=False,
         )
-        told = done.stderr.decode(errors="replace").strip().splitlines()
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
         failed = done.returncode
     except (OSError, subprocess.TimeoutExpired) as error:
-        told, failed = [str(error)], 1
-    for line in told[-1:]:
+        lines, failed = [str(error)], 1
+    for line in lines[-1:]:
         print(printable(f"{workdir / PAGE}: {line}"), file=sys.stderr, flush=True)
     return "" if failed else str(workdir / PAGE)
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 
-from alexnet_jax.config import Config, num_train_steps
+from alexnet_jax.config import LAYERS, Config, num_train_steps
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.feed import choice, resident
 from alexnet_jax.feed.host import HostBatches
-from alexnet_jax.feed.protocol import Feeding
+from alexnet_jax.feed.protocol import Cut, Feeding
 from alexnet_jax.host import paths
 from alexnet_jax.host.device_memory import device_memory, peak_bytes
-from alexnet_jax.model import LAYERS, abstract_parameters, count_parameters, layer_outputs
+from alexnet_jax.layers.standard_tree import abstract_parameters, count_parameters, layer_outputs
 from alexnet_jax.steps import evaluation, training
 from alexnet_jax.steps.setup import IMAGENET_TRAIN, Setup
 from alexnet_jax.steps.state import abstract_state
@@ -42,8 +42,8 @@ def layers(setup: Setup) -> str:
     rows.append(("in all", "", "", *_counts(whole, weights)))
     a, b, c, d = (max(len(row[i]) for row in rows) for i in range(4))
     return "\n".join(
-        f"{name:{a}}  {output:{b}}  {kernel:{c}}  {count:>{d}}  {held}".rstrip()
-        for name, output, kernel, count, held in rows
+        f"{name:{a}}  {output:{b}}  {kernel:{c}}  {count:>{d}}  {on_device}".rstrip()
+        for name, output, kernel, count, on_device in rows
     )
 
 
@@ -65,11 +65,11 @@ def _by(shape: tuple[int, ...]) -> str:
 def _counts(whole: Any, placed: Any) -> tuple[str, str]:
     """Returns how many numbers a tree holds, and how many one device does where it is placed."""
     leaves = jax.tree.leaves(placed)
-    held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
+    on_device = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
     shape = leaves[0].sharding.mesh.shape
     axes = {axis for leaf in leaves for axis in leaf.sharding.spec if axis and shape[axis] > 1}
     over = f", cut over {' and '.join(sorted(axes))}" if axes else ""
-    return f"{count_parameters(whole):,}", f"{held:,}{over}"
+    return f"{count_parameters(whole):,}", f"{on_device:,}{over}"
 
 
 def memory(setup: Setup, evaluated: int) -> str:
@@ -84,10 +84,9 @@ def memory(setup: Setup, evaluated: int) -> str:
     """
     config, state = setup.config, abstract_state(setup)
     budget = choice.resident_budget(config)
-    passes, steps = config.optimizer.fc_updates, config.steps_per_dispatch
-    fed = _feeding(setup, setup.num_examples, config.batch_size, budget, passes, steps)
+    fed = _feeding(setup, setup.num_examples, Cut.for_training(config), budget)
     budget -= _kept(fed, _bytes(fed.abstract(setup.mesh)))
-    shown = _feeding(setup, evaluated, evaluation.eval_batch_size(config), budget)
+    shown = _feeding(setup, evaluated, Cut(evaluation.eval_batch_size(config)), budget)
     train = peak_bytes(training.compile_train_step(setup, fed))
     test = peak_bytes(evaluation.compile_eval_step(setup, shown, state.weights, config.eval_views))
     # While one of the two runs, what the other keeps stays: velocity, and resident images.
@@ -104,17 +103,13 @@ def memory(setup: Setup, evaluated: int) -> str:
     )
 
 
-def _feeding(
-    setup: Setup, count: int, batch_size: int, budget: int, passes: int = 1, steps: int = 1
-) -> Feeding:
+def _feeding(setup: Setup, count: int, cut: Cut, budget: int) -> Feeding:
     """Returns how a split of so many images comes."""
     config = setup.config
     kind = choice.kind_of_feed(config, setup.mesh, count, budget)
     if kind == "host":
-        return HostBatches(config.mesh, batch_size, config.resize)
-    return resident.resident_split(
-        config, setup.mesh, count, batch_size, kind == "whole", passes, steps
-    )
+        return HostBatches(config.mesh, cut.batch_size, config.resize)
+    return resident.resident_split(config, setup.mesh, count, cut, kind == "whole")
 
 
 def _besides(feeding: Feeding, size: int) -> int:

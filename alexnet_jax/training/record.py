@@ -12,7 +12,7 @@ from typing import Any
 from alexnet_jax.configs import earlier_versions
 from alexnet_jax.errors import printable
 from alexnet_jax.host import files, wholeness
-from alexnet_jax.training import writers
+from alexnet_jax.training import rows
 
 FILE = wholeness.RECORD
 
@@ -34,20 +34,30 @@ class Record:
     @classmethod
     def load(cls, workdir: pathlib.Path) -> "Record":
         """Reads the record; one that is missing or damaged is made from what else is there."""
-        path = workdir / FILE
         try:
-            return cls._of(files.read_object(path))
+            return cls.read(workdir)
         except FileNotFoundError:
             # Without errors the best checkpoint would be removed as an old one.
             older = earlier_versions.checkpoint_errors(workdir / "checkpoints")
-            return cls(errors=writers.validation_errors(workdir / writers.METRICS) | older)
+            return cls(errors=rows.validation_errors(workdir / rows.METRICS) | older)
+        except ValueError as error:
+            message = f"warning: {error}; which checkpoint is best is taken from metrics.jsonl"
+            print(printable(message), file=sys.stderr)
+            return cls(errors=rows.validation_errors(workdir / rows.METRICS))
+
+    @classmethod
+    def read(cls, workdir: pathlib.Path) -> "Record":
+        """Reads the record.
+
+        Raises:
+          FileNotFoundError: there is none.
+          ValueError: it is damaged.
+        """
+        path = workdir / FILE
+        try:
+            return cls._of(files.read_object(path))
         except (files.DamagedFileError, TypeError, ValueError, OverflowError, KeyError) as error:
-            told = (
-                f"warning: {path}: is damaged ({str(error)[:200]}); which checkpoint is best is "
-                "taken from metrics.jsonl"
-            )
-            print(printable(told), file=sys.stderr)
-            return cls(errors=writers.validation_errors(workdir / writers.METRICS))
+            raise ValueError(f"{path}: is damaged ({str(error)[:200]})") from error
 
     @classmethod
     def _of(cls, about: dict[str, Any]) -> "Record":

@@ -14,7 +14,7 @@ import jax
 import alexnet_jax
 from alexnet_jax.errors import printable
 from alexnet_jax.host import files, machine
-from alexnet_jax.model import abstract_parameters, count_parameters
+from alexnet_jax.layers.standard_tree import abstract_parameters, count_parameters
 from alexnet_jax.ops.compilation import Numerics
 from alexnet_jax.parallel.mesh import zeros
 from alexnet_jax.steps.setup import Setup

@@ -16,6 +16,7 @@ from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.types import DataError, Source
 from alexnet_jax.feed import choice
 from alexnet_jax.feed.host import HostFeed
+from alexnet_jax.feed.protocol import Cut
 from alexnet_jax.feed.resident import ResidentFeed
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.ops import peaks
@@ -114,7 +115,7 @@ class Run:
     def train_feed(self) -> HostFeed | ResidentFeed:
         """The training split, opened once."""
         c = self.config
-        feed = self._feed(c.train_split, c.batch_size, c.optimizer.fc_updates, c.steps_per_dispatch)
+        feed = self._feed(c.train_split, Cut.for_training(c))
         if feed.feeding.steps != c.steps_per_dispatch:
             raise ConfigError(
                 f"steps_per_dispatch: {c.steps_per_dispatch} updates in one dispatch need images "
@@ -126,11 +127,9 @@ class Run:
     @functools.cached_property
     def eval_feed(self) -> HostFeed | ResidentFeed:
         """The evaluation split, opened once."""
-        return self._feed(self.eval_split, evaluation.eval_batch_size(self.config))
+        return self._feed(self.eval_split, Cut(evaluation.eval_batch_size(self.config)))
 
-    def _feed(
-        self, split: str, batch_size: int, passes: int = 1, steps: int = 1
-    ) -> HostFeed | ResidentFeed:
+    def _feed(self, split: str, cut: Cut) -> HostFeed | ResidentFeed:
         """Opens a split in the way that suits its size.
 
         Raises:
@@ -142,11 +141,9 @@ class Run:
         reader = ImageReader(source, c.resize, c.exif_orientation, c.on_bad_image, c.kernels)
         kind = choice.kind_of_feed(c, self.mesh, len(reader), self._resident_budget)
         if kind == "host":
-            return HostFeed(c, self.mesh, reader, batch_size, passes)
+            return HostFeed(c, self.mesh, reader, cut)
         with Progress(f"read {split}", 0, len(reader), "image", not processes.is_first()) as bar:
-            feed = ResidentFeed(
-                c, self.mesh, reader, batch_size, kind == "whole", passes, bar.advance, steps
-            )
+            feed = ResidentFeed(c, self.mesh, reader, cut, kind == "whole", bar.advance)
         self._resident_budget -= feed.bytes_per_device
         return feed
 
@@ -155,8 +152,8 @@ class Run:
         where = "the store" if self._dataset.prepared else "the original images"
         kind = self.config.augment.mean_image
         mean = "mean" if self.setup.views.mean.ndim == 1 else f"mean image ({kind})"
-        own = self._dataset.statistics and self.config.augment.statistics == "auto"
-        whose = "the store's" if own else "ImageNet's"
+        stored = self._dataset.statistics and self.config.augment.statistics == "auto"
+        whose = "the store's" if stored else "ImageNet's"
         if self.config.init.weights:
             whose = "the weights'"
         return f"from {where}, {self.train_feed.describe()}; {whose} {mean} and colour axes"
@@ -201,17 +198,17 @@ class Run:
 
     def mean_sizes(self, state: TrainState) -> dict[str, float]:
         """Returns how large weights and updates are, by layer."""
-        found = jax.device_get(self._mean_sizes(self.stored_form.of(state)))
-        return {name: float(size) for name, size in found.items()}
+        sizes = jax.device_get(self._mean_sizes(self.stored_form.of(state)))
+        return {name: float(size) for name, size in sizes.items()}
 
     def samples(self, state: TrainState) -> dict[str, np.ndarray]:
         """Returns some of the values of every tensor, evenly, of this process's first device."""
-        found = {}
+        by_layer = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
             values = jax.device_get(leaf.addressable_shards[0].data).ravel()
             name = ".".join(str(getattr(key, "key", key)) for key in path)
-            found[f"weights/{name}"] = values[:: max(1, values.size // SAMPLED)]
-        return found
+            by_layer[f"weights/{name}"] = values[:: max(1, values.size // SAMPLED)]
+        return by_layer
 
     def conv1(self, state: TrainState) -> np.ndarray | None:
         """Returns conv1's kernels, (11, 11, 3, C); None where only other processes have a part."""
@@ -237,14 +234,14 @@ class Run:
         self.compile_evaluation(views)
         known = self._told_bad
         weights = self._packing(state.weights)
-        found = evaluation.evaluate(self._eval_steps[views], weights, self.eval_feed, stop=stop)
+        results = evaluation.evaluate(self._eval_steps[views], weights, self.eval_feed, stop=stop)
         for message in self.eval_feed.bad_images:
             if message not in known:
                 print(f"skipped: {message}", flush=True)  # whichever process read it
                 known.add(message)
-        at, result = int(jax.device_get(state.step)), found.figures
+        at, result = int(jax.device_get(state.step)), results.figures
         if views == 1 and processes.is_first():
-            evaluated = answers_file.Evaluated(at, self.eval_split, found.answers)
+            evaluated = answers_file.Evaluated(at, self.eval_split, results.answers)
             answers_file.write(self.workdir, evaluated)
         row = {
             "step": at,
@@ -272,18 +269,18 @@ class Run:
 
     def summarise(self, row: dict[str, Any]) -> dict[str, Any]:
         """Writes summary.json, and that the run is finished; returns what the file holds."""
-        kept = {n: value for n, value in row.items() if "/" not in n and n != "time_of_day"}
+        figures = {n: value for n, value in row.items() if "/" not in n and n != "time_of_day"}
         summary: dict[str, Any] = {}
 
         def write() -> None:
-            summary.update(kept)
+            summary.update(figures)
             summary["time"] = self.history.account()
             run_files.write_summary(self.workdir, summary)
             self.history.finish()
             processes.say(described_time(summary["time"]))
 
         processes.first_does(write)
-        return summary or kept
+        return summary or figures
 
 
 def _refuse_unlabelled(source: Source, name: str) -> None:

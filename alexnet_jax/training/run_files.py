@@ -17,7 +17,7 @@ from alexnet_jax.host import files, paths
 from alexnet_jax.steps.communication import Collective
 from alexnet_jax.training import history
 from alexnet_jax.training.answers_file import ANSWERS_FILE
-from alexnet_jax.training.writers import METRICS, read_rows
+from alexnet_jax.training.rows import METRICS, read_rows
 
 CONFIG_FILE = "config.json"
 DATASET_FILE = "dataset.json"
@@ -223,8 +223,8 @@ def pin_dataset(
     before = read_dataset(workdir) if begun else {}
     if begun and not before and sealed_with is not None:
         before = {"fingerprint": sealed_with}
-        told = printable(f"warning: {path}: is missing; it is written again")
-        print(told, file=sys.stderr, flush=True)
+        warning = printable(f"warning: {path}: is missing; it is written again")
+        print(warning, file=sys.stderr, flush=True)
     _refuse_another(workdir, dataset, before, now)
     if statistics:
         statistics.save(workdir)
@@ -308,13 +308,13 @@ def refuse_nested(workdir: pathlib.Path, config: Config) -> None:
     data = paths.local(config.dataset, "--config.dataset")
     if not data.is_dir():
         return  # a name, or what does not exist is said later
-    own, theirs = workdir.resolve(), data.resolve()
-    if own == theirs or theirs in own.parents:
+    ours, theirs = workdir.resolve(), data.resolve()
+    if ours == theirs or theirs in ours.parents:
         raise paths.PathError(
             f"--workdir: {workdir} lies in the data set {data}, and would become a part of it; use "
             "a folder elsewhere"
         )
-    if own in theirs.parents:
+    if ours in theirs.parents:
         raise paths.PathError(
             f"--config.dataset: {data} lies in the workdir {workdir}; use a workdir elsewhere"
         )
@@ -338,15 +338,17 @@ def refuse_lost_checkpoints(workdir: pathlib.Path) -> None:
         )
 
 
-def write_exchanges(workdir: pathlib.Path, shape: dict[str, int], found: list[Collective]) -> None:
+def write_exchanges(
+    workdir: pathlib.Path, shape: dict[str, int], exchanges: list[Collective]
+) -> None:
     """Writes what the devices of a mesh send each other in a step.
 
     Args:
       workdir: of the run.
       shape: of the mesh, by axis.
-      found: from `communication.compiled`.
+      exchanges: from `communication.compiled`.
     """
-    about = {"mesh": shape, "exchanges": [dataclasses.asdict(one) for one in found]}
+    about = {"mesh": shape, "exchanges": [dataclasses.asdict(one) for one in exchanges]}
     files.replace_text(workdir / EXCHANGES_FILE, json.dumps(about) + "\n")
 
 
@@ -354,8 +356,8 @@ def read_exchanges(workdir: pathlib.Path) -> tuple[dict[str, int], list[Collecti
     """Returns what `write_exchanges` wrote; nothing where it did not, or the file is damaged."""
     try:
         about = files.read_object(workdir / EXCHANGES_FILE)
-        found = [Collective(**one) for one in about["exchanges"]]
-        return {name: int(size) for name, size in about["mesh"].items()}, found
+        exchanges = [Collective(**one) for one in about["exchanges"]]
+        return {name: int(size) for name, size in about["mesh"].items()}, exchanges
     except (FileNotFoundError, files.DamagedFileError, KeyError, TypeError, ValueError):
         return {}, []
 

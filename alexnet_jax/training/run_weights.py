@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import model
 from alexnet_jax.config import Config, MeshConfig
 from alexnet_jax.host import files
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.steps import digests
 from alexnet_jax.steps.state import state_without_velocity
 from alexnet_jax.training import checkpoint, run_files
+from alexnet_jax.training.rows import METRICS, read_rows
 from alexnet_jax.training.seal import DamageError
 from alexnet_jax.training.stored import CheckpointError, Stored, compare
-from alexnet_jax.training.writers import METRICS, read_rows
 from alexnet_jax.weights import formats
 from alexnet_jax.weights.types import Origin, Params, Weights, WeightsError
 
@@ -106,9 +106,9 @@ def _origin(workdir: pathlib.Path, config: Config, step: int) -> Origin:
 
 def _read_origin(file: pathlib.Path) -> Origin:
     try:
-        said = json.loads(file.read_text())
-        origin = Origin(**said)
-        if not all(isinstance(text, str) for text in said.values()):
+        parsed = json.loads(file.read_text())
+        origin = Origin(**parsed)
+        if not all(isinstance(text, str) for text in parsed.values()):
             raise ValueError("a value is not text")
     except (ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"{file}: is damaged ({error}); convert the weights again") from error
@@ -119,15 +119,15 @@ def _errors(workdir: pathlib.Path, step: int) -> str:
     """Says what was measured of a run after a step; nothing where nothing was."""
     path = workdir / METRICS
     rows = read_rows(path) if path.is_file() else []
-    found = [r for r in rows if r["split"] != "train" and r["step"] == step]
+    evaluations = [r for r in rows if r["split"] != "train" and r["step"] == step]
     try:
-        found += [files.read_object(workdir / run_files.SUMMARY_FILE)]
+        evaluations += [files.read_object(workdir / run_files.SUMMARY_FILE)]
     except (FileNotFoundError, files.DamagedFileError):
         pass  # it repeats the last row
-    found = [row for row in found if row.get("step") == step and "top1_error" in row]
-    if not found:
+    evaluations = [row for row in evaluations if row.get("step") == step and "top1_error" in row]
+    if not evaluations:
         return ""
-    last = found[-1]
+    last = evaluations[-1]
     count = last.get("views", 1)
     views = f", {count} view{'s' if count != 1 else ''}"
     return (
@@ -151,7 +151,7 @@ def _write_workdir(weights: Weights, out: pathlib.Path) -> None:
         config = weights.config
         config.mesh = MeshConfig()
         tree = jax.tree.map(jnp.asarray, weights.params)
-        params, statistics = model.parameters_and_statistics(tree)
+        params, statistics = standard_tree.parameters_and_statistics(tree)
         state = state_without_velocity(config.optimizer, params, statistics, weights.step)
         run_files.write_config(made, config)
         run_files.write_class_names(made, weights.class_names)

@@ -10,10 +10,12 @@ import hashlib
 import json
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alexnet_jax.host import files, machine, wholeness
-from alexnet_jax.steps.digests import Digests
+
+if TYPE_CHECKING:  # this file is read before JAX is there
+    from alexnet_jax.steps.digests import Digests
 
 FILE = wholeness.SEAL
 
@@ -37,7 +39,7 @@ class Seal:
     step: int
     run: dict[str, Any]
     rows: dict[str, Any]
-    leaves: Digests
+    leaves: "Digests"
     files: dict[str, str]
 
 
@@ -46,20 +48,20 @@ def _text(about: dict[str, Any]) -> str:
 
 
 def write(
-    folder: pathlib.Path, step: int, run: dict[str, Any], rows: dict[str, Any], leaves: Digests
+    folder: pathlib.Path, step: int, run: dict[str, Any], rows: dict[str, Any], leaves: "Digests"
 ) -> None:
     """Seals a checkpoint's folder, whose files are on the disk (`files.drop_cached`)."""
     for path in [folder, *folder.rglob("*")]:
         if path.is_dir():
             files.sync_folder(path)
-    found = {
+    seal = {
         path.relative_to(folder).as_posix(): files.sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != FILE
     }
-    about = dataclasses.asdict(Seal(step, run, rows, leaves, found))
-    own = hashlib.sha256(_text(about).encode()).hexdigest()
-    files.replace_text(folder / FILE, _text(about | {"sha256": own}) + "\n")
+    about = dataclasses.asdict(Seal(step, run, rows, leaves, seal))
+    checksum = hashlib.sha256(_text(about).encode()).hexdigest()
+    files.replace_text(folder / FILE, _text(about | {"sha256": checksum}) + "\n")
 
 
 def read(folder: pathlib.Path) -> Seal | None:
@@ -74,8 +76,8 @@ def read(folder: pathlib.Path) -> Seal | None:
         return None
     except (files.DamagedFileError, OSError) as error:
         raise DamageError(f"{FILE} cannot be read") from error
-    own = about.pop("sha256", None)
-    if own != hashlib.sha256(_text(about).encode()).hexdigest():
+    checksum = about.pop("sha256", None)
+    if checksum != hashlib.sha256(_text(about).encode()).hexdigest():
         raise DamageError(f"{FILE} is not what was written")
     # A version to come may tell more.
     return Seal(**{field.name: about[field.name] for field in dataclasses.fields(Seal)})

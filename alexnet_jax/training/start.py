@@ -16,7 +16,7 @@ from alexnet_jax.configs.by_hand import put
 from alexnet_jax.configs.inheritance import inherited
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.host import files, paths
-from alexnet_jax.model import abstract_parameters
+from alexnet_jax.layers.standard_tree import abstract_parameters
 from alexnet_jax.parallel import processes
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.training import run_files, run_weights, seal
@@ -86,8 +86,8 @@ def read(config: Config, workdir: pathlib.Path | None = None) -> Start | None:
             )
         return None
     start = processes.first_then_all(lambda: _read(config, workdir))
-    for process, told in enumerate(seen := processes.told_by_all(start.sha256)):
-        if told != seen[0]:
+    for process, digest in enumerate(seen := processes.told_by_all(start.sha256)):
+        if digest != seen[0]:
             raise ConfigError(
                 f"init.weights: {start.path} is not the same in process {process} as in process 0; "
                 "give every process the same file"
@@ -110,26 +110,28 @@ def _read(config: Config, workdir: pathlib.Path | None) -> Start:
     source = weights.config
     if weights.statistics is None:  # theirs are in the config, whatever the data set has
         source.augment.statistics = "imagenet"
-    found = inherited(config, source, layers)
-    if found.by_hand:
-        told = "; ".join(
-            f"{name}: {own!r} is set by hand, and the weights have {theirs!r}"
-            for name, (own, theirs) in found.by_hand.items()
+    inheritance = inherited(config, source, layers)
+    if inheritance.by_hand:
+        changes = "; ".join(
+            f"{name}: {ours!r} is set by hand, and the weights have {theirs!r}"
+            for name, (ours, theirs) in inheritance.by_hand.items()
         )
-        raise ConfigError(f"{told}; leave out what comes with {path}, or its layers (init.layers)")
-    validate(found.config)
+        raise ConfigError(
+            f"{changes}; leave out what comes with {path}, or its layers (init.layers)"
+        )
+    validate(inheritance.config)
     sealed = path / FOLDER / str(weights.step) / seal.FILE if path.is_dir() else path
     sha256 = files.sha256(sealed) if sealed.is_file() else _of_arrays(weights.params)
-    return Start(found.config, found.gave_way, weights, form, path, sha256, layers)
+    return Start(inheritance.config, inheritance.gave_way, weights, form, path, sha256, layers)
 
 
 def _of_arrays(params: Params) -> str:
     """Returns the SHA-256 of parameters, for checkpoints from before there were seals."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for layer, parts in sorted(params.items()):
         for part, values in sorted(parts.items()):
-            found.update(f"{layer}.{part}".encode() + np.ascontiguousarray(values).tobytes())
-    return found.hexdigest()
+            sha256.update(f"{layer}.{part}".encode() + np.ascontiguousarray(values).tobytes())
+    return sha256.hexdigest()
 
 
 def _named(weights: str) -> tuple[str, pathlib.Path]:
@@ -153,11 +155,11 @@ def as_begun(config: Config, workdir: pathlib.Path) -> Config:
     if not config.init.weights:
         return config
     layers = layer_names.select(config.init.layers or ("all",), LAYERS, "init.layers")
-    found = inherited(config, run_files.read_config(workdir), layers)
-    config = found.config
+    inheritance = inherited(config, run_files.read_config(workdir), layers)
+    config = inheritance.config
     if any(layer_rates.NEW in rule.split(":")[0].split() for rule in _rules(config)):
         _name_new_layers(config, _anew(workdir))
-    if not found.by_hand:
+    if not inheritance.by_hand:
         validate(config)
     return config
 
@@ -210,19 +212,19 @@ def fit(start: Start, setup: Setup, class_names: list[str]) -> Fitted:
             left = "is not in the weights" if owner not in start.weights.params else "is left out"
             layers[layer] = f"{ANEW}: {left}"
             continue
-        own = start.weights.params.get(layer, {})
+        theirs = start.weights.params.get(layer, {})
         if layer == "fc8":
-            own, layers[layer] = _classes(start, setup.network.num_classes, class_names)
-            if not own:
+            theirs, layers[layer] = _classes(start, setup.network.num_classes, class_names)
+            if not theirs:
                 continue
         for part, leaf in leaves.items():
-            there = own[part].shape if part in own else "missing"
+            there = theirs[part].shape if part in theirs else "missing"
             if there != leaf.shape:
                 raise WeightsError(
                     f"{start.path}: {layer}.{part} is {there}, in this network {leaf.shape}; "
                     f"leave {layer} out with init.layers, or change the network"
                 )
-        params[layer] = {part: own[part] for part in leaves}
+        params[layer] = {part: theirs[part] for part in leaves}
         layers.setdefault(layer, "taken")
     _name_new_layers(setup.config, _new(layers))
     left = [layer for layer in LAYERS if layer in start.weights.params and layer not in layers]
@@ -233,11 +235,11 @@ def _classes(
     start: Start, classes: int, class_names: list[str]
 ) -> tuple[dict[str, np.ndarray], str]:
     """Returns what fc8 begins with, and what is said of it; nothing where it begins anew."""
-    own = start.weights.params["fc8"]
+    last = start.weights.params["fc8"]
     there, here = (_numbered(names) for names in (start.weights.class_names, class_names))
-    count = len(own["bias"])
+    count = len(last["bias"])
     if there == here and len(here) == classes == count:
-        return own, "taken"
+        return last, "taken"
     if start.config.init.classes != "match":
         if not there:
             return {}, f"{ANEW}: the weights do not name their classes"
@@ -252,10 +254,10 @@ def _classes(
             f"init.classes: {start.path} has two classes of one name, so that names do not tell "
             "its rows; name them with convert --class_names, or leave init.classes out"
         )
-    for name, said in zip(here, class_names, strict=True):
+    for name, theirs in zip(here, class_names, strict=True):
         if name not in rows:
             raise ConfigError(
-                f"init.classes: class {said} is not among the {len(there):,} names of classes of "
+                f"init.classes: class {theirs} is not among the {len(there):,} names of classes of "
                 f"{start.path}; leave init.classes out, and fc8 begins anew"
             )
     if len(here) != classes:
@@ -265,7 +267,7 @@ def _classes(
         )
     picked = [rows[name] for name in here]
     return (
-        {"kernel": own["kernel"][:, picked], "bias": own["bias"][picked]},
+        {"kernel": last["kernel"][:, picked], "bias": last["bias"][picked]},
         f"{len(picked):,} of {count:,} classes, picked by name",
     )
 
@@ -313,13 +315,13 @@ def _lines(
     layers: dict[str, str],
     gave_way: dict[str, tuple[Any, Any]],
 ) -> list[str]:
-    told = [f"weights   {path} ({form}, SHA-256 {sha256[:12]}...)"]
-    said: dict[str, list[str]] = {}
+    header = [f"weights   {path} ({form}, SHA-256 {sha256[:12]}...)"]
+    by_source: dict[str, list[str]] = {}
     for layer, what in layers.items():
-        said.setdefault(what, []).append(layer)
-    told += [f"          {', '.join(names)}: {what}" for what, names in said.items()]
-    told += [
-        f"          {name}: {theirs!r} of the weights in the place of {own!r}"
-        for name, (own, theirs) in gave_way.items()
+        by_source.setdefault(what, []).append(layer)
+    header += [f"          {', '.join(names)}: {what}" for what, names in by_source.items()]
+    header += [
+        f"          {name}: {theirs!r} of the weights in the place of {ours!r}"
+        for name, (ours, theirs) in gave_way.items()
     ]
-    return told
+    return header

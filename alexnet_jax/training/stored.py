@@ -3,8 +3,8 @@
 import contextlib
 import logging
 import pathlib
-import re
 import sys
+import threading
 from dataclasses import fields, replace
 from typing import Any
 
@@ -13,19 +13,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from alexnet_jax.config import ConfigError
 from alexnet_jax.configs import earlier_versions
 from alexnet_jax.errors import UserError, printable
-from alexnet_jax.host import wholeness
 from alexnet_jax.host.files import safe_path
 from alexnet_jax.steps import digests
-from alexnet_jax.training import seal
+from alexnet_jax.training import candidates, seal
+from alexnet_jax.training.candidates import FOLDER
 from alexnet_jax.training.record import Record
 from alexnet_jax.training.seal import DamageError, Seal
 
-FOLDER = wholeness.CHECKPOINTS
 DAMAGED = "damaged_"  # before the step of what was moved aside
-STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 ITEM = "default"  # Orbax's name of the state within a checkpoint
 
 
@@ -51,14 +48,14 @@ def one_line(error: BaseException) -> str:
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
-def compare(found: digests.Digests, saved: digests.Digests) -> None:
+def compare(computed: digests.Digests, saved: digests.Digests) -> None:
     """Compares the digests of leaves; both sides must have the same leaves.
 
     Raises:
       DamageError: names the first leaf that differs.
     """
-    for name in sorted(found.keys() | saved.keys()):
-        if found.get(name) != saved.get(name):
+    for name in sorted(computed.keys() | saved.keys()):
+        if computed.get(name) != saved.get(name):
             raise DamageError(f"{name} is not what the devices held when it was saved")
 
 
@@ -76,14 +73,12 @@ class Stored:
         self.path = self.workdir / FOLDER
         self.record = Record.load(self.workdir)
         self._digests: digests.StateDigests | None = None
+        self._one_at_a_time = threading.Lock()
         self._compared: dict[int, Seal | None] = {}  # whose files were, by this object
 
     def steps(self) -> list[int]:
         """Returns the steps that have a name in the folder, in order; they may be damaged."""
-        if not self.path.is_dir():
-            return []
-        names = [path.name for path in self.path.iterdir()]
-        return sorted(int(name) for name in names if STEP.fullmatch(name))
+        return candidates.steps(self.workdir)
 
     def missing(self) -> int | None:
         """Returns the newest step that was ever saved where it is not there, else None."""
@@ -110,9 +105,9 @@ class Stored:
         if sealed is None:
             if self._must_be_sealed(step):
                 raise DamageError(f"{seal.FILE} is missing")
-            held = self.read(folder).get("step")
-            if held is None or int(held) != step:
-                raise DamageError(f"holds step {held}")
+            sealed_step = self.read(folder).get("step")
+            if sealed_step is None or int(sealed_step) != step:
+                raise DamageError(f"holds step {sealed_step}")
         return sealed
 
     def state(self, step: int, verify: bool) -> str:
@@ -145,9 +140,9 @@ class Stored:
         Raises:
           DamageError: Orbax cannot read them.
         """
-        with contextlib.ExitStack() as held:
-            path = held.enter_context(safe_path(self.path))
-            handler = held.enter_context(contextlib.closing(ocp.PyTreeCheckpointHandler()))
+        with contextlib.ExitStack() as stack:
+            path = stack.enter_context(safe_path(self.path))
+            handler = stack.enter_context(contextlib.closing(ocp.PyTreeCheckpointHandler()))
             try:
                 item = epath.Path(path) / folder.name / ITEM
                 known: Any = ocp.StandardCheckpointHandler().metadata(item)
@@ -184,14 +179,14 @@ class Stored:
             if weights_alone and sealed:  # without a seal Orbax compares whole trees
                 abstract = replace(abstract, opt_state=())
             state = self._read(folder, abstract, as_today=sealed is not None)
-            own = self._digests_of(abstract)
-            if sealed and own:
+            digests_of = self._digests_of(abstract)
+            if sealed and digests_of:
                 with jax.transfer_guard("allow"):
-                    found = own.finished(own.start(state))
+                    computed = digests_of.finished(digests_of.start(state))
                 saved = sealed.leaves
                 if not abstract.opt_state:
                     saved = {n: d for n, d in saved.items() if not n.startswith("opt_state.")}
-                compare(found, saved)
+                compare(computed, saved)
             return replace(state, opt_state=()) if weights_alone else state
         except (ValueError, KeyError, OSError, TypeError) as error:
             raise CheckpointError(f"{folder}: cannot be restored ({one_line(error)})") from error
@@ -200,9 +195,10 @@ class Stored:
         """Returns what computes the digests of such a state; None for one that is on no mesh."""
         if not digests.StateDigests.suits(abstract):
             return None
-        if self._digests is None or not self._digests.fits(abstract):
-            self._digests = digests.StateDigests(abstract)
-        return self._digests
+        with self._one_at_a_time:  # a thread may read while another compiles
+            if self._digests is None or not self._digests.fits(abstract):
+                self._digests = digests.StateDigests(abstract)
+            return self._digests
 
     def _read(self, folder: pathlib.Path, abstract: Any, as_today: bool) -> Any:
         """Reads what `abstract` has of a state; an empty `opt_state` is not read.
@@ -219,16 +215,16 @@ class Stored:
         ):
             item = path / folder.name / ITEM
             form = wanted if as_today else self._form_of(orbax, item, wanted)
-            asked = (
+            arguments_tree = (
                 form if form["opt_state"] else {n: v for n, v in form.items() if n != "opt_state"}
             )
             arguments = ocp.args.PyTreeRestore(
-                asked,
-                ocp.checkpoint_utils.construct_restore_args(asked),
+                arguments_tree,
+                ocp.checkpoint_utils.construct_restore_args(arguments_tree),
                 partial_restore=not form["opt_state"],
             )
-            found: Any = {"opt_state": ()} | dict(orbax.restore(item, args=arguments))
-        return replace(abstract, **earlier_versions.current_state(found, wanted))
+            restored: Any = {"opt_state": ()} | dict(orbax.restore(item, args=arguments))
+        return replace(abstract, **earlier_versions.current_state(restored, wanted))
 
     @staticmethod
     def _form_of(orbax: ocp.Checkpointer, item: Any, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -238,26 +234,12 @@ class Stored:
         return earlier_versions.stored_state(wanted, tree)
 
     def candidates(self, which: str) -> list[int]:
-        """Returns the steps that may be meant, the first choice first.
-
-        Args:
-          which: best (least validation error), latest, or a step.
+        """Returns the steps that may be meant, the first choice first; see `candidates.in_order`.
 
         Raises:
           ConfigError: there is none, or not that one.
         """
-        steps = self.steps()
-        if not steps:
-            raise ConfigError(f"{self.workdir} has no checkpoint yet; train first")
-        if which == "latest":
-            return steps[::-1]
-        if which == "best":
-            errors = self.record.errors
-            return sorted(steps, key=lambda step: (errors.get(step, float("inf")), -step))
-        if STEP.fullmatch(which) and int(which) in steps:
-            return [int(which)]
-        known = ", ".join(map(str, steps))
-        raise ConfigError(f"checkpoint: {which} is not best, latest or one of {known}")
+        return candidates.in_order(self.workdir, self.record, which)
 
     def choose(self, which: str) -> int:
         """Returns the first of `candidates` that is whole, and says what is wrong with others.
@@ -273,8 +255,8 @@ class Stored:
                 wrong.append(f"{self.path / str(step)}: {error}")
                 continue
             for line in wrong:
-                told = printable(f"warning: {line}; step {step} is used")
-                print(told, file=sys.stderr, flush=True)
+                warning = printable(f"warning: {line}; step {step} is used")
+                print(warning, file=sys.stderr, flush=True)
             return step
         raise CheckpointError(
             f"{'; '.join(wrong)}; no whole checkpoint is left to use"

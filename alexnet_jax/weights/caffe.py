@@ -92,14 +92,14 @@ def read_dictionary(path: pathlib.Path) -> dict[str, np.ndarray]:
     return _named(path, outer)
 
 
-def _named(path: pathlib.Path, found: Any) -> dict[str, np.ndarray]:
+def _named(path: pathlib.Path, blobs: Any) -> dict[str, np.ndarray]:
     tensors = {}
-    sized = isinstance(found, tuple | list) or (isinstance(found, np.ndarray) and found.ndim > 0)
-    if sized and len(found) == 1:
-        [found] = found  # the array around the dictionary
-    if not isinstance(found, dict):
-        raise WeightsError(f"{path}: holds a {type(found).__name__}, not a dictionary of layers")
-    for layer, parts in found.items():
+    sized = isinstance(blobs, tuple | list) or (isinstance(blobs, np.ndarray) and blobs.ndim > 0)
+    if sized and len(blobs) == 1:
+        [blobs] = blobs  # the array around the dictionary
+    if not isinstance(blobs, dict):
+        raise WeightsError(f"{path}: holds a {type(blobs).__name__}, not a dictionary of layers")
+    for layer, parts in blobs.items():
         if isinstance(parts, list | tuple) and len(parts) == 2:
             parts = dict(zip(("kernel", "bias"), parts, strict=True))
         if not isinstance(parts, dict):

@@ -3,8 +3,9 @@
 import hashlib
 import pathlib
 
-from alexnet_jax import __version__, model
+from alexnet_jax import __version__
 from alexnet_jax.config import Config, flatten, to_json
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.weights.types import Weights
 
 
@@ -20,7 +21,7 @@ def text(weights: Weights, made: pathlib.Path, use: str = "") -> str:
     lines = [
         f"# {made.name}",
         "",
-        f"AlexNet by alexnet_jax {__version__}: {model.count_parameters(weights.params):,} "
+        f"AlexNet by alexnet_jax {__version__}: {standard_tree.count_parameters(weights.params):,} "
         f"parameters, float32, {len(weights.params['fc8']['bias'])} classes, after "
         f"{weights.step:,} updates.",
         "",
@@ -74,9 +75,17 @@ def _differences(config: Config) -> list[tuple[str, object]]:
     from alexnet_jax import configs
 
     paper = flatten(configs.get("paper"))
-    kept = ("model.", "augment.", "optimizer.", "image_size", "resize", "batch_size", "num_epochs")
+    prefixes = (
+        "model.",
+        "augment.",
+        "optimizer.",
+        "image_size",
+        "resize",
+        "batch_size",
+        "num_epochs",
+    )
     return [
         (name, value)
         for name, value in flatten(config).items()
-        if name.startswith(kept) and value != paper[name]
+        if name.startswith(prefixes) and value != paper[name]
     ]

@@ -13,6 +13,7 @@ from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.data.imagenet import class_names
 from alexnet_jax.host import files
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.weights import (
     caffe,
     card,
@@ -88,19 +89,30 @@ def _read_own_onnx(model: Any, path: pathlib.Path) -> Weights:
       WeightsError: it does not hold every tensor of the network that it says it is.
     """
     tensors, metadata = onnx_file.read_own(model, path)
-    said = safetensors_file.described(metadata, path)
+    description = safetensors_file.described(metadata, path)
     try:
-        validate(said.config)
+        validate(description.config)
     except ConfigError as error:
         raise WeightsError(f"{path}: its config is no network's ({error})") from error
-    if said.config.model.normalisation == "batch" or not said.config.model.columns_meet:
+    if (
+        description.config.model.normalisation == "batch"
+        or not description.config.model.columns_meet
+    ):
         raise WeightsError(
             f"{path}: batch normalisation and columns that do not meet are written to ONNX, and "
             "not read from it; use safetensors or the workdir"
         )
-    _bound(said.config, tensors, path)
-    params = layout.to_standard(tensors, layout.LAYOUTS["onnx, rgb"], said.config, path)
-    return Weights(params, said.config, said.class_names, None, said.step, path, said.origin)
+    _bound(description.config, tensors, path)
+    params = layout.to_standard(tensors, layout.LAYOUTS["onnx, rgb"], description.config, path)
+    return Weights(
+        params,
+        description.config,
+        description.class_names,
+        None,
+        description.step,
+        path,
+        description.origin,
+    )
 
 
 def read_torchvision(path: pathlib.Path, recipe: str) -> Weights:
@@ -118,8 +130,8 @@ def read_safetensors(path: pathlib.Path, recipe: str) -> Weights:
         return _imported(theirs, layout.LAYOUTS["torchvision"], config, path)
     if recipe:
         return _imported(tensors, layout.LAYOUTS["standard"], _recipe(recipe), path)
-    said = safetensors_file.described(metadata, path)
-    config, names = said.config, said.class_names
+    description = safetensors_file.described(metadata, path)
+    config, names = description.config, description.class_names
     try:
         validate(config)
     except ConfigError as error:
@@ -137,7 +149,7 @@ def read_safetensors(path: pathlib.Path, recipe: str) -> Weights:
     fault = statistics.fault(config.resize) if statistics else ""
     if fault:
         raise WeightsError(f"{path}: {safetensors_file.COLOURS}{fault}; export it again")
-    return Weights(params, config, names, statistics, said.step, path, said.origin)
+    return Weights(params, config, names, statistics, description.step, path, description.origin)
 
 
 def _bound(config: Config, tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
@@ -170,14 +182,14 @@ def write_torchvision(weights: Weights, out: pathlib.Path) -> None:
     """
     theirs = configs.get("torchvision")
     for field in dataclasses.fields(theirs.model):
-        own, wanted = (getattr(c.model, field.name) for c in (weights.config, theirs))
-        if own != wanted and field.name not in NOT_OF_A_TRAINED_NETWORK:
+        ours, wanted = (getattr(c.model, field.name) for c in (weights.config, theirs))
+        if ours != wanted and field.name not in NOT_OF_A_TRAINED_NETWORK:
             raise WeightsError(
                 f"{weights.source}: torchvision's network has model.{field.name} = {wanted!r}, "
-                f"not {own!r}; use safetensors"
+                f"not {ours!r}; use safetensors"
             )
     network = model.build(theirs.model, len(weights.params["fc8"]["bias"]), "float32")
-    wanted = model.abstract_parameters(network, theirs.image_size)["fc6"]["kernel"].shape
+    wanted = standard_tree.abstract_parameters(network, theirs.image_size)["fc6"]["kernel"].shape
     if weights.params["fc6"]["kernel"].shape != wanted:
         raise WeightsError(
             f"{weights.source}: fc6.kernel is {weights.params['fc6']['kernel'].shape}; that of "

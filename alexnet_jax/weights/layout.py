@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from alexnet_jax import model
-from alexnet_jax.config import Config
+from alexnet_jax.config import CONVOLUTIONS, LAYERS, Config
 from alexnet_jax.errors import nearest
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.weights.types import Params, WeightsError, array_of
 
 TORCHVISION: dict[str, str] = dict(
     zip(
-        (*model.CONVOLUTIONS, "fc6", "fc7", "fc8"),
+        (*CONVOLUTIONS, "fc6", "fc7", "fc8"),
         ("features.0", "features.3", "features.6", "features.8", "features.10")
         + ("classifier.1", "classifier.4", "classifier.6"),
         strict=True,
@@ -100,20 +101,20 @@ def to_standard(
 
 def _with_last_layer(tensors: Mapping[str, np.ndarray], layout: Layout) -> Mapping[str, np.ndarray]:
     """Names fc8 what a fine-tuned network calls its last layer, such as `fc8_flickr`."""
-    own = {part: layout.name("fc8", part) for part in ("kernel", "bias")}
-    if any(name in tensors for name in own.values()):
+    names = {part: layout.name("fc8", part) for part in ("kernel", "bias")}
+    if any(name in tensors for name in names.values()):
         return tensors
-    endings = {part: name.removeprefix("fc8") for part, name in own.items()}
-    known = {layout.name(layer, part) for layer in model.LAYERS for part in own}
+    endings = {part: name.removeprefix("fc8") for part, name in names.items()}
+    known = {layout.name(layer, part) for layer in LAYERS for part in names}
     others = {
         name.removesuffix(endings["kernel"])
         for name in tensors.keys() - known
         if name.endswith(endings["kernel"])
     }
-    if len(others) != 1 or not own["kernel"].startswith("fc8"):
+    if len(others) != 1 or not names["kernel"].startswith("fc8"):
         return tensors
     [other] = others
-    renamed = {other + ending: own[part] for part, ending in endings.items()}
+    renamed = {other + ending: names[part] for part, ending in endings.items()}
     return {renamed.get(name, name): values for name, values in tensors.items()}
 
 
@@ -138,7 +139,7 @@ def _last_convolution(layers: Iterable[str]) -> str:
 
 def _shapes(config: Config, classes: int) -> dict:
     network = model.build(config.model, classes, "float32")
-    return model.abstract_parameters(network, config.image_size)
+    return standard_tree.abstract_parameters(network, config.image_size)
 
 
 def _in_file(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:

@@ -93,9 +93,11 @@ def _refuse_another_kind(flags: dict[str, Any], layer: str, path: pathlib.Path) 
             wanted["pads"] = [zeros] * 4
     absent = {"strides": [1, 1], "pads": [0] * 4}
     for name, value in wanted.items():
-        own = flags.get(name, absent.get(name, value))
-        if list(np.ravel(own)) != list(np.ravel(value)):
-            raise WeightsError(f"{path}: {layer} has {name} = {own}, where AlexNet has {value}")
+        attribute = flags.get(name, absent.get(name, value))
+        if list(np.ravel(attribute)) != list(np.ravel(value)):
+            raise WeightsError(
+                f"{path}: {layer} has {name} = {attribute}, where AlexNet has {value}"
+            )
 
 
 def read_own(model: Any, path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -188,21 +188,21 @@ def _stage(g: _Graph, c: ModelConfig, number: int, x: str, channels: int, norm: 
 
 
 def _local(g: _Graph, c: ModelConfig, x: str) -> str:
-    own = Lrn.named(c.lrn.convention, c.lrn.size, c.lrn.alpha, c.lrn.beta)
+    lrn = Lrn.named(c.lrn.convention, c.lrn.size, c.lrn.alpha, c.lrn.beta)
     # ONNX divides alpha by the window's size.
-    alpha = own.scale * own.size
-    return g.add("LRN", [x], alpha=alpha, beta=own.beta, bias=own.k, size=own.size)
+    alpha = lrn.scale * lrn.size
+    return g.add("LRN", [x], alpha=alpha, beta=lrn.beta, bias=lrn.k, size=lrn.size)
 
 
-def _spatial(g: _Graph, x: str, own: Lrn) -> str:
+def _spatial(g: _Graph, x: str, lrn: Lrn) -> str:
     """x / (k + scale * sum x^2) ** beta, the sum over a square of each map."""
-    half = own.size // 2
+    half = lrn.size // 2
     square = g.add("Mul", [x, x])
-    around = {"kernel_shape": [own.size] * 2, "pads": [half] * 4, "count_include_pad": 1}
+    around = {"kernel_shape": [lrn.size] * 2, "pads": [half] * 4, "count_include_pad": 1}
     mean = g.add("AveragePool", [square], **around)
-    scale = g.tensor("spatial_scale", np.float32(own.scale * own.size**2))
-    base = g.add("Add", [g.add("Mul", [mean, scale]), g.tensor("spatial_k", np.float32(own.k))])
-    return g.add("Mul", [x, g.add("Pow", [base, g.tensor("spatial_beta", np.float32(-own.beta))])])
+    scale = g.tensor("spatial_scale", np.float32(lrn.scale * lrn.size**2))
+    base = g.add("Add", [g.add("Mul", [mean, scale]), g.tensor("spatial_k", np.float32(lrn.k))])
+    return g.add("Mul", [x, g.add("Pow", [base, g.tensor("spatial_beta", np.float32(-lrn.beta))])])
 
 
 def _batch_norm(g: _Graph, layer: str, x: str, norm: Any) -> str:
@@ -220,10 +220,10 @@ def _matrix(
     kernels = np.split(params["kernel"], groups, axis=1)
     biases = np.split(params["bias"], groups)
     for number, part in enumerate(g.split(x, channels, groups)):
-        kernel, own = kernels[number], channels // groups
+        kernel, width = kernels[number], channels // groups
         if maps:
-            side = round((len(kernel) / own) ** 0.5)
-            kernel = kernel.reshape(side, side, own, -1).transpose(2, 0, 1, 3)
+            side = round((len(kernel) / width) ** 0.5)
+            kernel = kernel.reshape(side, side, width, -1).transpose(2, 0, 1, 3)
             kernel = kernel.reshape(-1, kernel.shape[-1])
             part = g.add("Flatten", [part], axis=1)
         name = layer if groups == 1 else f"{layer}_{number}"

@@ -78,8 +78,8 @@ def read(
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, UnicodeError) as error:
         if isinstance(error, PickleError):
             raise
-        told = str(error)[:200]
-        raise PickleError(f"it is damaged ({type(error).__name__}: {told})") from error
+        reason = str(error)[:200]
+        raise PickleError(f"it is damaged ({type(error).__name__}: {reason})") from error
 
 
 def _encoded(text: Any, encoding: Any) -> bytes:

@@ -66,20 +66,20 @@ def metadata(weights: Weights) -> dict[str, str]:
     } | {name: printable(text) for name, text in dataclasses.asdict(weights.origin).items()}
 
 
-def described(said: dict[str, str], path: pathlib.Path) -> Description:
+def described(fields: dict[str, str], path: pathlib.Path) -> Description:
     """Returns what the metadata say.
 
     Raises:
       WeightsError: they were written by something else, or say what cannot be.
     """
     try:
-        config, names = config_of(said["config"]), json.loads(said["class_names"])
-        step = int(said["step"])
+        config, names = config_of(fields["config"]), json.loads(fields["class_names"])
+        step = int(fields["step"])
         if not 0 <= step <= MOST_STEPS:
             raise ValueError(f"step {step}")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("class_names are not a list of names")
-        origin = Origin(said.get("trained_on", ""), said.get("errors", ""))
+        origin = Origin(fields.get("trained_on", ""), fields.get("errors", ""))
         return Description(config, names, step, origin)
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(

@@ -13,6 +13,7 @@ import numpy as np
 from jax import export
 
 from alexnet_jax import model
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.ops import platform
 from alexnet_jax.ops.compilation import Numerics
 from alexnet_jax.steps.augment import Views
@@ -51,7 +52,7 @@ def write(weights: Weights, path: pathlib.Path, from_images: bool = False) -> No
             low, high = border // 2, border - border // 2
             x = jnp.pad(x, ((0, 0), (low, high), (low, high), (0, 0)))
             [x] = views.evaluation(x, 1)
-        return model.logits(network, jax.tree.map(jnp.asarray, weights.params), x)
+        return standard_tree.logits(network, jax.tree.map(jnp.asarray, weights.params), x)
 
     [batch] = export.symbolic_shape("batch")
     kind = np.uint8 if from_images else np.float32

@@ -100,29 +100,29 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _states(
-    found: Any, name: str = "", depth: int = 0, seen: set[int] | None = None
+    content: Any, name: str = "", depth: int = 0, seen: set[int] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the dictionaries of tensors in what a file holds, with what they are called.
 
     Each is looked into once: a few bytes can refer to one a million times.
     """
     seen = set() if seen is None else seen
-    if id(found) in seen or depth > 4:
+    if id(content) in seen or depth > 4:
         return
-    if isinstance(found, pickled.Opaque) and isinstance(found.state, dict):
-        seen.add(id(found))
-        if "_modules" in found.state:
-            yield name, dict(_of_module(found, "", set()))
+    if isinstance(content, pickled.Opaque) and isinstance(content.state, dict):
+        seen.add(id(content))
+        if "_modules" in content.state:
+            yield name, dict(_of_module(content, "", set()))
         return
-    if not isinstance(found, dict) or depth > 3:
+    if not isinstance(content, dict) or depth > 3:
         return
-    seen.add(id(found))
-    if any(isinstance(value, _Tensor) for value in found.values()):
-        yield name, found
-    order = sorted(found, key=lambda key: _STATES.index(key) if key in _STATES else len(_STATES))
+    seen.add(id(content))
+    if any(isinstance(value, _Tensor) for value in content.values()):
+        yield name, content
+    order = sorted(content, key=lambda key: _STATES.index(key) if key in _STATES else len(_STATES))
     for key in order:
         inner = f"{name}.{str(key)[:100]}" if name else str(key)[:100]
-        yield from _states(found[key], inner, depth + 1, seen)
+        yield from _states(content[key], inner, depth + 1, seen)
 
 
 def _of_module(
@@ -157,16 +157,20 @@ def without_wrappers(state: dict[str, Any]) -> dict[str, Any]:
     if FIRST in plain or not before:
         return plain
     # Of several networks the one that is trained, not an average of it or a teacher.
-    own = min(before, key=lambda prefix: (prefix.rstrip(".") not in _STATES, before.index(prefix)))
-    _say_which([prefix.rstrip(".") for prefix in before], own.rstrip("."))
-    return {name.removeprefix(own): value for name, value in plain.items() if name.startswith(own)}
+    first = min(
+        before, key=lambda prefix: (prefix.rstrip(".") not in _STATES, before.index(prefix))
+    )
+    _say_which([prefix.rstrip(".") for prefix in before], first.rstrip("."))
+    return {
+        name.removeprefix(first): value for name, value in plain.items() if name.startswith(first)
+    }
 
 
 def _say_which(names: list[str], taken: str) -> None:
     """Says which of several networks in a file is read."""
     if len(names) > 1:
-        told = f"note: there are several networks ({', '.join(names[:8])}); {taken} is read"
-        print(printable(told[:500]), file=sys.stderr)
+        note = f"note: there are several networks ({', '.join(names[:8])}); {taken} is read"
+        print(printable(note[:500]), file=sys.stderr)
 
 
 class _File:
@@ -180,16 +184,16 @@ class _File:
 
     def tensors(self, path: pathlib.Path) -> dict[str, np.ndarray]:
         """Returns the arrays of the file's dictionary, by name."""
-        found = self._unpickled()
-        states = [(name, without_wrappers(state)) for name, state in _states(found)]
+        unpickled = self._unpickled()
+        states = [(name, without_wrappers(state)) for name, state in _states(unpickled)]
         if not states:
-            what = f"a {type(found).__name__}"
-            if isinstance(found, dict):
-                what = ", ".join(str(key)[:40] for key in list(found)[:8]) or "nothing"
+            what = f"a {type(unpickled).__name__}"
+            if isinstance(unpickled, dict):
+                what = ", ".join(str(key)[:40] for key in list(unpickled)[:8]) or "nothing"
             raise ValueError(f"it holds {what}")
-        networks = [name for name, own in states if FIRST in own]
+        networks = [name for name, candidate in states if FIRST in candidate]
         _say_which([name or "the file's own" for name in networks], (networks or [""])[0])
-        state = next((own for _, own in states if FIRST in own), states[0][1])
+        state = next((candidate for _, candidate in states if FIRST in candidate), states[0][1])
         tensors = {}
         for name, value in state.items():
             known = isinstance(value, str | int | float | None) and not name.endswith(
@@ -203,8 +207,8 @@ class _File:
             try:
                 tensors[name] = self._tensor(value)
             except DAMAGE as error:
-                told = str(error)[:300]
-                raise WeightsError(f"{path}: {name} cannot be read ({told})") from error
+                reason = str(error)[:300]
+                raise WeightsError(f"{path}: {name} cannot be read ({reason})") from error
         return tensors
 
     def _read(self, data: bytes | BinaryIO) -> Any:
@@ -300,13 +304,13 @@ class _Legacy(_File):
         self._data = data
 
     def _unpickled(self) -> Any:
-        found = self._read(self._file)
+        value = self._read(self._file)
         keys = pickled.read(self._file)
         if not isinstance(keys, list):
             raise ValueError("the keys of its storages are missing")
         self._keys = [str(key)[:100] for key in keys]
         self._first = self._file.tell()
-        return found
+        return value
 
     def _kept(self, about: Any) -> Any:
         """Notes how wide a storage's numbers are: those of an optimizer lie among the weights'."""
@@ -326,13 +330,13 @@ class _Legacy(_File):
     def _places(self) -> dict[str, tuple[int, int]]:
         """Where each storage begins, and how many numbers it has, as far as they are whole."""
         places, at = {}, self._first
-        for own in self._keys:
-            if own not in self._widths:
-                raise ValueError(f"storage {own} is of a kind that is not known")
+        for key in self._keys:
+            if key not in self._widths:
+                raise ValueError(f"storage {key} is of a kind that is not known")
             count = int.from_bytes(self._data[at : at + 8], "little", signed=True)
-            end = at + 8 + count * self._widths[own]
+            end = at + 8 + count * self._widths[key]
             if count < 0 or end > len(self._data):
                 break
-            places.setdefault(own, (at + 8, count))
+            places.setdefault(key, (at + 8, count))
             at = end
         return places

@@ -62,20 +62,20 @@ def check(base: Config, arms: list[str]) -> None:
 
 def all_arms(base: Config) -> list[str]:
     """Returns every arm that a recipe has; says which it has not, and why."""
-    found: list[str] = []
+    names: list[str] = []
     for arm in ARMS:
         try:
-            check(base, [*found, arm])
+            check(base, [*names, arm])
         except ConfigError as error:
             print(f"left out: {str(error).removeprefix('--arms: ')}", flush=True)
         else:
-            found.append(arm)
-    return found
+            names.append(arm)
+    return names
 
 
 def errors(workdir: pathlib.Path) -> dict[int, float]:
     """Returns a finished run's top-1 error in points, by the number of views."""
-    from alexnet_jax.training.writers import read_rows
+    from alexnet_jax.training.rows import read_rows
 
     summary = json.loads((workdir / "summary.json").read_text())
     rows = read_rows(workdir / "metrics.jsonl")
@@ -84,22 +84,22 @@ def errors(workdir: pathlib.Path) -> dict[int, float]:
     return {1: 100 * single[-1]["top1_error"], 10: 100 * summary["top1_error"]}
 
 
-def table(found: dict[str, list[dict[int, float]]]) -> str:
+def table(measured: dict[str, list[dict[int, float]]]) -> str:
     """Returns the arms' errors and differences, Markdown.
 
     Args:
-      found: arm -> `errors` of each seed, in one order for all arms.
+      measured: arm -> `errors` of each seed, in one order for all arms.
     """
-    first = next(iter(found))
+    first = next(iter(measured))
     lines = [f"| arm | run, section | one view | ten views | less {first}, ten views | published |"]
     lines.append("|---" * 6 + "|")
-    for arm, runs in found.items():
+    for arm, runs in measured.items():
         cells = [" ".join(f"{run[views]:.2f}" for run in runs) for views in (1, 10)]
-        pairs = zip(runs, found[first], strict=True)
+        pairs = zip(runs, measured[first], strict=True)
         apart = shown([a[10] - b[10] for a, b in pairs]) if arm != first else ""
         about = ARMS[arm]
         lines.append(f"| {arm} | {about.run} | {' | '.join(cells)} | {apart} | {about.published} |")
-    ten = [run[10] - run[1] for run in found[first]]
+    ten = [run[10] - run[1] for run in measured[first]]
     lines.append(f"\nTen views less one, {first}: {shown(ten)} (published: -1.5)")
     return "\n".join(lines) + "\n"
 
@@ -119,8 +119,10 @@ def _run(_: list[str]) -> None:
             for arm, configs in recipes.items():
                 print(f"{arm}, seed {seed}", flush=True)
                 train.train(configs[at], out / arm / str(seed))
-            found = {arm: [errors(out / arm / str(s)) for s in seeds[: at + 1]] for arm in recipes}
-            files.replace_text(out / "table.md", table(found))
+            measured = {
+                arm: [errors(out / arm / str(s)) for s in seeds[: at + 1]] for arm in recipes
+            }
+            files.replace_text(out / "table.md", table(measured))
     print((out / "table.md").read_text())
 
 

@@ -61,8 +61,8 @@ def run(start: str, activation: str, rate: float, seed: int, epochs: float, trai
     what, images = f"{start} {activation} rate {rate:g} seed {seed}", len(train.label)
     with Progress(what, 0, math.ceil(epochs * images), "image") as bar:
         try:
-            for epoch, found in Training(recipe, train, seed).run():
-                last.append(found["top1_error"])
+            for epoch, figures in Training(recipe, train, seed).run():
+                last.append(figures["top1_error"])
                 error = sum(last) / len(last)
                 curve.append((round(epoch, 3), round(error, 4)))
                 bar.advance(BATCH * REPORTED)
@@ -87,25 +87,26 @@ def fastest(rates: Sequence[float], most: float, made: Callable[[float, float], 
     Raises:
       FloatingPointError: all rates diverge.
     """
-    found: dict[float, tuple[float, float]] = {}
+    quickest: dict[float, tuple[float, float]] = {}
 
     def attempt(rate: float) -> None:
-        row = made(rate, min([most, *(reached for reached, _ in found.values())]))
+        row = made(rate, min([most, *(reached for reached, _ in quickest.values())]))
         error = math.inf if "diverged" in row else row["curve"][-1][1]
-        found[rate] = (row["reached"] or math.inf, error)
+        quickest[rate] = (row["reached"] or math.inf, error)
 
     for rate in rates:
         attempt(rate)
     while True:
         # Of rates that diverge the least is best; of equal ones the first.
         best = min(
-            found, key=lambda rate: (*found[rate], rate if math.isinf(found[rate][1]) else 0)
+            quickest,
+            key=lambda rate: (*quickest[rate], rate if math.isinf(quickest[rate][1]) else 0),
         )
-        if math.isinf(found[best][1]) and best < min(rates) / 64:
+        if math.isinf(quickest[best][1]) and best < min(rates) / 64:
             raise FloatingPointError(f"every rate down to {best:g} diverges")
-        if best == min(found):
+        if best == min(quickest):
             attempt(best / 2)
-        elif best == max(found):
+        elif best == max(quickest):
             attempt(best * 2)
         else:
             return best
@@ -116,12 +117,12 @@ def table(rows: list[dict]) -> str:
     lines = ["| activation | rate | epochs to 25 % by seed | mean |", "|---|---|---|---|"]
     means = {}
     for activation in ACTIVATIONS:
-        own = [r for r in rows if r["activation"] == activation and r["reached"]]
-        if own:
-            means[activation] = statistics.mean(r["reached"] for r in own)
-            by_seed = ", ".join(f"{r['reached']:.2f}" for r in own)
+        reached = [r for r in rows if r["activation"] == activation and r["reached"]]
+        if reached:
+            means[activation] = statistics.mean(r["reached"] for r in reached)
+            by_seed = ", ".join(f"{r['reached']:.2f}" for r in reached)
             lines.append(
-                f"| {activation} | {own[0]['rate']:g} | {by_seed} | {means[activation]:.2f} |"
+                f"| {activation} | {reached[0]['rate']:g} | {by_seed} | {means[activation]:.2f} |"
             )
     if len(means) == len(ACTIVATIONS):
         lines.append(f"\ntanh / ReLU: {means['tanh'] / means['relu']:.1f} (paper: about 6)")
@@ -144,9 +145,9 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
         )
     axes.axhline(100 * GOAL, color="0.6", lw=0.8)
     axes.set(xlabel="epochs", ylabel="training error, %", ylim=(0, 80), xlim=(0, None))
-    _, known, told = table(rows).rpartition("tanh / ReLU: ")
+    _, known, times = table(rows).rpartition("tanh / ReLU: ")
     if known:
-        ratio = told.split(" ")[0]
+        ratio = times.split(" ")[0]
         axes.set_title(f"tanh takes {ratio} times ReLU's epochs to {100 * GOAL:.0f} %", fontsize=11)
     axes.legend(frameon=False)
     figure.save(path)
@@ -162,10 +163,10 @@ def _run(_: list[str]) -> None:
 
     def made(activation: str, rate: float, seed: int, epochs: float) -> dict:
         key = {"start": start, "activation": activation, "rate": rate, "seed": seed}
-        kept = results.find(**key, epochs=epochs)
-        if not kept:
-            results.add(kept := run(**key, epochs=epochs, train=train))
-        return kept
+        row = results.find(**key, epochs=epochs)
+        if not row:
+            results.add(row := run(**key, epochs=epochs, train=train))
+        return row
 
     final = []
     for activation in flags.FLAGS.activations:

@@ -81,18 +81,20 @@ def run(
         training.go_on(state)
     done, images = round(len(curve) * BATCH * REPORTED), math.ceil(epochs * len(train.label))
     with Progress(f"{arm} seed {seed}", done, images, "image") as bar:
-        for epoch, found in training.run():
+        for epoch, figures in training.run():
             bar.advance(BATCH * REPORTED)
-            curve.append((round(epoch, 3), round(found["top1_error"], 4)))
+            curve.append((round(epoch, 3), round(figures["top1_error"], 4)))
             if len(curve) % SAVED == 0:
                 state = {"curve": np.array(curve), "what": np.array(what)}
                 _keep(unfinished, training.state() | state)
-                error = 100 * found["top1_error"]
+                error = 100 * figures["top1_error"]
                 bar.show(f"epoch {epoch:.0f}", f"training error {error:.1f} %")
     row = {"arm": arm, "seed": seed, "epochs": epochs, "schedule": schedule, "curve": curve}
     row |= {f"test_error_{views}": training.test_error(test, views) for views in (1, 10)}
-    said = ", ".join(f"{views} views {100 * row[f'test_error_{views}']:.2f} %" for views in (1, 10))
-    print(f"{arm} seed {seed}, {epochs:g} epochs: {said}", flush=True)
+    errors = ", ".join(
+        f"{views} views {100 * row[f'test_error_{views}']:.2f} %" for views in (1, 10)
+    )
+    print(f"{arm} seed {seed}, {epochs:g} epochs: {errors}", flush=True)
     return row
 
 
@@ -110,8 +112,8 @@ def table(rows: list[dict], epochs: float, schedule: str, arms: list[str], seeds
     lines.append("|---|---|---|---|")
 
     def errors(arm: str, views: int) -> list[float]:
-        own = {r["seed"]: r for r in rows if r["arm"] == arm}
-        return [100 * own[seed][f"test_error_{views}"] for seed in seeds]
+        by_seed = {r["seed"]: r for r in rows if r["arm"] == arm}
+        return [100 * by_seed[seed][f"test_error_{views}"] for seed in seeds]
 
     for arm in arms:
         one, ten, first = errors(arm, 1), errors(arm, 10), errors(arms[0], 10)

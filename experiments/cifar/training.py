@@ -147,10 +147,10 @@ class Training:
                 self.params, self._velocity, split, where, rates
             )
             self._done = numbers[-1]
-            found = metrics.compute(jax.device_get(sums))
-            if not math.isfinite(found["loss"]):
-                raise FloatingPointError(f"update {self._done}: the loss is {found['loss']}")
-            yield self._done * BATCH / count, found
+            figures = metrics.compute(jax.device_get(sums))
+            if not math.isfinite(figures["loss"]):
+                raise FloatingPointError(f"update {self._done}: the loss is {figures['loss']}")
+            yield self._done * BATCH / count, figures
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns what `go_on` needs, by name: parameters, velocity and the updates done."""
@@ -160,9 +160,9 @@ class Training:
         """Takes the place of a run that stood at `state`, with the same recipe, data and seed."""
         order = list(self._leaves())
         trees = jax.tree.structure(self._trees())
-        found = jax.tree.unflatten(trees, [jnp.asarray(state[name]) for name in order])
-        self.params, self._velocity = found["params"], found["velocity"]
-        self._done = int(found["done"])
+        leaves = jax.tree.unflatten(trees, [jnp.asarray(state[name]) for name in order])
+        self.params, self._velocity = leaves["params"], leaves["velocity"]
+        self._done = int(leaves["done"])
 
     def _trees(self) -> dict[str, Any]:
         return {"params": self.params, "velocity": self._velocity, "done": self._done}

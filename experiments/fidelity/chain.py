@@ -58,7 +58,7 @@ def command(stage: Stage, data: dict[str, str], out: pathlib.Path, more: list[st
 
 def main(arguments: list[str]) -> int:
     """Runs the stages; returns the exit code of the first that fails."""
-    own, _, more = " ".join(map(shlex.quote, arguments)).partition(" -- ")
+    first, _, more = " ".join(map(shlex.quote, arguments)).partition(" -- ")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -67,12 +67,12 @@ def main(arguments: list[str]) -> int:
         parser.add_argument(f"--{name}", required=True, help="a store or a folder of it")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the workdirs")
     parser.add_argument("--dry_run", action="store_true", help="only print the commands")
-    asked = parser.parse_args(shlex.split(own))
-    data = {name: getattr(asked, name) for name in names}
+    options = parser.parse_args(shlex.split(first))
+    data = {name: getattr(options, name) for name in names}
     for stage in STAGES:
-        words = command(stage, data, asked.out, shlex.split(more))
+        words = command(stage, data, options.out, shlex.split(more))
         print(shlex.join(["python", *words[1:]]), flush=True)
-        if not asked.dry_run and (code := subprocess.run(words, check=False).returncode):
+        if not options.dry_run and (code := subprocess.run(words, check=False).returncode):
             return code
     return 0
 

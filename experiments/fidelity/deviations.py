@@ -12,6 +12,7 @@ from absl import app, flags
 from alexnet_jax import configs, model
 from alexnet_jax.config import Config
 from alexnet_jax.configs import layer_rates
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.ops.lrn_formula import Lrn
 
 RECIPES = (
@@ -108,7 +109,8 @@ def _mean(c: Config) -> str:
 
 def _parameters(c: Config) -> str:
     network = model.build(c.model, c.num_classes, c.precision)
-    return f"{model.count_parameters(model.abstract_parameters(network, c.image_size)):,}"
+    shapes = standard_tree.abstract_parameters(network, c.image_size)
+    return f"{standard_tree.count_parameters(shapes):,}"
 
 
 ROWS: dict[str, Callable[[Config], str]] = {
@@ -153,11 +155,11 @@ def _epochs(c: Config) -> float:
 
 def table() -> str:
     """Returns the table, Markdown: a column for each recipe; what leaves the paper is bold."""
-    found = [configs.get(name) for name in RECIPES]
+    recipes = [configs.get(name) for name in RECIPES]
     lines = ["| | " + " | ".join(f"`{name}`" for name in RECIPES) + " |"]
     lines.append("|---" * (len(RECIPES) + 1) + "|")
     for name, cell in ROWS.items():
-        cells = [cell(config) for config in found]
+        cells = [cell(config) for config in recipes]
         shown = [text if text == cells[0] else f"**{text}**" for text in cells]
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
     return "\n".join(lines)

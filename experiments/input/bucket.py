@@ -75,33 +75,35 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="a folder split/class/image")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=60)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, served("bucket") as address:
         folder = pathlib.Path(name)
         os.environ["STORAGE_EMULATOR_HOST"] = address
         os.environ["XDG_CACHE_HOME"] = name  # no copy is there
         disk, bucket = str(folder / "store"), "gs://bucket/store"
         for store in (disk, bucket):
-            seconds = command("prepare", f"--dataset={asked.dataset}", f"--out={store}")
+            seconds = command("prepare", f"--dataset={options.dataset}", f"--out={store}")
             print(f"prepare --out={store}: {seconds:.1f} s", flush=True)
         os.environ["XDG_CACHE_HOME"] = str(folder / "another machine")
         began = time.monotonic()
-        split = max((own := open_dataset(Config(dataset=bucket))).sizes, key=own.sizes.__getitem__)
+        split = max(
+            (dataset := open_dataset(Config(dataset=bucket))).sizes, key=dataset.sizes.__getitem__
+        )
         size = sum(path.stat().st_size for path in pathlib.Path(disk).iterdir()) / 2**20
         print(f"copied to another machine: {size:.0f} MiB in {time.monotonic() - began:.1f} s")
-        found: dict[str, list[float]] = {disk: [], bucket: []}
-        for _ in range(asked.rounds):
-            for store, rates in found.items():
+        speeds: dict[str, list[float]] = {disk: [], bucket: []}
+        for _ in range(options.rounds):
+            for store, rates in speeds.items():
                 rates.append(images_per_second(store, split, epochs=8))
-        for store, rates in found.items():
+        for store, rates in speeds.items():
             low, high, middle = min(rates), max(rates), statistics.median(rates)
             print(f"{store}: {middle:,.0f} images/s ({low:,.0f} to {high:,.0f}, {len(rates)})")
-        ratios = [b / d for d, b in zip(found[disk], found[bucket], strict=True)]
+        ratios = [b / d for d, b in zip(speeds[disk], speeds[bucket], strict=True)]
         low, high, middle = min(ratios), max(ratios), statistics.median(ratios)
         print(f"bucket / disk: {middle:.2f} ({low:.2f} to {high:.2f})", flush=True)
         for store, workdir in ((disk, str(folder / "run")), (bucket, "gs://bucket/run")):
-            seconds = trained(workdir, store, asked.steps)
-            print(f"{asked.steps} updates of {store} into {workdir}: {seconds:.1f} s", flush=True)
+            seconds = trained(workdir, store, options.steps)
+            print(f"{options.steps} updates of {store} into {workdir}: {seconds:.1f} s", flush=True)
         os.environ["XDG_CACHE_HOME"] = str(folder / "a third machine")
         from alexnet_jax.host import paths
 

@@ -22,10 +22,10 @@ def _binary() -> pathlib.Path:
     assert wrapper is not None and wrapper.origin is not None
     kind = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     name = f"fake-gcs-server-{platform.system().lower()}-{kind}"
-    found = list(pathlib.Path(wrapper.origin).parent.rglob(name))
-    if not found:
+    binaries = list(pathlib.Path(wrapper.origin).parent.rglob(name))
+    if not binaries:
         raise NoServerError(f"fake-gcs-server has no {name}")
-    return found[0]
+    return binaries[0]
 
 
 @contextlib.contextmanager
@@ -42,8 +42,8 @@ def served(bucket: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    own = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
-    command = [str(binary), *own, "-public-host", f"127.0.0.1:{port}"]
+    flags = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
+    command = [str(binary), *flags, "-public-host", f"127.0.0.1:{port}"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:

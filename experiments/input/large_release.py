@@ -124,15 +124,15 @@ def _watch(root: int, peaks: dict[int, tuple[int, int]], over: threading.Event) 
 
 def _family(root: int) -> list[int]:
     """Returns a process and all that it started."""
-    found, todo = [], [root]
+    words, todo = [], [root]
     while todo:
-        found.append(todo.pop())
-        for tasks in pathlib.Path(f"/proc/{found[-1]}/task").glob("*/children"):
+        words.append(todo.pop())
+        for tasks in pathlib.Path(f"/proc/{words[-1]}/task").glob("*/children"):
             try:
                 todo += [int(pid) for pid in tasks.read_text().split()]
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended
-    return found
+    return words
 
 
 def commands(out: pathlib.Path) -> dict[str, list[str]]:
@@ -174,17 +174,17 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--classes", type=int, default=21_843)
     parser.add_argument("--images_per_class", type=int, default=687)
-    asked = parser.parse_args()
-    write_tars(asked.out / "tars", asked.classes, asked.images_per_class)
-    kept = asked.out / "costs.json"
-    costs = json.loads(kept.read_text()) if kept.exists() else {}
-    for name, command in commands(asked.out).items():
+    options = parser.parse_args()
+    write_tars(options.out / "tars", options.classes, options.images_per_class)
+    costs_file = options.out / "costs.json"
+    costs = json.loads(costs_file.read_text()) if costs_file.exists() else {}
+    for name, command in commands(options.out).items():
         if name not in costs:
             costs[name] = dataclasses.asdict(run(command))
-            kept.write_text(json.dumps(costs, indent=1))
+            costs_file.write_text(json.dumps(costs, indent=1))
         print(name, costs[name], flush=True)
     text = table({name: Done(**cost) for name, cost in costs.items()})
-    (asked.out / "table.md").write_text(text)
+    (options.out / "table.md").write_text(text)
     print(text)
 
 

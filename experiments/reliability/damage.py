@@ -58,10 +58,10 @@ def _zero(checkpoint: pathlib.Path, file: pathlib.Path, rng: random.Random) -> b
 
 def _swap(checkpoint: pathlib.Path, file: pathlib.Path, rng: random.Random) -> bool:
     other = rng.choice([path for path in files_of(checkpoint) if path != file])
-    own, theirs = file.read_bytes(), other.read_bytes()
+    ours, theirs = file.read_bytes(), other.read_bytes()
     file.write_bytes(theirs)
-    other.write_bytes(own)
-    return own != theirs
+    other.write_bytes(ours)
+    return ours != theirs
 
 
 def _older_file(checkpoint: pathlib.Path, file: pathlib.Path, rng: random.Random) -> bool:
@@ -180,8 +180,8 @@ class Trials:
     def _end(self, workdir: pathlib.Path) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
         rows = runs.rows(workdir)
         # The shorter run was evaluated at its end.
-        own = [row for row in rows if row["split"] == "train" or row["step"] == END]
-        return own, runs.final_state(workdir, END)
+        kept_rows = [row for row in rows if row["split"] == "train" or row["step"] == END]
+        return kept_rows, runs.final_state(workdir, END)
 
     def damaged(self, kind: str, rng: random.Random) -> tuple[pathlib.Path, str] | None:
         """Makes a damaged copy; returns it and what was done, or None where nothing changed."""
@@ -248,8 +248,8 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=200, help="of all other kinds, in turn")
     parser.add_argument("--commands", type=int, default=30, help="so many of them by the command")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    rng = random.Random(asked.seed)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
     writers.Writers.draw = lambda self: None  # a second each
     done: collections.Counter[str] = collections.Counter()
     wrong = []
@@ -258,12 +258,12 @@ def main() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         trials = Trials(pathlib.Path(folder))
         others = [kind for kind in KINDS if kind != FLIP]
-        count = asked.flips + asked.others
+        count = options.flips + options.others
         while done.total() < count:
             number = done.total()
             turn = number - done[FLIP]
-            kind = FLIP if done[FLIP] < asked.flips else others[turn % len(others)]
-            by_command = number % (count // max(asked.commands, 1)) == 0
+            kind = FLIP if done[FLIP] < options.flips else others[turn % len(others)]
+            by_command = number % (count // max(options.commands, 1)) == 0
             outcome = (trials.by_command if by_command else trials.in_process)(kind, rng)
             if outcome is None:
                 continue

@@ -60,15 +60,15 @@ class Kept(Chain):
 
     def running(self) -> list[int]:
         """Returns the processes of the run that there are now, by their numbers."""
-        found = []
+        alive = []
         for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = path.read_bytes().split(b"\0")
             except OSError:
                 continue  # it has ended
             if b"-m" in words[1:2] and f"--workdir={self.workdir}".encode() in words:
-                found.append(int(path.parent.name))
-        return found
+                alive.append(int(path.parent.name))
+        return alive
 
 
 def drill(chain: Kept, kills: int, rng: random.Random) -> tuple[int, str]:
@@ -88,8 +88,8 @@ def drill(chain: Kept, kills: int, rng: random.Random) -> tuple[int, str]:
         before |= set(new)
         os.kill(rng.choice(new), signal.SIGKILL)
         count += 1
-    [code], [said] = finished([script], seconds=3000)
-    return count, said[-500:] if code else ""
+    [code], [output] = finished([script], seconds=3000)
+    return count, output[-500:] if code else ""
 
 
 def main() -> None:
@@ -99,17 +99,17 @@ def main() -> None:
     parser.add_argument("--processes", default="1,4")
     parser.add_argument("--steps", type=int, default=Kept.steps)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    Kept.steps, rng, wrong = asked.steps, random.Random(asked.seed), 0
+    options = parser.parse_args()
+    Kept.steps, rng, wrong = options.steps, random.Random(options.seed), 0
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         runs.write_folder(folder / "set")
-        for processes in map(int, asked.processes.split(",")):
+        for processes in map(int, options.processes.split(",")):
             whole = Kept(folder, f"whole_{processes}", processes)
-            [code], [said] = finished(whole.start(), seconds=3000)
-            print(f"{processes} processes, undisturbed: {code} {said[-500:] if code else ''}")
+            [code], [output] = finished(whole.start(), seconds=3000)
+            print(f"{processes} processes, undisturbed: {code} {output[-500:] if code else ''}")
             chain = Kept(folder, f"killed_{processes}", processes)
-            count, failed = drill(chain, asked.kills, rng)
+            count, failed = drill(chain, options.kills, rng)
             differs = failed or same(chain, whole)
             wrong += bool(differs)
             print(f"{processes} processes, {count} kills: {differs or 'as undisturbed'}")

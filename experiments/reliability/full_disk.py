@@ -62,19 +62,19 @@ def main() -> None:
             limited(disk, kib)
             train = ["alexnet_jax.main", f"--workdir={workdir}", f"--config={recipe}"]
             try:
-                code, said = command(*train)
+                code, output = command(*train)
                 rows = (workdir / "metrics.jsonl").read_text().splitlines()
                 steps = [json.loads(line)["step"] for line in rows[:-1]]
                 saved = sorted(p.name for p in (workdir / "checkpoints").glob("[0-9]*"))
-                print(f"{place}, {kib} KiB: exit {code}: {said}")
+                print(f"{place}, {kib} KiB: exit {code}: {output}")
                 print(f"  rows to step {max(steps, default=0)}, checkpoints {', '.join(saved)}")
                 wrong += code == 0
                 subprocess.run(
                     ["mount", "-o", "remount,size=64m", disk], check=True, capture_output=True
                 )
                 # Then the same command goes on.
-                code, said = command(*train, f"--config.num_steps={max(steps) + 40}")
-                print(f"  with room: exit {code} {said}")
+                code, output = command(*train, f"--config.num_steps={max(steps) + 40}")
+                print(f"  with room: exit {code} {output}")
                 wrong += code != 0
             finally:
                 subprocess.run(["umount", disk], check=True)
@@ -87,9 +87,9 @@ def main() -> None:
         }.items():
             limited(root / "d", 300)
             try:
-                code, said = command(*arguments)
-                print(f"{what}, 300 KiB: exit {code}: {said}")
-                wrong += code == 0 or str(root / "d") not in said
+                code, output = command(*arguments)
+                print(f"{what}, 300 KiB: exit {code}: {output}")
+                wrong += code == 0 or str(root / "d") not in output
             finally:
                 subprocess.run(["umount", root / "d"], check=True)
     sys.exit(1 if wrong else 0)

@@ -178,8 +178,8 @@ class Fuzz:
             raise AssertionError("the run ended as another")
 
 
-def _same(own: object, other: object) -> bool:
-    pairs = zip(jax.tree.leaves(own), jax.tree.leaves(other), strict=True)
+def _same(ours: object, other: object) -> bool:
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(other), strict=True)
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
@@ -188,8 +188,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    rng = random.Random(asked.seed)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
     writers.Writers.draw = lambda self: None  # a second each
     done: collections.Counter[str] = collections.Counter()
     wrong: list[str] = []
@@ -197,14 +197,14 @@ def main() -> None:
         jax.config.update("jax_compilation_cache_dir", f"{folder}/programs")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         fuzz = Fuzz(pathlib.Path(folder))
-        for number in range(asked.count):
-            name, found = fuzz.trial(rng, number % 5 == 0)
+        for number in range(options.count):
+            name, result = fuzz.trial(rng, number % 5 == 0)
             done[name.split("/")[-1] if "/d/" not in name else "values"] += 1
-            wrong += found
-            for line in found:
+            wrong += result
+            for line in result:
                 print(f"WRONG {line}", flush=True)
             if number % 100 == 99:
-                print(f"{number + 1} of {asked.count}", flush=True)
+                print(f"{number + 1} of {options.count}", flush=True)
     for name, count in done.most_common():
         print(f"{name:24} {count:5}")
     print(f"{done.total()} changed files, {len(wrong)} tracebacks, hangs or other networks")

@@ -74,13 +74,13 @@ class Chain:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs")}
         return [
             subprocess.Popen(
-                [*command, *own],
+                [*command, *process],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 env=environment | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
             )
-            for own in together
+            for process in together
         ]
 
     def saving(self) -> bool:
@@ -107,8 +107,8 @@ def finished(
     started: list[subprocess.Popen[str]], seconds: float = 300
 ) -> tuple[list[int], list[str]]:
     """Waits for processes; returns their codes and what they said."""
-    said = [process.communicate(timeout=seconds)[0] for process in started]
-    return [process.returncode for process in started], said
+    outputs = [process.communicate(timeout=seconds)[0] for process in started]
+    return [process.returncode for process in started], outputs
 
 
 def same(chain: Chain, whole: Chain) -> str:
@@ -144,11 +144,11 @@ def killed(chain: Chain, times: int, share_in_saves: float, rng: random.Random) 
             victim.kill()
             count += 1
             in_saves += in_save
-        codes, said = finished(started)
+        codes, outputs = finished(started)
         if all(code == 0 for code in codes):
             break
         # The others of several end too, each with a line that names the one.
-        for process, code, text in zip(started, codes, said, strict=True):
+        for process, code, text in zip(started, codes, outputs, strict=True):
             known = any(line in text for line in _ENDED_WITH_ANOTHER)
             if process is not victim and (code != 1 or not known):
                 print(f"WRONG exit {code}: {text[-300:]}", flush=True)
@@ -166,10 +166,10 @@ def signalled(folder: pathlib.Path, number: int, moments: list[float], twice: bo
         if twice:
             time.sleep(0.05)
             process.send_signal(number)
-        [code], [said] = finished([process])
-        lines = said.strip().splitlines()
-        told = _RESTED.search(said) or f"ended by {signal.Signals(number).name}" in said
-        if code not in (0, 128 + number) or (code and not told) or "Traceback" in said:
+        [code], [output] = finished([process])
+        lines = output.strip().splitlines()
+        reported = _RESTED.search(output) or f"ended by {signal.Signals(number).name}" in output
+        if code not in (0, 128 + number) or (code and not reported) or "Traceback" in output:
             wrong.append(f"{moment:.3f}: exit {code}: {lines[-3:]}")
         if code:
             codes, said_again = finished(chain.start())
@@ -189,12 +189,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20, help="kills of one of two processes")
     parser.add_argument("--signals", type=int, default=24, help="moments of each signal")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    rng, wrong = random.Random(asked.seed), []
+    options = parser.parse_args()
+    rng, wrong = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         runs.write_folder(folder / "set")
-        for processes, wanted in ((1, asked.kills), (2, asked.pairs)):
+        for processes, wanted in ((1, options.kills), (2, options.pairs)):
             whole = Chain(folder, "whole" if processes == 1 else "whole_pair", processes)
             print(f"undisturbed: {finished(whole.start())[0]}", flush=True)
             count = in_saves = chains = 0
@@ -202,8 +202,8 @@ def main() -> None:
                 chain = Chain(folder, f"killed_{processes}_{chains}", processes)
                 more, more_in_saves = killed(chain, wanted - count, 0.65, rng)
                 count, in_saves, chains = count + more, in_saves + more_in_saves, chains + 1
-                codes, said = finished(chain.start())
-                differs = same(chain, whole) if not any(codes) else f"{codes}: {said[0][-300:]}"
+                codes, outputs = finished(chain.start())
+                differs = same(chain, whole) if not any(codes) else f"{codes}: {outputs[0][-300:]}"
                 wrong += [f"{processes} processes, chain {chains}: {differs}"] if differs else []
                 print(
                     f"{count} kills, {in_saves} in saves: {differs or 'as undisturbed'}", flush=True
@@ -215,8 +215,8 @@ def main() -> None:
             )
         for number in (signal.SIGTERM, signal.SIGINT):
             for twice in (False, True):
-                early = [0.02 + 0.06 * i for i in range(asked.signals // 3)]
-                later = [0.5 + rng.random() / 2 for _ in range(asked.signals - len(early))]
+                early = [0.02 + 0.06 * i for i in range(options.signals // 3)]
+                later = [0.5 + rng.random() / 2 for _ in range(options.signals - len(early))]
                 wrong += signalled(folder, number, early + later, twice)
     for line in wrong:
         print(f"WRONG {line}")

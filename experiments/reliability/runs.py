@@ -15,8 +15,8 @@ from alexnet_jax.config import Config
 from alexnet_jax.steps import state
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.training import run_files
+from alexnet_jax.training.rows import read_rows
 from alexnet_jax.training.stored import Stored
-from alexnet_jax.training.writers import read_rows
 
 TIMES = {"time_of_day", "images_per_second", "step_seconds", "data_wait_fraction", "mfu"}
 OF_PROCESSES = {"step_seconds_least", "step_seconds_median", "step_seconds_most"}

@@ -26,7 +26,7 @@ from alexnet_jax.training import checkpoint, seal
 @contextlib.contextmanager
 def without_digests() -> Iterator[None]:
     """Leaves out what digests add: on the devices, the reading back, and those of files."""
-    kept = digests.StateDigests.start, digests.StateDigests.finished
+    originals = digests.StateDigests.start, digests.StateDigests.finished
     finish = checkpoint.Checkpoints._finish
 
     def rename(self: checkpoint.Checkpoints, step: int, *_: object) -> None:
@@ -39,7 +39,7 @@ def without_digests() -> Iterator[None]:
     try:
         yield
     finally:
-        digests.StateDigests.start, digests.StateDigests.finished = kept
+        digests.StateDigests.start, digests.StateDigests.finished = originals
         checkpoint.Checkpoints._finish = finish
 
 
@@ -57,18 +57,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--config", default="paper")
-    asked = parser.parse_args()
-    config = configs.get(asked.config)
+    options = parser.parse_args()
+    config = configs.get(options.config)
     config.mesh.data = 1
     state = jax.block_until_ready(create_state(Setup.of(config, config.num_classes or 1000)))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    print(f"{asked.config}: {size / 1e6:.0f} MB on {jax.devices()[0].device_kind}")
-    found: dict[str, list[float]] = {}
+    print(f"{options.config}: {size / 1e6:.0f} MB on {jax.devices()[0].device_kind}")
+    waits: dict[str, list[float]] = {}
     matrix = jnp.ones((2048, 2048), jnp.float32)
     with tempfile.TemporaryDirectory() as folder:
         with checkpoint.Checkpoints(pathlib.Path(folder), 2, {}) as checkpoints:
             checkpoints.prepare(state)
-            for step in range(2 * asked.rounds + 2):
+            for step in range(2 * options.rounds + 2):
                 with_them = step % 2 == 0
                 name = "with" if with_them else "without"
                 with contextlib.nullcontext() if with_them else without_digests():
@@ -81,14 +81,14 @@ def main() -> None:
                 if step < 2:
                     continue  # the first pair warms up
                 for what, value in (("waits", waited), ("total", total), ("rate", rate)):
-                    found.setdefault(f"{what} {name}", []).append(value)
+                    waits.setdefault(f"{what} {name}", []).append(value)
         assert seal.FILE == "digests.json"
     alone = []
-    for _ in range(asked.rounds):
+    for _ in range(options.rounds):
         end = time.perf_counter() + 2
         alone.append(work(matrix, lambda end=end: time.perf_counter() > end))
-    found["rate alone"] = alone
-    for name, values in found.items():
+    waits["rate alone"] = alone
+    for name, values in waits.items():
         unit = "products/s" if "rate" in name else "s"
         print(
             f"{name:14} {statistics.median(values):7.3f} {unit} "

@@ -64,13 +64,13 @@ def arm_config(arm: str, recipe: str, batch_size: int, num_classes: int = 1000) 
     return config
 
 
-def by_layer(said: list[communication.Collective]) -> dict[str, dict[str, float]]:
+def by_layer(collectives: list[communication.Collective]) -> dict[str, dict[str, float]]:
     """Sums the bytes that a device sends by layer, with the collectives' count."""
     rows: dict[str, dict[str, float]] = {}
     for place in (*communication.PLACES, "update"):
-        own = [c for c in said if c.layer == place]
-        if own:
-            rows[place] = {"count": len(own), "bytes": sum(c.moved for c in own)}
+        of_layer = [c for c in collectives if c.layer == place]
+        if of_layer:
+            rows[place] = {"count": len(of_layer), "bytes": sum(c.moved for c in of_layer)}
     return rows
 
 
@@ -106,7 +106,7 @@ def time_steps(config: Config, update: jax.stages.Compiled, steps: int) -> list[
 def compare(arm: str, config: Config, steps: int) -> dict[str, Any]:
     """Returns the row of an arm, whose config `arm_config` returned."""
     update = train.compile_train_step(config)
-    said = communication.compiled(update)
+    collectives = communication.compiled(update)
     resident = config.feed == "resident"
     wanted = communication.expected(
         config, config.num_classes, config.mesh.data, exchanged=resident
@@ -132,10 +132,10 @@ def compare(arm: str, config: Config, steps: int) -> dict[str, Any]:
         "arm": arm,
         "batch_size": config.batch_size,
         "backend": jax.default_backend(),
-        "collectives": len(said),
-        "bytes": sum(c.moved for c in said),
+        "collectives": len(collectives),
+        "bytes": sum(c.moved for c in collectives),
         "least_bytes": sum(c.moved for c in wanted),
-        "layers": by_layer(said),
+        "layers": by_layer(collectives),
         "least_layers": by_layer(wanted),
         "memory": state_bytes(update),
         "step_seconds": statistics.median(times) if times else None,

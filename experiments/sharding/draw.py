@@ -43,7 +43,7 @@ _OF_SCHEME = {
 _OF_MODEL = {1: "o", 2: "s", 4: "^", 8: "D"}
 
 
-def told(arm: str) -> str:
+def described(arm: str) -> str:
     """Says an arm in words: 4x2:zero is data 4 x model 2, ZeRO."""
     shape, _, rest = arm.partition(":")
     data, _, model = shape.partition("x")
@@ -59,7 +59,7 @@ def told(arm: str) -> str:
 def _bytes(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(11, 5), layout="constrained")
     axis = figure.subplots()
-    names = [told(row["arm"]) for row in rows]
+    names = [described(row["arm"]) for row in rows]
     left = [0.0] * len(rows)
     for place, colour in _COLOURS.items():
         sizes = [row["layers"].get(place, {"bytes": 0.0})["bytes"] / 1e6 for row in rows]
@@ -74,7 +74,7 @@ def _bytes(rows: list[dict[str, Any]]) -> Figure:
     most, least = max(rows, key=_sent), min(rows, key=_sent)
     axis.set_title(
         f"Eight devices, {rows[0]['batch_size']} images: each sends {_sent(least):,.0f} MB "
-        f"({told(least['arm'])})\nto {_sent(most):,.0f} MB ({told(most['arm'])})",
+        f"({described(least['arm'])})\nto {_sent(most):,.0f} MB ({described(most['arm'])})",
         fontsize=11,
     )
     figure.legend(loc="outside right upper", fontsize=8)
@@ -90,7 +90,7 @@ def _memory(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     axis = figure.subplots()
     rows = [row for row in rows if "resident" not in row["arm"]]
-    names = [told(row["arm"]) for row in rows]
+    names = [described(row["arm"]) for row in rows]
     arguments = [row["memory"]["arguments"] / 1e6 for row in rows]
     temporary = [row["memory"]["temporary"] / 1e6 for row in rows]
     axis.barh(names, arguments, label="parameters, velocity, batch", color=colours.BLUE)
@@ -125,7 +125,7 @@ def _scaling(rows: list[dict[str, Any]]) -> Figure:
             shares = [
                 100 * arithmetic / (arithmetic + talk) for arithmetic, talk in predicted.values()
             ]
-            label = told(row["arm"]).partition(" x ")[2]
+            label = described(row["arm"]).partition(" x ")[2]
             style = {"color": _OF_SCHEME[rest], "marker": _OF_MODEL[model], "lw": 1.5}
             axis.plot(counts, shares, ms=6, alpha=0.75, label=label, **style)
         axis.set(title=machine, xlabel="devices", xscale="log")

@@ -12,7 +12,7 @@ from alexnet_jax import configs
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.feed.host import HostFeed
-from alexnet_jax.feed.protocol import Dispatches
+from alexnet_jax.feed.protocol import Cut, Dispatches
 from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import state
 from alexnet_jax.steps.setup import Setup
@@ -32,15 +32,15 @@ def losses(shape: tuple[int, int], seed: int, steps: int, data_dir: str) -> np.n
     config.mesh.data, config.mesh.model = shape
     dataset, mesh = open_dataset(config), meshes.build(config.mesh)
     reader = ImageReader(dataset.open(config.train_split), config.resize)
-    feed = HostFeed(config, mesh, reader, config.batch_size)
+    feed = HostFeed(config, mesh, reader, Cut(config.batch_size))
     setup = Setup.of(config, len(dataset.class_names), feed.count, mesh)
     update = compile_train_step(setup, feed.feeding)
-    now, found = state.create_state(setup), []
+    now, values = state.create_state(setup), []
     for fed in feed.training(Dispatches(1, steps), lambda: False):
         now, figures = update(now, fed)
         loss = jax.device_get(figures["sums"]["loss"])
-        found.append(float(loss.total) / float(loss.count))
-    return np.array(found)
+        values.append(float(loss.total) / float(loss.count))
+    return np.array(values)
 
 
 def _run(_: list[str]) -> None:
@@ -49,8 +49,8 @@ def _run(_: list[str]) -> None:
     for seed in map(int, _SEEDS.value):
         alone = losses(MESHES[0], seed, _STEPS.value, _DATA_DIR.value)
         for shape in MESHES[1:]:
-            own = losses(shape, seed, _STEPS.value, _DATA_DIR.value)
-            apart = np.abs(own / alone - 1)
+            of_arm = losses(shape, seed, _STEPS.value, _DATA_DIR.value)
+            apart = np.abs(of_arm / alone - 1)
             print(
                 f"| {seed} | {shape[0]}x{shape[1]} | {apart[:12].max():.1e} | {apart.max():.1e} |",
                 flush=True,

@@ -25,8 +25,8 @@ WARM = 200  # requests that are not counted
 def memory(process: int) -> float:
     """Returns the MiB that a process has resident."""
     text = pathlib.Path(f"/proc/{process}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", text)
-    return int(found[1]) / 1024 if found else float("nan")
+    match = re.search(r"VmRSS:\s+(\d+) kB", text)
+    return int(match[1]) / 1024 if match else float("nan")
 
 
 class Client:
@@ -44,21 +44,21 @@ class Client:
         began = time.perf_counter()
         self._connection.request("POST", "/predict", photograph, {"Content-Type": "image/jpeg"})
         response = self._connection.getresponse()
-        said = response.read()
+        answer = response.read()
         if response.status != 200:
-            raise RuntimeError(said.decode())
+            raise RuntimeError(answer.decode())
         return time.perf_counter() - began
 
 
 def measured(port: int, photographs: list[bytes], requests: int, clients: int) -> str:
     """Sends so many requests from so many clients; says how fast they were answered."""
-    own = [Client(port) for _ in range(clients)]
+    connections = [Client(port) for _ in range(clients)]
     endless = itertools.cycle(photographs)
-    shares = [[next(endless) for _ in range(requests // clients)] for _ in own]
+    shares = [[next(endless) for _ in range(requests // clients)] for _ in connections]
     began = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(clients) as threads:
-        found = threads.map(lambda c, s: [c.ask(one) for one in s], own, shares)
-        times = sorted(itertools.chain.from_iterable(found))
+        answers = threads.map(lambda c, s: [c.ask(one) for one in s], connections, shares)
+        times = sorted(itertools.chain.from_iterable(answers))
     rate = len(times) / (time.perf_counter() - began)
     middle, late = 1000 * statistics.median(times), 1000 * times[int(0.99 * len(times))]
     return f"{clients:3} at once: {rate:6.1f} requests/s, median {middle:.0f} ms, p99 {late:.0f} ms"
@@ -70,28 +70,28 @@ def main() -> None:
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--photographs", required=True, help="a folder of JPEGs, at any depth")
     parser.add_argument("--requests", type=int, default=10_000)
-    asked = parser.parse_args()
-    paths = sorted(pathlib.Path(asked.photographs).rglob("*.[jJ][pP]*[gG]"))[:500]
+    options = parser.parse_args()
+    paths = sorted(pathlib.Path(options.photographs).rglob("*.[jJ][pP]*[gG]"))[:500]
     photographs = [path.read_bytes() for path in paths]
     command = [sys.executable, "-m", "alexnet_jax.predict", "--serve", "--port=0"]
     server = subprocess.Popen(
-        [*command, f"--workdir={asked.workdir}"], stdout=subprocess.PIPE, text=True
+        [*command, f"--workdir={options.workdir}"], stdout=subprocess.PIPE, text=True
     )
     assert server.stdout is not None
     try:
         port = next(
-            int(found[1])
+            int(match[1])
             for line in server.stdout
-            if (found := re.search(r"http://127.0.0.1:(\d+) answers", line))
+            if (match := re.search(r"http://127.0.0.1:(\d+) answers", line))
         )
         measured(port, photographs, WARM, CLIENTS)
-        held = [memory(server.pid)]
-        print(measured(port, photographs, max(200, asked.requests // 20), 1), flush=True)
+        memory_used = [memory(server.pid)]
+        print(measured(port, photographs, max(200, options.requests // 20), 1), flush=True)
         for _ in range(PARTS):
-            print(measured(port, photographs, asked.requests // PARTS, CLIENTS), flush=True)
-            held.append(memory(server.pid))
-        told = ", ".join(f"{one:.0f}" for one in held)
-        print(f"memory: {told} MiB, after {WARM} requests and after each tenth of the others")
+            print(measured(port, photographs, options.requests // PARTS, CLIENTS), flush=True)
+            memory_used.append(memory(server.pid))
+        summary = ", ".join(f"{one:.0f}" for one in memory_used)
+        print(f"memory: {summary} MiB, after {WARM} requests and after each tenth of the others")
     finally:
         server.send_signal(signal.SIGINT)
         server.wait()

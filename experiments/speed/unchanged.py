@@ -50,10 +50,10 @@ def of_dataset(config: Config) -> Batches:
         places = batch_positions(config.seed, n + 1, config.batch_size, len(reader))
         image = np.empty(made["image"].shape, np.uint8)
         label, _ = reader.read(places.index, image)
-        found = {"image": image, "label": label.astype(made["label"].dtype)}
+        fields = {"image": image, "label": label.astype(made["label"].dtype)}
         for name in ("index", "epoch", "position"):  # what crops, flips and colours are drawn from
-            found[name] = np.asarray(getattr(places, name), made[name].dtype)
-        return made | {name: jax.device_put(found[name], made[name].sharding) for name in found}
+            fields[name] = np.asarray(getattr(places, name), made[name].dtype)
+        return made | {name: jax.device_put(fields[name], made[name].sharding) for name in fields}
 
     return batch
 
@@ -75,14 +75,14 @@ def losses(
 
 def compared(what: str, others: Iterator[float], first: list[float]) -> None:
     """Prints how far apart the losses of another run are from the first one's."""
-    found = []
+    values = []
     with Progress(what, 0, len(first), "update") as bar:
         for loss in others:
-            found.append(loss)
+            values.append(loss)
             bar.advance()
-            if len(found) % SHOWN == 0 or len(found) == len(first):
-                apart = np.abs(np.array(found) / np.array(first[: len(found)]) - 1).max()
-                bar.say(f"{what}: apart by {apart:.1e} in the first {len(found)}")
+            if len(values) % SHOWN == 0 or len(values) == len(first):
+                apart = np.abs(np.array(values) / np.array(first[: len(values)]) - 1).max()
+                bar.say(f"{what}: apart by {apart:.1e} in the first {len(values)}")
 
 
 def _run(_: list[str]) -> None:

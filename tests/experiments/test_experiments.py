@@ -17,6 +17,7 @@ from alexnet_jax import configs, model
 from alexnet_jax.benchmarks import steps
 from alexnet_jax.config import ConfigError
 from alexnet_jax.configs.validation import validate
+from alexnet_jax.layers import standard_tree
 from experiments import statistics
 from experiments.ablations import arms, colour, run
 from experiments.cifar import figure1, lrn, nets, training
@@ -29,7 +30,7 @@ def test_every_arm_is_a_network_that_differs_from_its_base(arm, base):
     config = run.recipe(configs.get(base), arm, 1)
     validate(config)
     network = model.build(config.model, 10, "float32")
-    assert model.abstract_parameters(network, config.image_size)
+    assert standard_tree.abstract_parameters(network, config.image_size)
     plain = run.recipe(configs.get(base), "base", 1)
     already = {"imagenette": {"no_norm2", "norm2_before_relu"}}.get(base, set())
     assert (config != plain) == (arm not in {"base"} | already)
@@ -57,7 +58,7 @@ def test_columns_that_do_not_meet_have_the_units_of_run_150():
     """The authors' layers-150.cfg: fc4096a and b, fc2048ba and bb."""
     config = run.recipe(configs.get("paper"), "no_communication", 0)
     network = model.build(config.model, 1000, "float32")
-    shapes = model.abstract_parameters(network, config.image_size)
+    shapes = standard_tree.abstract_parameters(network, config.image_size)
     assert shapes["fc6"]["kernel"].shape == (4608, 8192)
     assert shapes["fc7"]["kernel"].shape == (4096, 4096)
     assert shapes["conv2"]["bias"].shape == (320,)
@@ -67,8 +68,8 @@ def test_no_overlap_has_the_notebooks_sizes():
     """Run #147 keeps 6x6 before fc6, so that its parameters are as many as the paper's."""
     config = run.recipe(configs.get("paper"), "no_overlap", 0)
     network = model.build(config.model, 1000, "float32")
-    shapes = model.abstract_parameters(network, config.image_size)
-    assert model.count_parameters(shapes) == 60_965_224
+    shapes = standard_tree.abstract_parameters(network, config.image_size)
+    assert standard_tree.count_parameters(shapes) == 60_965_224
 
 
 def test_intervals_are_students(rng):

@@ -18,7 +18,7 @@ from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.types import DataError
 from alexnet_jax.feed import choice
 from alexnet_jax.feed.host import HostFeed
-from alexnet_jax.feed.protocol import Dispatches, Feeding
+from alexnet_jax.feed.protocol import Cut, Dispatches, Feeding
 from alexnet_jax.feed.resident import ResidentFeed
 from alexnet_jax.parallel import mesh
 from alexnet_jax.steps import communication
@@ -65,8 +65,10 @@ def test_resident_splits_give_the_batches_of_the_host(folder, shape, scheme, pas
     def reader() -> ImageReader:
         return ImageReader(split, config.resize, on_bad_image="skip")
 
-    host = HostFeed(config, devices, reader(), 8, passes)
-    others = [ResidentFeed(config, devices, reader(), 8, whole, passes) for whole in (True, False)]
+    host = HostFeed(config, devices, reader(), Cut(8, passes))
+    others = [
+        ResidentFeed(config, devices, reader(), Cut(8, passes), whole) for whole in (True, False)
+    ]
     for feed in others:
         assert len(feed.bad_images) == 1
         own = zip(*(f.training(Dispatches(2, 6), bool) for f in (host, feed)), strict=True)
@@ -97,8 +99,8 @@ def test_a_batch_may_hold_several_epochs(folder, whole):
     def reader() -> ImageReader:
         return ImageReader(split, config.resize, on_bad_image="skip")
 
-    host = HostFeed(config, devices, reader(), 64)
-    resident = ResidentFeed(config, devices, reader(), 64, whole)
+    host = HostFeed(config, devices, reader(), Cut(64))
+    resident = ResidentFeed(config, devices, reader(), Cut(64), whole)
     own = zip(*(f.training(Dispatches(1, 3), bool) for f in (host, resident)), strict=True)
     for step, (one, other) in enumerate(own, 1):
         wanted = taken(host.feeding, devices, one, step)
@@ -126,7 +128,7 @@ def test_a_signal_travels_with_the_next_step(folder):
         more = (True,) if kind is ResidentFeed else ()
         reader = ImageReader(split, config.resize, on_bad_image="skip")
         told = iter([False, True])
-        feed = kind(config, devices, reader, 8, *more)
+        feed = kind(config, devices, reader, Cut(8), *more)
         flags = [
             float(fed["stop"].max())
             for fed in feed.training(Dispatches(1, 2), lambda t=told: next(t))
@@ -178,8 +180,8 @@ def test_every_update_of_a_dispatch_has_its_own_batch(folder):
     config = small.config(folder)
     devices = mesh.build(config.mesh)
     reader = ImageReader(open_dataset(config).open("train"), config.resize, on_bad_image="skip")
-    host = HostFeed(config, devices, reader, 8)
-    feed = ResidentFeed(config, devices, reader, 8, True, steps=6)
+    host = HostFeed(config, devices, reader, Cut(8))
+    feed = ResidentFeed(config, devices, reader, Cut(8, steps=6), True)
     wanted = host.training(Dispatches(2, 13), bool)
     dispatches = Dispatches(2, 13, 6)
     for updates, fed in zip(dispatches, feed.training(dispatches, bool), strict=True):
@@ -196,7 +198,7 @@ def test_orders_of_many_epochs_come_together_and_follow_the_data_order(folder, m
     """Where epochs are short; each new order is drawn before the updates that need it."""
     config = small.config(folder)
     reader = ImageReader(open_dataset(config).open("train"), config.resize, on_bad_image="skip")
-    feed = ResidentFeed(config, mesh.build(config.mesh), reader, 8, True, steps=most)
+    feed = ResidentFeed(config, mesh.build(config.mesh), reader, Cut(8, steps=most), True)
     dispatches, seen = Dispatches(4, 203, most), []
     for updates, fed in zip(dispatches, feed.training(dispatches, bool), strict=True):
         if not seen or seen[-1] is not fed["order"]:
@@ -221,7 +223,7 @@ def test_a_bad_image_stops_the_host_s_feed_at_its_own_batch(folder):
     config = small.config(folder)
     source = open_dataset(config).open("train")
     bad = next(i for i in range(len(source)) if source[i].image == b"broken")
-    feed = HostFeed(config, mesh.build(config.mesh), ImageReader(source, config.resize), 2)
+    feed = HostFeed(config, mesh.build(config.mesh), ImageReader(source, config.resize), Cut(2))
     seen = []
     with pytest.raises(DataError, match="is not a readable image"):
         for fed in feed.evaluation():
@@ -243,7 +245,7 @@ def test_the_loop_does_not_wait_while_two_more_batches_are_put_on_the_devices(fo
         return put(batch, *about)
 
     monkeypatch.setattr(mesh, "put_batch", slow)
-    feed = HostFeed(config, devices, reader, 8).training(Dispatches(1, 4), bool)
+    feed = HostFeed(config, devices, reader, Cut(8)).training(Dispatches(1, 4), bool)
     next(feed)
     came.set()
     assert third.wait(30)
@@ -270,7 +272,7 @@ def test_an_end_before_the_last_batch_waits_for_one_batch_at_most(folder, monkey
 
     monkeypatch.setattr(mesh, "put_batch", slow)
     monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, "shutdown", shutdown)
-    feed = HostFeed(config, devices, reader, 8).training(Dispatches(1, 9), bool)
+    feed = HostFeed(config, devices, reader, Cut(8)).training(Dispatches(1, 9), bool)
     next(feed)
     feed.close()
     assert images in ([True], [True, True])

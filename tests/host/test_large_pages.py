@@ -27,7 +27,7 @@ def test_a_command_on_a_cpu_starts_again(started):
     large_pages.start_again_with_them("auto")
     [[python, *_]] = started
     assert python == sys.executable
-    assert os.environ["GLIBC_TUNABLES"] == large_pages.asked()
+    assert os.environ["GLIBC_TUNABLES"] == large_pages.tunables()
 
 
 DEVICES = [f"/dev/{name}" for name in ("nvidia0", "nvidiactl", "dxg", "kfd", "accel0", "vfio/0")]

@@ -10,7 +10,8 @@ import pytest
 import textbook
 
 from alexnet_jax import configs, model
-from alexnet_jax.ops import compilation, convolution, onednn
+from alexnet_jax.layers import standard_tree
+from alexnet_jax.ops import compilation, convolution
 from alexnet_jax.ops import platform as ways
 
 
@@ -28,9 +29,8 @@ has_options = pytest.mark.skipif(
 
 
 @has_options
-def test_a_convolution_is_compiled_with_the_options(fresh, rng, monkeypatch):
+def test_a_convolution_is_compiled_with_the_options(fresh, rng):
     """Without oneDNN, so that it is XLA's that they are for; against the textbook's."""
-    monkeypatch.setattr(onednn, "available", lambda: False)
     assert compilation.options() == compilation.CPU
     x = jnp.asarray(rng.normal(size=(2, 9, 9, 8)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 4, 6)), jnp.float32)
@@ -38,7 +38,8 @@ def test_a_convolution_is_compiled_with_the_options(fresh, rng, monkeypatch):
     def conv(x, kernel):
         return convolution.conv(x, kernel, padding=1, groups=2)
 
-    program = compilation.compiled(conv, x, kernel)
+    with ways.using("auto", ways.PLAIN_CPU):
+        program = compilation.compiled(conv, x, kernel)
     assert program.as_text().count(" convolution(") == 2  # a column each
     want = textbook.conv(x, kernel, padding=1, groups=2)
     np.testing.assert_allclose(program(x, kernel), want, rtol=0, atol=1e-4)
@@ -69,11 +70,11 @@ def test_highest_asks_for_every_product_forwards_and_back(kernels, platform):
     assert config.matmul_precision == "highest"
     config.model.width, config.kernels = 1 / 16, kernels
     network = model.build(config.model, 10, "float32")
-    params = model.abstract_parameters(network, config.image_size)
+    params = standard_tree.abstract_parameters(network, config.image_size)
     images = jax.ShapeDtypeStruct((2, config.image_size, config.image_size, 3), jnp.float32)
 
     def gradient(params, images):
-        return jax.grad(lambda p: model.logits(network, p, images).sum())(params)
+        return jax.grad(lambda p: standard_tree.logits(network, p, images).sum())(params)
 
     def asked(numerics):
         with numerics.apply(), ways.using(kernels, platform):
@@ -131,7 +132,7 @@ def test_matrix_units_are_fed_as_they_like(platform):
     """bfloat16 products of plain convolutions with channels in eights, for a float32 gradient."""
     config = configs.get("paper")
     network = model.build(config.model, 1000, "bfloat16")
-    params = model.abstract_parameters(network, config.image_size)
+    params = standard_tree.abstract_parameters(network, config.image_size)
     images = jax.ShapeDtypeStruct((2, config.image_size, config.image_size, 3), jnp.float32)
 
     def gradient(params, images):

@@ -189,6 +189,7 @@ def test_where_it_learns_it_learns_as_without_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "compile_train_step", seen)
     train.train(config, tmp_path / "with")
+    # Not `platform.using`: a run compiles in threads of its own.
     monkeypatch.setattr(onednn, "available", lambda: False)
     train.train(config, tmp_path / "without")
     assert [onednn.CONVOLUTION in program.as_text() for program in programs] == [True, False]

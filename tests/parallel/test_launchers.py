@@ -66,7 +66,7 @@ def environment(monkeypatch):
 )
 def test_each_launcher_is_found(environment, variables, count, own, first, devices):
     environment(variables)
-    found = launchers.found(1.0)
+    found = launchers.detect(1.0)
     assert found["num_processes"] == count and found["process_id"] == own
     assert found["coordinator_address"].startswith(first)
     assert found.get("local_device_ids") == devices
@@ -88,14 +88,14 @@ def test_each_launcher_is_found(environment, variables, count, own, first, devic
 def test_what_is_missing_is_named(environment, variables, said):
     environment(variables)
     with pytest.raises(LauncherError, match=said):
-        launchers.found(1.0)
+        launchers.detect(1.0)
 
 
 def test_mpi_that_cannot_be_asked_is_told_of(environment, monkeypatch):
     environment({})
     monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(LauncherError, match=r"is not installed; pip install mpi4py"):
-        launchers.found(1.0, "mpi4py")
+        launchers.detect(1.0, "mpi4py")
     monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: object())
 
     def fails(name):
@@ -103,7 +103,7 @@ def test_mpi_that_cannot_be_asked_is_told_of(environment, monkeypatch):
 
     monkeypatch.setattr(launchers.importlib, "import_module", fails)
     with pytest.raises(LauncherError, match=r"finds no MPI \(cannot load MPI library\); set MPI4P"):
-        launchers.found(1.0, "mpi4py")
+        launchers.detect(1.0, "mpi4py")
     assert "SLURM_JOB_ID" not in os.environ
 
 
@@ -170,7 +170,7 @@ def test_a_pod_of_gkes_tpus(environment, tpu_machine, variables, count, own, mon
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # as GKE sets it
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    found = launchers.found(5.0)
+    found = launchers.detect(5.0)
     assert (found["num_processes"], found["process_id"]) == (count, own)
     assert found["coordinator_address"] == "localhost:8482"
 
@@ -183,6 +183,6 @@ def test_a_tpu_vm(environment, tpu_machine, endpoints, monkeypatch):
     tpu_machine(
         {"agent-worker-number": "1", "worker-network-endpoints": endpoints, "tpu-env": "A: '1'"}
     )
-    found = launchers.found(5.0)
+    found = launchers.detect(5.0)
     assert (found["num_processes"], found["process_id"]) == (2, 1)
     assert found["coordinator_address"] == "localhost:8482"

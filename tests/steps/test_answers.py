@@ -11,6 +11,7 @@ from alexnet_jax.config import MeshConfig
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.feed.host import HostFeed
+from alexnet_jax.feed.protocol import Cut
 from alexnet_jax.feed.resident import ResidentFeed
 from alexnet_jax.steps import evaluation
 from alexnet_jax.steps.answers import Answers, likeliest
@@ -34,9 +35,9 @@ def answers_of(folder, mesh: tuple, kind: str) -> Answers:
     setup = Setup.of(config, 7)
     reader = ImageReader(open_dataset(config).open("val"), 71, on_bad_image="skip")
     feed = (
-        HostFeed(config, setup.mesh, reader, 8)
+        HostFeed(config, setup.mesh, reader, Cut(8))
         if kind == "host"
-        else ResidentFeed(config, setup.mesh, reader, 8, kind == "whole")
+        else ResidentFeed(config, setup.mesh, reader, Cut(8), kind == "whole")
     )
     weights = create_state(setup).weights
     step = evaluation.compile_eval_step(setup, feed.feeding, weights, 1)

@@ -4,7 +4,6 @@ import json
 import math
 import pathlib
 import re
-from unittest import mock
 
 import jax
 import pytest
@@ -13,7 +12,8 @@ import small
 from alexnet_jax import configs, train
 from alexnet_jax.benchmarks import steps
 from alexnet_jax.feed import resident
-from alexnet_jax.ops import onednn
+from alexnet_jax.feed.protocol import Cut
+from alexnet_jax.ops import platform
 from alexnet_jax.steps import gradient
 from alexnet_jax.steps.flops import forward_flops, training_flops
 from alexnet_jax.steps.setup import Setup
@@ -35,7 +35,7 @@ def counts(recipe: str, batch: int) -> dict[str, float]:
     """
     config = configs.get(recipe)
     config.batch_size = batch
-    with mock.patch.object(onednn, "available", lambda: False):
+    with platform.using("auto", platform.PLAIN_CPU):
         ours = steps.training(steps.prepared(config))
     cost = ours.program.cost_analysis()
     moved = re.findall(r"= \w+\[([\d,]+)\]\S* (transpose|gather)\(", ours.program.as_text())
@@ -68,22 +68,22 @@ def test_the_counts_are_of_every_pinned_version():
 
 
 @pytest.mark.parametrize("loop", ["accumulate_steps", "steps_per_dispatch"])
-def test_products_in_loops_are_as_fast_as_others(loop, monkeypatch):
+def test_products_in_loops_are_as_fast_as_others(loop):
     """Every convolution has the order of dimensions that XLA's CPU compiler multiplies fast.
 
     It brings them there by itself, but not in loops (see `convolution_cpu.conv`).
     """
-    monkeypatch.setattr(onednn, "available", lambda: False)
     config = small.config(pathlib.Path())
     config.batch_size, config.num_classes = 4, 2
-    if loop == "accumulate_steps":
-        config.optimizer.accumulate_steps = 2
-        text = train.compile_train_step(config).as_text()
-    else:
-        config.feed, config.steps_per_dispatch = "resident", 2
-        setup = Setup.of(config, 2, 8)
-        feeding = resident.resident_split(config, setup.mesh, 8, 4, True, steps=2)
-        text = compile_train_step(setup, feeding).as_text()
+    with platform.using("auto", platform.PLAIN_CPU):
+        if loop == "accumulate_steps":
+            config.optimizer.accumulate_steps = 2
+            text = train.compile_train_step(config).as_text()
+        else:
+            config.feed, config.steps_per_dispatch = "resident", 2
+            setup = Setup.of(config, 2, 8)
+            feeding = resident.resident_split(config, setup.mesh, 8, Cut(4, steps=2), True)
+            text = compile_train_step(setup, feeding).as_text()
     assert " convolution(" in text[: text.index("\nENTRY")]  # in a loop's body
     assert set(re.findall(r" convolution\(.*dim_labels=([\w>-]+)", text)) == {"b01f_01io->b01f"}
 

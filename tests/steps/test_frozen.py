@@ -12,7 +12,7 @@ from alexnet_jax import configs, train
 from alexnet_jax.config import CONVOLUTIONS, ConfigError, MeshConfig, ModelConfig
 from alexnet_jax.configs.validation import validate
 from alexnet_jax.layers.batch_norm import EPSILON
-from alexnet_jax.model import variables
+from alexnet_jax.layers.standard_tree import variables
 from alexnet_jax.steps import communication
 from alexnet_jax.steps.forward import Forward
 from alexnet_jax.steps.setup import Setup
@@ -127,7 +127,7 @@ def test_statistics_of_frozen_layers_stay_and_are_used(parts):
             )
             assert same == stays, (layer, part)
     module = Forward.of(setup, training=True).convolutions
-    bound = module.bind(variables(module, start.weights), mutable=["batch_stats"])
+    bound = module.bind(variables(start.weights), mutable=["batch_stats"])
     own = start.batch_stats["norm1"]
     x = rng.normal(3, 5, (4, 7, 7, own["mean"].size)).astype(np.float32)
     wanted = (x - own["mean"]) / np.sqrt(own["variance"] + EPSILON)  # as an evaluation has it

@@ -5,7 +5,7 @@ import small
 
 from alexnet_jax import train
 from alexnet_jax.config import MeshConfig
-from alexnet_jax.training.writers import read_rows
+from alexnet_jax.training.rows import read_rows
 
 
 def test_a_row_has_the_mean_sizes_of_the_state_that_was_saved(tmp_path):

@@ -17,7 +17,7 @@ from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import abstract_state, create_state, initial_state
 
 # fc8 of 1,000 classes too, but not of the 100 here.
-PACKED_LAYERS = {"conv3", "conv4", "conv5", "fc6", "fc7"}
+PACKED_LAYERS = {"conv2", "conv3", "conv4", "conv5", "fc6", "fc7"}
 needs_onednn = pytest.mark.skipif(not onednn.available(), reason="oneDNN cannot be called here")
 
 

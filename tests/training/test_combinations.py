@@ -9,7 +9,7 @@ import small
 
 from alexnet_jax import configs, train
 from alexnet_jax.config import Config, ConfigError, MeshConfig
-from alexnet_jax.training.writers import read_rows
+from alexnet_jax.training.rows import read_rows
 
 OFTEN = 1  # combinations that are tried each time
 SEEDS = [

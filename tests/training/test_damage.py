@@ -17,8 +17,8 @@ from alexnet_jax.config import ConfigError
 from alexnet_jax.inference import trained
 from alexnet_jax.training import checkpoint, record, run_files, seal
 from alexnet_jax.training.loop import NonFiniteError
+from alexnet_jax.training.rows import MetricsError, read_rows
 from alexnet_jax.training.stored import CheckpointError, Stored
-from alexnet_jax.training.writers import MetricsError, read_rows
 from experiments.reliability import damage, fuzz
 
 

@@ -33,16 +33,18 @@ from alexnet_jax.data.types import DataError
 from alexnet_jax.feed import choice, resident
 from alexnet_jax.feed import host as host_feed
 from alexnet_jax.feed.host import HostBatches
+from alexnet_jax.feed.protocol import Cut
 from alexnet_jax.host import files
 from alexnet_jax.inference import trained
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.parallel import mesh
 from alexnet_jax.steps import augment, evaluation, state
 from alexnet_jax.steps.nonfinite import first_nonfinite_layer
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.training import checkpoint, run_files, writers
 from alexnet_jax.training.loop import NonFiniteError
+from alexnet_jax.training.rows import FIELDS, read_rows
 from alexnet_jax.training.stored import Stored
-from alexnet_jax.training.writers import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
     assert recorded[1].keys() >= {"loss", "top1_error", "top5_error", "learning_rate"} | times
     assert all(row["time_of_day"] > 1.7e9 for row in recorded)
     named = {name.split("/")[0] + "/" * ("/" in name) for row in recorded for name in row}
-    assert named <= set(writers.FIELDS)
+    assert named <= set(FIELDS)
     environment = json.loads((workdir / "environment.json").read_text())
     assert environment["packages"]["jax"] == jax.__version__
 
@@ -336,8 +338,8 @@ def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, vi
     source = open_dataset(config).open("val")
     results = []
     for feed in (
-        host_feed.HostFeed(config, devices, ImageReader(source, 71), batch_size),
-        resident.ResidentFeed(config, devices, ImageReader(source, 71), batch_size, True),
+        host_feed.HostFeed(config, devices, ImageReader(source, 71), Cut(batch_size)),
+        resident.ResidentFeed(config, devices, ImageReader(source, 71), Cut(batch_size), True),
     ):
         compiled = evaluation.compile_eval_step(setup, feed.feeding, params, views)
         results.append(evaluation.evaluate(compiled, params, feed))
@@ -345,7 +347,7 @@ def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, vi
     assert results[1].figures == got
     for name, of in vars(answers).items():
         np.testing.assert_array_equal(of, getattr(results[1].answers, name), err_msg=name)
-    apply = jax.jit(lambda v: jax.nn.softmax(model.logits(network, params, v)))
+    apply = jax.jit(lambda v: jax.nn.softmax(standard_tree.logits(network, params, v)))
     image, losses, wrong = np.empty((1, 71, 71, 3), np.uint8), [], 0
     for i in range(14):
         label = ImageReader(source, 71).read(np.array([i]), image)[0][0]
@@ -378,7 +380,7 @@ def test_a_count_that_is_not_the_splits_is_an_error(finished, folder):
         return sums | {"bad_images": metrics.average(0.0, 0.0)}, {"labels": batch["label"]}
 
     reader = ImageReader(open_dataset(config).open("val"), 71)
-    feed = host_feed.HostFeed(config, mesh.build(config.mesh), reader, 8)
+    feed = host_feed.HostFeed(config, mesh.build(config.mesh), reader, Cut(8))
     with pytest.raises(evaluation.EvaluationError, match="counted 12 images of 14"):
         evaluation.evaluate(loses_one, None, feed)
 

@@ -9,12 +9,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from alexnet_jax.figures import curves
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.training.board import Board
-from alexnet_jax.training.writers import (
-    MetricsError,
-    MetricsFile,
-    Writers,
-    read_rows,
-)
+from alexnet_jax.training.rows import MetricsError, read_rows
+from alexnet_jax.training.writers import MetricsFile, Writers
 
 
 def row(step, split="train", **more):

@@ -17,7 +17,7 @@ from alexnet_jax.config import ConfigError
 from alexnet_jax.ops import peaks
 from alexnet_jax.steps.flops import training_flops
 from alexnet_jax.training import run_files
-from alexnet_jax.training.writers import FIELDS, read_rows
+from alexnet_jax.training.rows import FIELDS, read_rows
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -16,6 +16,7 @@ from alexnet_jax import configs, convert, model
 from alexnet_jax.config import ModelConfig
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.inference import trained
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.steps import augment
 from alexnet_jax.training import run_weights
 from alexnet_jax.weights import caffe, formats, layout, onnx_file, pickled, torch_file
@@ -40,7 +41,7 @@ def narrow(monkeypatch):
 
 def random_params(config, classes=13, seed=0):
     network = model.build(config.model, classes, "float32")
-    shapes = model.abstract_parameters(network, config.image_size)
+    shapes = standard_tree.abstract_parameters(network, config.image_size)
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda s: (0.1 * rng.standard_normal(s.shape)).astype(np.float32), shapes)
 
@@ -55,7 +56,7 @@ def ours(weights, images):
     c = weights.config
     network = model.build(c.model, len(weights.params["fc8"]["bias"]), "float32")
     [view] = augment.Views.of(c, weights.statistics).evaluation(jnp.asarray(images), 1)
-    return np.asarray(model.logits(network, weights.params, view))
+    return np.asarray(standard_tree.logits(network, weights.params, view))
 
 
 def torchvision_alexnet(nn, width, classes):

@@ -13,6 +13,7 @@ from alexnet_jax import configs, model
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.steps.augment import Views
 from alexnet_jax.weights import formats
 from alexnet_jax.weights.types import Origin, Weights, WeightsError
@@ -31,7 +32,7 @@ def weights_of(recipe, tmp_path, rng, change=None, width=1 / 16, statistics=None
         change(config)
     network = model.build(config.model, classes, "float32")
     size = config.image_size
-    params, batch_stats = jax.jit(lambda key: model.initial_variables(network, key, size))(
+    params, batch_stats = jax.jit(lambda key: standard_tree.initial_variables(network, key, size))(
         jax.random.key(3)
     )
     tree = jax.tree.map(np.asarray, params)
@@ -49,7 +50,9 @@ def weights_of(recipe, tmp_path, rng, change=None, width=1 / 16, statistics=None
 
 def logits(weights, views, classes=CLASSES):
     network = model.build(weights.config.model, classes, "float32")
-    return np.asarray(jax.jit(lambda p, x: model.logits(network, p, x))(weights.params, views))
+    return np.asarray(
+        jax.jit(lambda p, x: standard_tree.logits(network, p, x))(weights.params, views)
+    )
 
 
 def close(found, wanted, share=1e-4):

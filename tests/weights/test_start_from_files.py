@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import configs, model
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.steps import augment
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import create_state, with_weights
@@ -53,9 +54,9 @@ def outputs(config, classes, tree, statistics, images):
     network = model.build(config.model, classes, "float32")
     [view] = augment.Views.of(config, statistics).evaluation(jnp.asarray(images), 1)
     found, kept = network.apply(
-        model.variables(network, tree),
+        standard_tree.variables(tree),
         view,
-        capture_intermediates=model.layer_outputs,
+        capture_intermediates=standard_tree.layer_outputs,
         mutable=["intermediates"],
     )
     layers = {name: one["__call__"][0] for name, one in dict(kept)["intermediates"].items()}

@@ -100,8 +100,8 @@ class _Shards:
 
     def descriptors(self, which: np.ndarray) -> np.ndarray:
         """Returns those of some files, (n,); NOT_OPEN where one cannot be opened."""
-        found = self._descriptors[which]
-        for missing in np.unique(which[found == NOT_OPEN]).tolist():
+        descriptors = self._descriptors[which]
+        for missing in np.unique(which[descriptors == NOT_OPEN]).tolist():
             self._open(missing)
         return self._descriptors[which]
 

@@ -127,8 +127,8 @@ def write_shard(shard: Shard) -> Written:
             part.unlink(missing_ok=True)
         if isinstance(error, DataError):
             raise DataError(str(error).replace(suffix, "")) from error  # no file has that name now
-        said = str(error).split(";")[0]
-        raise DataError(f"{Worker.folder / shard.file}: cannot be written ({said})") from error
+        reason = str(error).split(";")[0]
+        raise DataError(f"{Worker.folder / shard.file}: cannot be written ({reason})") from error
     written.about[shard.file] = {"records": records} | written.about[shard.file]
     return written
 

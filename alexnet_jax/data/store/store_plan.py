@@ -33,7 +33,7 @@ def shards(dataset: Dataset, options: Options) -> list[Shard]:
     name = re.sub(r"\W+", "_", pathlib.PurePath(dataset.name).name).strip("_").lower() or "images"
     name = re.sub(r"[^a-z0-9_]", "_", name)
     name = name if name[0].isalpha() else f"images_{name}"  # TFDS wants a letter first
-    found = []
+    plan = []
     _refuse_class_names(dataset)
     for split, size in sorted(dataset.sizes.items()):
         if not re.fullmatch(r"[A-Za-z0-9_]+", split) or split == "all":  # TFDS's for all splits
@@ -47,8 +47,8 @@ def shards(dataset: Dataset, options: Options) -> list[Shard]:
         count = min(options.shards or automatic, size)
         for i in range(count):
             file = f"{name}-{split}.array_record-{i:05d}-of-{count:05d}"
-            found.append(Shard(split, i * size // count, (i + 1) * size // count, file))
-    return found
+            plan.append(Shard(split, i * size // count, (i + 1) * size // count, file))
+    return plan
 
 
 def _refuse_class_names(dataset: Dataset) -> None:
@@ -107,7 +107,7 @@ def finished_already(dataset: Dataset, folder: pathlib.Path, options: Options) -
 
 
 def refuse_another(
-    folder: pathlib.Path, noted: dict[str, Any], asked: dict[str, Any], left_out: bool
+    folder: pathlib.Path, noted: dict[str, Any], wanted: dict[str, Any], left_out: bool
 ) -> None:
     """Refuses to go on with what another source or other options made.
 
@@ -117,16 +117,16 @@ def refuse_another(
     Raises:
       DataError: says what differs.
     """
-    noted = {name: noted[name] for name in asked if name in noted}  # older ones note less
+    noted = {name: noted[name] for name in wanted if name in noted}  # older ones note less
     if "source" in noted:  # older ones have it as it was spelt
         noted["source"] = _absolute(noted["source"])
-    if "options" in noted and not (left_out and asked["options"]["on_bad_image"] == "raise"):
-        free = {"on_bad_image": asked["options"]["on_bad_image"]}
+    if "options" in noted and not (left_out and wanted["options"]["on_bad_image"] == "raise"):
+        free = {"on_bad_image": wanted["options"]["on_bad_image"]}
         noted["options"] = noted["options"] | free
     for name, was in noted.items():
-        if was == asked[name]:
+        if was == wanted[name]:
             continue
-        differs = f"was begun with {name} = {was}, not {asked[name]}"
+        differs = f"was begun with {name} = {was}, not {wanted[name]}"
         if name == "contents":
-            differs = f"was begun when {asked['source']} had other classes or files"
+            differs = f"was begun when {wanted['source']} had other classes or files"
         raise DataError(f"{folder} {differs}; use another --out, or remove it")

@@ -99,10 +99,10 @@ def _check_records(
             where = records.where(index)
             problems.append((index, f"{where}: label {example.label} is no class"))
     if ready:
-        found = np.zeros_like(images)
-        same = ready.read(np.array(some), found.reshape(len(some), -1))
+        pixels = np.zeros_like(images)
+        same = ready.read(np.array(some), pixels.reshape(len(some), -1))
         same &= ready.label[some.start : some.stop] == labels
-        same &= (found == images).all(axis=(1, 2, 3))
+        same &= (pixels == images).all(axis=(1, 2, 3))
         for row in np.flatnonzero(read & ~same):
             where = records.where(some[row])
             problems.append((some[row], f"{where}: is not what is found by its index"))

@@ -1,0 +1,58 @@
+"""Which checkpoints of a workdir there are, and which one is meant; known before JAX is there."""
+
+import pathlib
+import re
+
+from alexnet_jax.config import ConfigError
+from alexnet_jax.host import files, wholeness
+from alexnet_jax.training.record import Record
+
+FOLDER = wholeness.CHECKPOINTS
+STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)
+
+
+def steps(workdir: pathlib.Path) -> list[int]:
+    """Returns the steps that have a name in the folder, in order; they may be damaged."""
+    folder = workdir / FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if STEP.fullmatch(path.name))
+
+
+def in_order(workdir: pathlib.Path, record: Record, which: str) -> list[int]:
+    """Returns the steps that may be meant, the first choice first.
+
+    Args:
+      workdir: of the run.
+      record: its own.
+      which: best (least validation error), latest, or a step.
+
+    Raises:
+      ConfigError: there is none, or not that one.
+    """
+    known = steps(workdir)
+    if not known:
+        raise ConfigError(f"{workdir} has no checkpoint yet; train first")
+    if which == "latest":
+        return known[::-1]
+    if which == "best":
+        errors = record.errors
+        return sorted(known, key=lambda step: (errors.get(step, float("inf")), -step))
+    if STEP.fullmatch(which) and int(which) in known:
+        return [int(which)]
+    raise ConfigError(
+        f"checkpoint: {which} is not best, latest or one of {', '.join(map(str, known))}"
+    )
+
+
+def hash_ahead(workdir: pathlib.Path, which: str) -> None:
+    """Hashes the files of the first choice in a thread, for `seal.check`, while others import.
+
+    What is wrong with them is said by whoever reads them.
+    """
+    try:
+        step = in_order(workdir, Record.read(workdir), which)[0]
+        inside = sorted((workdir / FOLDER / str(step)).rglob("*"))
+        files.hash_ahead(path for path in inside if path.is_file())
+    except (ConfigError, OSError, ValueError):
+        return
