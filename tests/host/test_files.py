@@ -1,5 +1,6 @@
-"""The size of a folder into which another thread or process writes."""
+"""The size of a folder into which another thread or process writes; digests ahead of their use."""
 
+import hashlib
 import os
 
 import pytest
@@ -38,3 +39,28 @@ def test_what_is_renamed_while_it_is_measured_counts_nothing(folder, monkeypatch
     monkeypatch.setattr(os, function, renamed)
     assert files.size_of(folder) == 3
     assert (folder.parent / "moved" / "b").exists()
+
+
+def test_a_file_is_hashed_once_ahead_and_again_where_it_changed(tmp_path, monkeypatch):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"abc")
+    other.write_bytes(b"defgh")
+    files.hash_ahead([one, other])
+    other.write_bytes(b"changed")
+    assert files.sha256(other) == hashlib.sha256(b"changed").hexdigest()
+    begun = [future.result() for future in files._ahead.values()]
+    assert hashlib.sha256(b"abc").hexdigest() in begun
+    monkeypatch.setattr(files, "_hashed", lambda path: pytest.fail("it is known"))
+    assert files.sha256(one) == hashlib.sha256(b"abc").hexdigest()
+    monkeypatch.undo()
+    one.write_bytes(b"xyz")
+    assert files.sha256(one) == hashlib.sha256(b"xyz").hexdigest()  # known once alone
+
+
+def test_what_cannot_be_hashed_ahead_is_said_by_who_asks(tmp_path):
+    gone = tmp_path / "gone"
+    gone.write_bytes(b"abc")
+    files.hash_ahead([gone])
+    gone.unlink()
+    with pytest.raises(FileNotFoundError):
+        files.sha256(gone)

@@ -16,13 +16,14 @@ from PIL import Image
 from alexnet_jax import inference, train
 from alexnet_jax.config import ConfigError, MeshConfig
 from alexnet_jax.data.types import DataError
+from alexnet_jax.host import files
 from alexnet_jax.inference import images, pictures, predictions
 from alexnet_jax.inference.images import squares
 from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import processes
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.stored_form import StoredForm
-from alexnet_jax.training import run_files
+from alexnet_jax.training import candidates, run_files
 from alexnet_jax.training.stored import CheckpointError, Stored
 
 
@@ -64,6 +65,28 @@ def test_what_a_network_compiles_is_kept_for_later_processes(run, monkeypatch):
     monkeypatch.setattr(compilation, "keep_programs", lambda: kept.append(True))
     inference.load(run / "w")
     assert kept
+
+
+def test_what_is_compiled_while_files_are_read_says_the_same(run, network, photograph):
+    """Of one image; several are computed as ever."""
+    ahead = inference.load(run / "w", ahead=10)
+    for given in (photograph, [photograph] * 3):
+        for one, other in zip(ahead.predict(given), network.predict(given), strict=True):
+            np.testing.assert_array_equal(one.probabilities, other.probabilities)
+    with pytest.raises(ConfigError, match="views: 3 must be 1 or 10"):
+        inference.load(run / "w", ahead=3)
+
+
+def test_files_are_hashed_ahead_of_the_first_choice_alone(run, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(files, "hash_ahead", lambda paths: hashed.extend(paths))
+    candidates.hash_ahead(run / "w", "latest")
+    newest = run / "w" / "checkpoints" / str(candidates.steps(run / "w")[-1])
+    assert set(hashed) == {path for path in newest.rglob("*") if path.is_file()}
+    hashed.clear()
+    for workdir, which in ((run / "w", "no step"), (run / "nowhere", "best")):
+        candidates.hash_ahead(workdir, which)
+    assert not hashed
 
 
 def test_kernels_may_be_chosen_by_who_reads(run, photograph):
