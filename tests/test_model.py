@@ -8,6 +8,7 @@ import pytest
 
 from alexnet_jax import configs
 from alexnet_jax import model as models
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.layers.stage import SPATIAL_NORM2
 from alexnet_jax.ops import convolution, platform, pooling
 from alexnet_jax.ops.lrn import lrn, spatial_response_norm
@@ -18,9 +19,9 @@ from alexnet_jax.ops.lrn_formula import Lrn
 def test_parameters_of_the_paper(recipe):
     config = configs.get(recipe)
     network = models.build(config.model, 1000, config.precision)
-    params = models.abstract_parameters(network, config.image_size)
+    params = standard_tree.abstract_parameters(network, config.image_size)
     assert tuple(params) == config.model.layers()
-    assert models.count_parameters(params) == 60_965_224
+    assert standard_tree.count_parameters(params) == 60_965_224
     shapes = {name: params[name]["kernel"].shape for name in params}
     assert shapes == {
         "conv1": (11, 11, 3, 96),
@@ -48,9 +49,9 @@ def test_parameters_of_pre_training(recipe, classes, parameters):
     """Figures of run #146: conv6 is 3 x 3 x 256 x 256 and 256 biases."""
     config = configs.get(recipe)
     network = models.build(config.model, classes, config.precision)
-    params = models.abstract_parameters(network, config.image_size)
+    params = standard_tree.abstract_parameters(network, config.image_size)
     assert params["conv6"]["kernel"].shape == (3, 3, 256, 256)
-    assert models.count_parameters(params) == parameters
+    assert standard_tree.count_parameters(params) == parameters
     assert tuple(params) == config.model.layers()
 
 
@@ -77,7 +78,7 @@ def test_dropout_scaling():
     @functools.partial(jax.jit, static_argnums=0)
     def both(scaling):
         network = models.build(dataclasses.replace(config, dropout_scaling=scaling), 3, "float32")
-        return [models.logits(network, params, x, k) for k in (None, keys)]
+        return [standard_tree.logits(network, params, x, k) for k in (None, keys)]
 
     results = {scaling: both(scaling) for scaling in ("test", "train")}
     # Two layers of dropout at 0.5, no later bias but fc8's zero: a factor of about four.
@@ -105,7 +106,7 @@ def test_bfloat16_computes_near_float32_with_float32_parameters():
     params = jax.jit(network.init)(jax.random.key(0), x)["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     exact, half = (
-        jax.jit(functools.partial(models.logits, n))(params, x)
+        jax.jit(functools.partial(standard_tree.logits, n))(params, x)
         for n in (models.build(config, 3, "float32"), network)
     )
     assert half.dtype == jnp.float32
@@ -131,12 +132,12 @@ def test_a_gpu_s_ways_give_the_same_network(recipe, precision, other):
     config.init, config.width = "he", 1 / 16
     network = models.build(config, 7, precision)
     x = 30 * jax.random.normal(jax.random.key(0), (2, 99, 99, 3))
-    made, statistics = models.initial_variables(network, jax.random.key(1), 99)
+    made, statistics = standard_tree.initial_variables(network, jax.random.key(1), 99)
     params = made | statistics
 
     def logits_and_gradient():
         def loss(params):
-            logits = models.logits(network, params, x)
+            logits = standard_tree.logits(network, params, x)
             return (logits * jnp.arange(7)).sum(), logits
 
         (_, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
@@ -274,7 +275,7 @@ def test_whole_network_against_torch(preset, activation):
     config.init = "he"  # activations of a trained network's size, so that LRN matters
     config.width = 1.0 if preset == "paper" else 0.25
     network = models.build(config, 1000, "float32")
-    made, norms = models.initial_variables(network, jax.random.key(1), side)
+    made, norms = standard_tree.initial_variables(network, jax.random.key(1), side)
     params = made | norms
     for statistics in norms.values():
         statistics["mean"] = 10.0 + jnp.arange(len(statistics["mean"])) % 7
@@ -285,7 +286,7 @@ def test_whole_network_against_torch(preset, activation):
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
     def gradient(p, x, weights):
-        logits = models.logits(network, p, x)
+        logits = standard_tree.logits(network, p, x)
         return (logits * weights).sum(), logits
 
     errors = []

@@ -68,7 +68,7 @@ class Trace:
 
 def parts_of(text: str) -> dict[str, Part]:
     """Returns what each instruction of a compiled program belongs to, by its name."""
-    seconds = {}
+    parts = {}
     for line in text.splitlines():
         match = _LINE.match(line)
         if not match or match["kind"] in AROUND:
@@ -80,10 +80,10 @@ def parts_of(text: str) -> dict[str, Part]:
         exchange = kind in KINDS
         layer = layer or ("update" if words or exchange else OTHER)
         part = Part(layer, "transpose" in words, exchange)
-        seconds[match["name"]] = part
+        parts[match["name"]] = part
         if target := re.search(r'custom_call_target="([^"]*)"', line):
-            seconds[match["name"] + target[1]] = part  # so a CPU's client calls it
-    return seconds
+            parts[match["name"] + target[1]] = part  # so a CPU's client calls it
+    return parts
 
 
 Span = tuple[float, float, Part]

@@ -46,12 +46,12 @@ def fields(layers: tuple[str, ...], scaling: str) -> list[str]:
       scaling: of dropout, in the weights' network: where outputs are scaled by the rate when
         evaluating, the rate is a part of the network.
     """
-    drawn = {f"model.{name}" for name in _DRAWN}
-    drawn |= {f"model.{name}" for name, of in _OF_LAYERS.items() if not set(of) & set(layers)}
+    left_out = {f"model.{name}" for name in _DRAWN}
+    left_out |= {f"model.{name}" for name, of in _OF_LAYERS.items() if not set(of) & set(layers)}
     if scaling == "train":
-        drawn.add("model.dropout_rate")
+        left_out.add("model.dropout_rate")
     model = [name for name in flatten(Config()) if name.startswith("model.")]
-    return [*_INPUT, *(name for name in model if name not in drawn)]
+    return [*_INPUT, *(name for name in model if name not in left_out)]
 
 
 def inherited(config: Config, source: Config, layers: tuple[str, ...]) -> Inherited:

@@ -52,8 +52,8 @@ def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) 
             return kaggle_imagenet.KaggleImagenet(root)
         if shards := parquet_images.shards_in(path):
             return parquet_images.ParquetImages(path, shards)
-        if shards := imagenet_tars.archives_in(path):
-            return imagenet_tars.ImagenetTars(path, shards, silent)
+        if archives := imagenet_tars.archives_in(path):
+            return imagenet_tars.ImagenetTars(path, archives, silent)
         if synset_tars.is_one(path):
             return synset_tars.SynsetTars(path, silent)
         prepared = tfds_dataset.prepared_in(path)

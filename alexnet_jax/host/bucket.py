@@ -286,9 +286,9 @@ class Lease:
         seen = self._bucket.generation(LEASE)
         lasts = self._expires
         if seen:
-            holder = (self._bucket.read(LEASE) or b"").partition(b" ")[0]
+            seconds = (self._bucket.read(LEASE) or b"").partition(b" ")[0]
             with contextlib.suppress(ValueError):  # by something else, of which nothing is known
-                lasts = max(lasts, float(holder))
+                lasts = max(lasts, float(seconds))
             print(
                 f"{self._bucket.url}: a process that may have been killed held it; looking for "
                 f"{lasts:.0f} s whether it still does",

@@ -12,10 +12,11 @@ import shutil
 import stat
 import sys
 import tempfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import IO, Any
 
 import numpy as np
@@ -149,27 +150,49 @@ def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
-# Digests of files that are hashed ahead, by path, size, time of change and inode.
-_ahead: dict[tuple[str, int, int, int], Future[str]] = {}
+# What tells a file from others and from itself before a change.
+Identity = tuple[str, int, int, int, int, int]
+# Digests of files that are hashed ahead.
+_ahead: dict[Identity, Future[str]] = {}
 
 
 def hash_ahead(paths: Iterable[pathlib.Path]) -> None:
-    """Begins to hash files in a thread, largest first; `sha256` then waits for it, once a file."""
-    thread = ThreadPoolExecutor(1)
-    for path in sorted(paths, key=lambda path: -path.stat().st_size):
-        _ahead[_identity(path)] = thread.submit(_hashed, path)
-    thread.shutdown(wait=False)
+    """Begins to hash files in a thread, largest first; `sha256` takes its digest of each once.
+
+    The thread ends with the process, whose end does not wait for it.
+    """
+    begun = [(path, _identity(path), Future()) for path in paths]
+    begun.sort(key=lambda each: -each[1][1])
+    _ahead.update({identity: future for _, identity, future in begun})
+
+    def work() -> None:
+        for path, _, future in begun:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(_hashed(path))
+                except OSError as error:
+                    future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True, name="hashing").start()
+
+
+def forget_ahead() -> None:
+    """Forgets the digests that nobody took, and begins no more of them."""
+    for future in list(_ahead.values()):
+        future.cancel()
+    _ahead.clear()
 
 
 def sha256(path: pathlib.Path) -> str:
     """Returns the digest of a file's bytes, in hexadecimal."""
     begun = _ahead.pop(_identity(path), None) if _ahead else None
-    return begun.result() if begun else _hashed(path)
+    # What has not begun yet is hashed here, beside the other.
+    return begun.result() if begun and not begun.cancel() else _hashed(path)
 
 
-def _identity(path: pathlib.Path) -> tuple[str, int, int, int]:
-    status = path.stat()
-    return os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ino
+def _identity(path: pathlib.Path) -> Identity:
+    s = path.stat()
+    return os.path.abspath(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev
 
 
 def _hashed(path: pathlib.Path) -> str:

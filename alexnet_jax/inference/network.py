@@ -229,10 +229,14 @@ class Network(TrainedNetwork):
 
     def _use(self, views: int, program: jax.stages.Compiled) -> None:
         """Lets `_probabilities` call what was compiled for one image."""
-        of_more = self._probabilities(views)
-        self._programs[views] = lambda image: (
-            np.asarray(program(self.params, image)) if len(image) == 1 else of_more(image)
-        )
+        of_any, shape = self._probabilities(views), (1, self.config.resize, self.config.resize, 3)
+
+        def of_one(image: np.ndarray) -> np.ndarray:
+            if image.shape != shape or image.dtype != np.uint8:
+                return of_any(image)
+            return np.asarray(program(self.params, image))
+
+        self._programs[views] = of_one
 
     def _computation(self, views: int) -> Callable[[Any, jax.Array], jax.Array]:
         forward, how = self.forward, self.setup.views
@@ -300,14 +304,14 @@ def load(
     """
     folder = paths.local(workdir, "workdir")
     programs: list[jax.stages.Compiled] = []
+    views = _checked(ahead) if ahead else 0
 
     def compile_one(setup: Setup, abstract: Any) -> None:
-        network = Network(setup, [], 0, abstract)
-        programs.append(network._of_one_image(_checked(ahead)))
+        programs.append(Network(setup, [], 0, abstract)._of_one_image(views))
 
     meanwhile = compile_one if ahead else None
     loaded = trained.load(folder, which=str(checkpoint), kernels=kernels, meanwhile=meanwhile)
     network = Network(loaded.setup, loaded.class_names, loaded.step, loaded.params)
     if programs:
-        network._use(ahead, programs[0])
+        network._use(views, programs[0])
     return network

@@ -122,14 +122,14 @@ def _compile(
 
     def best_of(params: tuple[Any, ...], fed: Fed) -> Rows:
         batch = feeding.evaluation(fed)
-        answers = [
+        probabilities = [
             evaluation.average_probabilities(
                 n.forward, weights, batch["image"], views, n.setup.views
             )
             for n, weights in zip(networks, params, strict=True)
         ]
-        best = {"labels": batch["label"], "readable": batch["mask"] > 0}
-        return best | likeliest(jnp.asarray(sum(answers) / len(answers)))
+        about = {"labels": batch["label"], "readable": batch["mask"] > 0}
+        return about | likeliest(jnp.asarray(sum(probabilities) / len(probabilities)))
 
     mapped = meshes.per_device(best_of, mesh, specs, feeding.specs, meshes.batch_spec(shares))
     return compilation.compiled(

@@ -67,7 +67,7 @@ def collect(
       reader: of the split.
       layers: as for `features.activations`.
       advance: told of the images as they are done.
-      held: bytes of what was collected before.
+      bytes_held: bytes of what was collected before.
 
     Raises:
       DataError: they would not fit into memory, or have no labels.
@@ -142,14 +142,14 @@ def probe(layer: str, train: Activations, test: Activations, classes: int) -> Pr
     held_out = np.arange(len(values)) % HELD_OUT == 0
     penalty = PENALTIES[3]
     if len(values) >= 2 * HELD_OUT:
-        learned, least, best = jnp.asarray(~held_out, jnp.float32), np.inf, weights
+        learned, least, tried = jnp.asarray(~held_out, jnp.float32), np.inf, weights
         for candidate in PENALTIES:  # each from the stricter one's weights, while it helps
-            best = fitted(x, y, learned, scaling, candidate, best)
-            error = _errors(best, scaling, values[held_out], labels[held_out])[0]
+            tried = fitted(x, y, learned, scaling, candidate, tried)
+            error = _errors(tried, scaling, values[held_out], labels[held_out])[0]
             if error > least:
                 break
             if error < least:
-                penalty, least, weights = candidate, error, best
+                penalty, least, weights = candidate, error, tried
     weights = fitted(x, y, jnp.ones(len(values)), scaling, penalty, weights)
     top1, top5 = _errors(weights, scaling, test.layers[layer], test.labels)
     seconds = time.perf_counter() - started

@@ -13,6 +13,7 @@ from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.types import Source
 from alexnet_jax.data.words import name_of
+from alexnet_jax.host import files
 from alexnet_jax.ops import compilation
 from alexnet_jax.steps.forward import Forward
 from alexnet_jax.steps.setup import Setup
@@ -110,9 +111,12 @@ def load(
     stored = Stored(workdir, run_files.identity(workdir, config))
     with ThreadPoolExecutor(1) as beside:  # files are hashed and read without Python's lock
         choosing = beside.submit(stored.choose, which)
+        choosing.add_done_callback(lambda _: files.forget_ahead())
         form = StoredForm(setup)
         reading = beside.submit(lambda: stored.restore_weights(choosing.result(), form.abstract))
         stored.compile_for_weights(form.abstract)
+        if choosing.done():
+            choosing.result()  # what is wrong with it is said at once
         if meanwhile:
             meanwhile(setup, form.abstract_weights)
         step, state = choosing.result(), reading.result()

@@ -26,7 +26,7 @@ def parameter_dtype(compute: jnp.dtype) -> jnp.dtype:
 
 
 def packed_kernel(layer: nn.Module, pack: Callable[[], jax.Array | None]) -> jax.Array | None:
-    """Returns a layer's kernel as inference packed it (`model.packed`); None where it did not.
+    """Returns a layer's kernel as `standard_tree.packed` made it; None where it did not.
 
     Args:
       layer: whose it is; where its collection `packed` may be changed, it is packed now.

@@ -126,9 +126,9 @@ def jit(
         jitted = jax.jit(function, compiler_options=options(), **arguments)
 
     @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
+    def call(*operands: Any) -> Any:
         with numerics.apply():
-            return jitted(*arguments)
+            return jitted(*operands)
 
     return call
 

@@ -154,7 +154,8 @@ def _tiles(x: jax.Array, t: Tiling, down: int, across: int) -> jax.Array:
     lines = [x[:, i : i + t.out * down : t.out] for i in range(t.side)]
     lines = jnp.stack(_times(t.of_tile, lines))  # once in memory; else each tile's are made again
     columns = [lines[:, :, :, j : j + t.out * across : t.out] for j in range(t.side)]
-    # As one sum, which XLA computes in one loop; a stack of sums takes a loop for each.
+    # As one sum, which XLA computes in one loop; a stack of sums takes a loop for each. So a pixel
+    # that is not finite reaches all outputs of its tile: 0 times infinity is NaN.
     by_column = jnp.asarray(t.of_tile, x.dtype).T.reshape(t.side, 1, t.side, *(1,) * 4)
     return sum(
         (c * line[:, None] for c, line in zip(by_column, columns, strict=True)),

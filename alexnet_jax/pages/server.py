@@ -153,10 +153,10 @@ class _Server:
             self.batches.refuse_if_full()
             decoding = self._decoding.submit(self._square, name, encoded)
             image = await asyncio.wrap_future(decoding)
-            answer = await asyncio.wrap_future(self.batches.submit(image))
+            probabilities = await asyncio.wrap_future(self.batches.submit(image))
         except DataError as error:
             return {"image": name, "error": printable(error)}
-        best = best_five(answer, self._network.class_name)
+        best = best_five(probabilities, self._network.class_name)
         return {
             "image": name,
             "best": [{"class": c, "words": spoken(c), "probability": p} for c, p in best],

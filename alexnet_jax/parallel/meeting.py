@@ -176,14 +176,14 @@ class Meeting:
             line.send(go=True)
 
     def _welcome(self, ready: selectors.BaseSelector, line: Line) -> None:
-        message = line.receive()
+        messages = line.receive()
         known = [process for process, other in self.lines.items() if other is line]
-        if message is None:
+        if messages is None:
             ready.unregister(line.socket)
             line.close()
             for process in known:  # it may come again
                 del self.lines[process]
-        for about in message or []:
+        for about in messages or []:
             process, count = about.get("process"), about.get("count")
             if count != self._count:
                 line.send(refused=f"--num_processes: {count} here, {self._count} in process 0")
@@ -217,18 +217,18 @@ class Meeting:
         line.socket.settimeout(SAY_SECONDS * 1.5)  # process 0 says something more often
         self.lines[0] = line
         while True:
-            message = line.receive()
-            if message == [] and time.monotonic() - started > seconds:
+            messages = line.receive()
+            if messages == [] and time.monotonic() - started > seconds:
                 raise ProcessesError(
                     f"--coordinator: whoever listens at {name} does not answer as process 0 of "
                     "this run does; is the port another program's? Choose another"
                 )
-            if message is None:
+            if messages is None:
                 raise ProcessesError(
                     f"--coordinator: process 0 at {name} ended before all had come; see what it "
                     "said (is it this run's?)"
                 )
-            for about in message:
+            for about in messages:
                 if "refused" in about:
                     raise ProcessesError(str(about["refused"]))
                 if "missing" in about:

@@ -54,10 +54,10 @@ class Peers:
             while len(ready.get_map()):
                 for key, _ in ready.select():
                     process, line = key.data, self._lines[key.data]
-                    message = line.receive()
-                    for about in message or []:
+                    messages = line.receive()
+                    for about in messages or []:
                         self._hear(process, about)
-                    if message is None:
+                    if messages is None:
                         ready.unregister(line.socket)
                         line.socket.close()
                         if not self._leaving and process not in self._left():

@@ -194,8 +194,8 @@ def told_by_all(text: str) -> list[str]:
     padded = np.zeros(max(1, int(lengths.max())), np.uint8)
     padded[: len(encoded)] = encoded
     rows = _from_all(padded)
-    texts = (row[:n].tobytes() for row, n in zip(rows, lengths, strict=True))
-    return [text.decode(errors="surrogateescape") for text in texts]
+    encoded_texts = (row[:n].tobytes() for row, n in zip(rows, lengths, strict=True))
+    return [text.decode(errors="surrogateescape") for text in encoded_texts]
 
 
 def agree(config: Config, workdir: str) -> None:
@@ -206,8 +206,8 @@ def agree(config: Config, workdir: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    started = [json.loads(text) for text in told_by_all(json.dumps([to_json(config), workdir]))]
-    fields = [flatten(from_json(text)) | {"--workdir": folder} for text, folder in started]
+    pairs = [json.loads(text) for text in told_by_all(json.dumps([to_json(config), workdir]))]
+    fields = [flatten(from_json(text)) | {"--workdir": folder} for text, folder in pairs]
     for process, values in enumerate(fields):
         for name, value in values.items():
             if value != fields[0][name]:

@@ -7,7 +7,7 @@ from alexnet_jax.config import ConfigError
 from alexnet_jax.host import files, wholeness
 from alexnet_jax.training.record import Record
 
-FOLDER = wholeness.CHECKPOINTS
+FOLDER, SEAL = wholeness.CHECKPOINTS, wholeness.SEAL
 STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 
 
@@ -53,6 +53,6 @@ def hash_ahead(workdir: pathlib.Path, which: str) -> None:
     try:
         step = in_order(workdir, Record.read(workdir), which)[0]
         inside = sorted((workdir / FOLDER / str(step)).rglob("*"))
-        files.hash_ahead(path for path in inside if path.is_file())
+        files.hash_ahead(path for path in inside if path.is_file() and path.name != SEAL)
     except (ConfigError, OSError, ValueError):
         return

@@ -203,10 +203,10 @@ class Loop:
         run, sealed = self._run, self._run.checkpoints.newest_seal()
         if sealed is None or not (at == run.last_step or self._is_epoch_end(at)):
             return state, {}  # older code evaluated first, and saved what followed from it
-        due = [
+        written = [
             row for row in self.writers.rows if row["step"] == at and row["split"] == run.eval_split
         ]
-        rows = json.loads(processes.told_by_all(json.dumps(due))[0])
+        rows = json.loads(processes.told_by_all(json.dumps(written))[0])
         return self._evaluate(state, at, {row["views"]: row for row in rows})
 
     def _evaluate(

@@ -54,12 +54,12 @@ def write(
     for path in [folder, *folder.rglob("*")]:
         if path.is_dir():
             files.sync_folder(path)
-    seal = {
+    digests = {
         path.relative_to(folder).as_posix(): files.sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != FILE
     }
-    about = dataclasses.asdict(Seal(step, run, rows, leaves, seal))
+    about = dataclasses.asdict(Seal(step, run, rows, leaves, digests))
     checksum = hashlib.sha256(_text(about).encode()).hexdigest()
     files.replace_text(folder / FILE, _text(about | {"sha256": checksum}) + "\n")
 

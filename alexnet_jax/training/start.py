@@ -254,11 +254,11 @@ def _classes(
             f"init.classes: {start.path} has two classes of one name, so that names do not tell "
             "its rows; name them with convert --class_names, or leave init.classes out"
         )
-    for name, theirs in zip(here, class_names, strict=True):
+    for name, name_here in zip(here, class_names, strict=True):
         if name not in rows:
             raise ConfigError(
-                f"init.classes: class {theirs} is not among the {len(there):,} names of classes of "
-                f"{start.path}; leave init.classes out, and fc8 begins anew"
+                f"init.classes: class {name_here} is not among the {len(there):,} names of classes "
+                f"of {start.path}; leave init.classes out, and fc8 begins anew"
             )
     if len(here) != classes:
         raise ConfigError(
@@ -315,13 +315,13 @@ def _lines(
     layers: dict[str, str],
     gave_way: dict[str, tuple[Any, Any]],
 ) -> list[str]:
-    header = [f"weights   {path} ({form}, SHA-256 {sha256[:12]}...)"]
+    all_lines = [f"weights   {path} ({form}, SHA-256 {sha256[:12]}...)"]
     by_source: dict[str, list[str]] = {}
     for layer, what in layers.items():
         by_source.setdefault(what, []).append(layer)
-    header += [f"          {', '.join(names)}: {what}" for what, names in by_source.items()]
-    header += [
+    all_lines += [f"          {', '.join(names)}: {what}" for what, names in by_source.items()]
+    all_lines += [
         f"          {name}: {theirs!r} of the weights in the place of {ours!r}"
         for name, (ours, theirs) in gave_way.items()
     ]
-    return header
+    return all_lines

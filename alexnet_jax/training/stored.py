@@ -105,9 +105,9 @@ class Stored:
         if sealed is None:
             if self._must_be_sealed(step):
                 raise DamageError(f"{seal.FILE} is missing")
-            sealed_step = self.read(folder).get("step")
-            if sealed_step is None or int(sealed_step) != step:
-                raise DamageError(f"holds step {sealed_step}")
+            step_inside = self.read(folder).get("step")
+            if step_inside is None or int(step_inside) != step:
+                raise DamageError(f"holds step {step_inside}")
         return sealed
 
     def state(self, step: int, verify: bool) -> str:

@@ -88,17 +88,17 @@ def _tell_of_losses(path: pathlib.Path, lines: list[Line], known: dict[str, Any]
     digest = hashlib.sha256("".join(line.text for line in lines).encode()).hexdigest()
     if not wanted or digest == known["sha256"]:
         return
-    start = f"warning: {path}: "
+    warning = f"warning: {path}: "
     steps = [line.row["step"] for line in lines if line.row["split"] == "train"]
     if len(lines) < wanted:
         gaps = [after - before for before, after in itertools.pairwise(steps)]
         usual = min(gaps, default=0)
         first = next((i for i, gap in enumerate(gaps) if gap > usual), None)
         where = f", first after step {steps[first]}" if first is not None else ""
-        start += f"{wanted - len(lines)} of {wanted} rows are missing{where}"
+        warning += f"{wanted - len(lines)} of {wanted} rows are missing{where}"
     else:
-        start += f"some of its first {wanted} rows are not what was written"
-    print(printable(f"{start}; the run itself is whole and goes on"), file=sys.stderr, flush=True)
+        warning += f"some of its first {wanted} rows are not what was written"
+    print(printable(f"{warning}; the run itself is whole and goes on"), file=sys.stderr, flush=True)
 
 
 class OtherWriters:

@@ -157,12 +157,12 @@ def without_wrappers(state: dict[str, Any]) -> dict[str, Any]:
     if FIRST in plain or not before:
         return plain
     # Of several networks the one that is trained, not an average of it or a teacher.
-    first = min(
+    chosen = min(
         before, key=lambda prefix: (prefix.rstrip(".") not in _STATES, before.index(prefix))
     )
-    _say_which([prefix.rstrip(".") for prefix in before], first.rstrip("."))
+    _say_which([prefix.rstrip(".") for prefix in before], chosen.rstrip("."))
     return {
-        name.removeprefix(first): value for name, value in plain.items() if name.startswith(first)
+        name.removeprefix(chosen): value for name, value in plain.items() if name.startswith(chosen)
     }
 
 

@@ -40,15 +40,15 @@ def conv1(workdir: pathlib.Path) -> np.ndarray:
     return np.asarray(trained.load(workdir, which="latest").params["conv1"]["kernel"])
 
 
-def table(stages: dict[str, dict[str, np.ndarray]]) -> str:
+def table(by_arm: dict[str, dict[str, np.ndarray]]) -> str:
     """Returns the halves' selectivity of every run, Markdown.
 
     Args:
-      stages: arm -> seed -> kernels.
+      by_arm: arm -> seed -> kernels.
     """
     lines = ["| network | seed | first half | second half | apart | by chance |", "|---" * 6 + "|"]
     summary = []
-    for arm, runs in stages.items():
+    for arm, runs in by_arm.items():
         beyond = []
         for seed, kernels in runs.items():
             halves = figure.by_column(figure.colour_selectivity(kernels), 2).mean(axis=1)
@@ -63,7 +63,7 @@ def table(stages: dict[str, dict[str, np.ndarray]]) -> str:
 def _run(_: list[str]) -> None:
     out = pathlib.Path(flags.FLAGS.out).expanduser()
     with cli.errors_as_one_line():
-        stages = {
+        by_arm = {
             arm: {
                 path.name: conv1(path)
                 for path in sorted((out / arm).iterdir())
@@ -71,9 +71,9 @@ def _run(_: list[str]) -> None:
             }
             for arm in flags.FLAGS.arms
         }
-        files.replace_text(out / "colour.md", table(stages))
+        files.replace_text(out / "colour.md", table(by_arm))
         apart = {
-            arm: list(map(figure.specialisation, runs.values())) for arm, runs in stages.items()
+            arm: list(map(figure.specialisation, runs.values())) for arm, runs in by_arm.items()
         }
         figure.draw_distribution(apart).save(out / "colour.png")
     print((out / "colour.md").read_text())

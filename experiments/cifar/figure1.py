@@ -87,26 +87,26 @@ def fastest(rates: Sequence[float], most: float, made: Callable[[float, float], 
     Raises:
       FloatingPointError: all rates diverge.
     """
-    quickest: dict[float, tuple[float, float]] = {}
+    tried: dict[float, tuple[float, float]] = {}
 
     def attempt(rate: float) -> None:
-        row = made(rate, min([most, *(reached for reached, _ in quickest.values())]))
+        row = made(rate, min([most, *(reached for reached, _ in tried.values())]))
         error = math.inf if "diverged" in row else row["curve"][-1][1]
-        quickest[rate] = (row["reached"] or math.inf, error)
+        tried[rate] = (row["reached"] or math.inf, error)
 
     for rate in rates:
         attempt(rate)
     while True:
         # Of rates that diverge the least is best; of equal ones the first.
         best = min(
-            quickest,
-            key=lambda rate: (*quickest[rate], rate if math.isinf(quickest[rate][1]) else 0),
+            tried,
+            key=lambda rate: (*tried[rate], rate if math.isinf(tried[rate][1]) else 0),
         )
-        if math.isinf(quickest[best][1]) and best < min(rates) / 64:
+        if math.isinf(tried[best][1]) and best < min(rates) / 64:
             raise FloatingPointError(f"every rate down to {best:g} diverges")
-        if best == min(quickest):
+        if best == min(tried):
             attempt(best / 2)
-        elif best == max(quickest):
+        elif best == max(tried):
             attempt(best * 2)
         else:
             return best

@@ -160,9 +160,9 @@ class Training:
         """Takes the place of a run that stood at `state`, with the same recipe, data and seed."""
         order = list(self._leaves())
         trees = jax.tree.structure(self._trees())
-        leaves = jax.tree.unflatten(trees, [jnp.asarray(state[name]) for name in order])
-        self.params, self._velocity = leaves["params"], leaves["velocity"]
-        self._done = int(leaves["done"])
+        trees_read = jax.tree.unflatten(trees, [jnp.asarray(state[name]) for name in order])
+        self.params, self._velocity = trees_read["params"], trees_read["velocity"]
+        self._done = int(trees_read["done"])
 
     def _trees(self) -> dict[str, Any]:
         return {"params": self.params, "velocity": self._velocity, "done": self._done}

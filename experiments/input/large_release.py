@@ -124,15 +124,15 @@ def _watch(root: int, peaks: dict[int, tuple[int, int]], over: threading.Event) 
 
 def _family(root: int) -> list[int]:
     """Returns a process and all that it started."""
-    words, todo = [], [root]
+    family, todo = [], [root]
     while todo:
-        words.append(todo.pop())
-        for tasks in pathlib.Path(f"/proc/{words[-1]}/task").glob("*/children"):
+        family.append(todo.pop())
+        for tasks in pathlib.Path(f"/proc/{family[-1]}/task").glob("*/children"):
             try:
                 todo += [int(pid) for pid in tasks.read_text().split()]
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended
-    return words
+    return family
 
 
 def commands(out: pathlib.Path) -> dict[str, list[str]]:

@@ -63,7 +63,7 @@ def main() -> None:
     state = jax.block_until_ready(create_state(Setup.of(config, config.num_classes or 1000)))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     print(f"{options.config}: {size / 1e6:.0f} MB on {jax.devices()[0].device_kind}")
-    waits: dict[str, list[float]] = {}
+    measured: dict[str, list[float]] = {}
     matrix = jnp.ones((2048, 2048), jnp.float32)
     with tempfile.TemporaryDirectory() as folder:
         with checkpoint.Checkpoints(pathlib.Path(folder), 2, {}) as checkpoints:
@@ -81,14 +81,14 @@ def main() -> None:
                 if step < 2:
                     continue  # the first pair warms up
                 for what, value in (("waits", waited), ("total", total), ("rate", rate)):
-                    waits.setdefault(f"{what} {name}", []).append(value)
+                    measured.setdefault(f"{what} {name}", []).append(value)
         assert seal.FILE == "digests.json"
     alone = []
     for _ in range(options.rounds):
         end = time.perf_counter() + 2
         alone.append(work(matrix, lambda end=end: time.perf_counter() > end))
-    waits["rate alone"] = alone
-    for name, values in waits.items():
+    measured["rate alone"] = alone
+    for name, values in measured.items():
         unit = "products/s" if "rate" in name else "s"
         print(
             f"{name:14} {statistics.median(values):7.3f} {unit} "

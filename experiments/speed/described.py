@@ -101,13 +101,13 @@ def kernels(dump: pathlib.Path) -> list[Kernel]:
         for size in sizes:
             count *= int(size)
         threads[re.sub(r"\W", "_", name)] += count
-    names = []
+    kernels_found = []
     for path in dump.glob(f"{program}.*.ptx"):
         for entry in path.read_text().split(".entry ")[1:]:
             name = re.match(r"\w+", entry)
             if name and threads.get(name[0], 0) >= FEWEST:
-                names.append(Kernel(name[0], _instructions(entry), threads[name[0]]))
-    return sorted(names, key=lambda kernel: -kernel.milliseconds)
+                kernels_found.append(Kernel(name[0], _instructions(entry), threads[name[0]]))
+    return sorted(kernels_found, key=lambda kernel: -kernel.milliseconds)
 
 
 def _instructions(ptx: str) -> int:
@@ -124,13 +124,13 @@ def _run(_: list[str]) -> None:
             program = compiled(f.config, f.batch_size, f.precision)
         except RuntimeError as error:
             sys.exit(f"error: {error}")
-        names = kernels(pathlib.Path(folder))
+        kernels_shown = kernels(pathlib.Path(folder))
     print("| kernel | instructions | million threads | ms of issue |\n|---|---|---|---|")
-    for kernel in names[: flags.FLAGS.shown]:
+    for kernel in kernels_shown[: flags.FLAGS.shown]:
         cells = f"{kernel.instructions} | {kernel.threads / 1e6:.1f} | {kernel.milliseconds:.2f}"
         print(f"| {kernel.name} | {cells} |")
-    total = sum(kernel.milliseconds for kernel in names)
-    print(f"{len(names)} kernels of XLA's own: {total:.2f} ms of issue")
+    total = sum(kernel.milliseconds for kernel in kernels_shown)
+    print(f"{len(kernels_shown)} kernels of XLA's own: {total:.2f} ms of issue")
     modes = re.findall(r'activation_mode":"k(\w+)"', program.as_text())
     print(f"cuDNN: {len(modes)} convolutions, {modes.count('Relu')} of them with bias and ReLU")
     print(f"memory: {device_memory.peak_bytes(program) / 2**20:,.0f} MiB")

@@ -57,8 +57,8 @@ def measured(port: int, photographs: list[bytes], requests: int, clients: int) -
     shares = [[next(endless) for _ in range(requests // clients)] for _ in connections]
     began = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(clients) as threads:
-        answers = threads.map(lambda c, s: [c.ask(one) for one in s], connections, shares)
-        times = sorted(itertools.chain.from_iterable(answers))
+        times_of_clients = threads.map(lambda c, s: [c.ask(one) for one in s], connections, shares)
+        times = sorted(itertools.chain.from_iterable(times_of_clients))
     rate = len(times) / (time.perf_counter() - began)
     middle, late = 1000 * statistics.median(times), 1000 * times[int(0.99 * len(times))]
     return f"{clients:3} at once: {rate:6.1f} requests/s, median {middle:.0f} ms, p99 {late:.0f} ms"

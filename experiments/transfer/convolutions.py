@@ -70,11 +70,11 @@ def weights(package: pathlib.Path | None, seed: int = 0) -> Weights:
     drawn, _ = standard_tree.initial_variables(network, jax.random.key(seed), config.image_size)
     params: Params = jax.tree.map(np.asarray, drawn)
     for number, layer in enumerate(CONVOLUTIONS):
-        for part, kernel in params[layer].items():
+        for part, values in params[layer].items():
             name = f"Conv_{number}.{part}"
             read = array_of(theirs[f"Conv_{number}"][part], name, path)
-            if read.shape != kernel.shape:
-                raise WeightsError(f"{path}: {name} is {read.shape}, not {kernel.shape}")
+            if read.shape != values.shape:
+                raise WeightsError(f"{path}: {name} is {read.shape}, not {values.shape}")
             params[layer][part] = read
     origin = Origin("ImageNet, by torchvision: conv1 to conv5; fc6 to fc8 are random")
     return Weights(params, config, [], None, 0, path, origin)

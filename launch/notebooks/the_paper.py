@@ -48,6 +48,7 @@ import numpy as np
 from alexnet_jax import configs, inference, model, train
 from alexnet_jax.figures.picture import Picture
 from alexnet_jax.inference import pictures
+from alexnet_jax.layers import standard_tree
 
 home = pathlib.Path(tempfile.mkdtemp(prefix="alexnet-"))
 
@@ -216,7 +217,7 @@ paper = configs.get("paper")
 assert (conv1, pool1, conv2, pool2, conv5, pool5) == tuple(feature_sizes(paper))
 
 network = model.build(paper.model, 1000, "float32")
-shapes = model.abstract_parameters(network, paper.image_size)
+shapes = standard_tree.abstract_parameters(network, paper.image_size)
 fan_in = {  # two columns: conv2, conv4 and conv5 see half of the maps before them
     "conv1": 11 * 11 * 3,
     "conv2": 5 * 5 * 96 // 2,

@@ -24,6 +24,7 @@ from alexnet_jax.benchmarks import (
 from alexnet_jax.config import ConfigError, MeshConfig
 from alexnet_jax.configs import flags as config_flags
 from alexnet_jax.data.types import DataError
+from alexnet_jax.layers import standard_tree
 from alexnet_jax.steps.flops import forward_flops
 
 
@@ -138,7 +139,7 @@ def test_pytorch_has_the_same_network(preset):
     config = configs.get(preset)
     config.model.width = 1 / 16
     theirs = torch_steps._network(torch, config).eval()
-    shapes = model.abstract_parameters(
+    shapes = standard_tree.abstract_parameters(
         model.build(config.model, 1000, "float32"), config.image_size
     )
     ours = {
