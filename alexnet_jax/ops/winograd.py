@@ -86,7 +86,7 @@ def _floats(matrix: Sequence[Sequence[Fraction]]) -> Matrix:
     return tuple(tuple(float(value) for value in row) for row in matrix)
 
 
-# By taps. Of six places these lose least: half of 0, 1, -1, 2, -2 (experiments/speed).
+# By taps. Of six places these lose least: half of 0, 1, -1, 2, -2 (experiments/speed, s10).
 TILINGS = {
     3: tiling(3, (0, 1, -1), together=4),
     5: tiling(5, (0, 1, -1, Fraction(-1, 2), 2), together=1),
