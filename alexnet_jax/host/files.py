@@ -157,9 +157,12 @@ _ahead: dict[Identity, Future[str]] = {}
 
 
 def hash_ahead(paths: Iterable[pathlib.Path]) -> None:
-    """Begins to hash files in a thread, largest first; `sha256` takes its digest of each once.
+    """Begins to hash files in a thread, largest first; `sha256` then takes each digest, once.
 
     The thread ends with the process, whose end does not wait for it.
+
+    Raises:
+      OSError: a file that is not there.
     """
     begun = [(path, _identity(path), Future()) for path in paths]
     begun.sort(key=lambda each: -each[1][1])
@@ -170,7 +173,7 @@ def hash_ahead(paths: Iterable[pathlib.Path]) -> None:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(_hashed(path))
-                except OSError as error:
+                except Exception as error:  # not handled here: whoever asks gets it
                     future.set_exception(error)
 
     threading.Thread(target=work, daemon=True, name="hashing").start()

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 
 import pytest
 
@@ -64,3 +65,29 @@ def test_what_cannot_be_hashed_ahead_is_said_by_who_asks(tmp_path):
     gone.unlink()
     with pytest.raises(FileNotFoundError):
         files.sha256(gone)
+
+
+def test_whatever_ends_the_hashing_reaches_who_asks(tmp_path, monkeypatch):
+    """Else they would wait for ever."""
+    one = tmp_path / "one"
+    one.write_bytes(b"abc")
+
+    def ends(path):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(files, "_hashed", ends)
+    files.hash_ahead([one])
+    with pytest.raises(MemoryError, match="no room"):
+        files.sha256(one)
+
+
+def test_what_has_not_begun_is_hashed_by_who_asks_and_may_be_forgotten(tmp_path, monkeypatch):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"abc")
+    other.write_bytes(b"defgh")
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)  # it never comes to it
+    files.hash_ahead([one, other])
+    assert files.sha256(one) == hashlib.sha256(b"abc").hexdigest()
+    files.forget_ahead()
+    assert not files._ahead
+    assert files.sha256(other) == hashlib.sha256(b"defgh").hexdigest()
