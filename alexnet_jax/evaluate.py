@@ -11,7 +11,6 @@ from alexnet_jax.host import command
 command.begin(__name__)  # before what is imported for seconds
 
 
-import csv
 import dataclasses
 import os
 import pathlib
@@ -30,9 +29,10 @@ from alexnet_jax.inference import pictures, trained
 from alexnet_jax.inference.predictions import (
     BEST,
     Predictions,
-    class_errors,
     label_numbers,
     predict_split,
+    refuse_unlike,
+    write_class_errors,
     write_predictions,
     write_submission,
 )
@@ -72,30 +72,6 @@ def _num_classes(config: Config) -> int:
     return len(open_dataset(config).class_names)
 
 
-def _networks(workdirs: list[pathlib.Path]) -> list[TrainedNetwork]:
-    """Loads the networks to average.
-
-    Raises:
-      ConfigError: they do not see the same images, or have other classes.
-    """
-    networks = [_network(workdir) for workdir in workdirs]
-    first = networks[0]
-    for workdir, other in zip(workdirs, networks, strict=True):
-        pairs = {
-            "resize": (other.config.resize, first.config.resize),
-            "exif_orientation": (other.config.exif_orientation, first.config.exif_orientation),
-            "classes": (other.class_names, first.class_names),
-            "num_classes": (other.num_classes, first.num_classes),
-        }
-        for name, (ours, wanted) in pairs.items():
-            if ours != wanted:
-                raise ConfigError(
-                    f"--workdir: {workdir} has another {name} than {workdirs[0]}; networks that "
-                    "are averaged must see the same images and classes"
-                )
-    return networks
-
-
 def _network(workdir: pathlib.Path) -> TrainedNetwork:
     mesh, f = MeshConfig(-1, 1), flags.FLAGS
     network = trained.load(workdir, mesh, f.checkpoint, f.kernels)
@@ -114,7 +90,8 @@ def _network(workdir: pathlib.Path) -> TrainedNetwork:
 
 def _evaluate() -> None:
     workdirs = [paths.local(name, "--workdir") for name in flags.FLAGS.workdir]
-    networks, order = _networks(workdirs), None
+    networks, order = [_network(workdir) for workdir in workdirs], None
+    refuse_unlike(workdirs, networks)
     workdir, network = workdirs[0], networks[0]
     if flags.FLAGS.label_order:
         order = _lines(paths.local(flags.FLAGS.label_order, "--label_order"))
@@ -200,14 +177,10 @@ def _draw(
     predictions: Predictions, network: TrainedNetwork, workdir: pathlib.Path, name: str
 ) -> None:
     """Writes the errors of each class, and a picture of the worst confusions."""
-    rows = class_errors(predictions, network)
     table = workdir / "plots" / f"class_errors_{name}.csv"
     picture = workdir / "plots" / f"confusions_{name}.png"
     pictures.draw_errors(network, predictions).save(picture)
-    with table.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_class_errors(table, predictions, network)
     cli.say(f"by class in {table}, drawn in {picture}")
 
 

@@ -9,12 +9,8 @@ from alexnet_jax.host import command
 command.begin(__name__)  # before what is imported for seconds
 
 
-import concurrent.futures
-import pathlib
-import shutil
 import signal
 import sys
-import threading
 from typing import Any
 
 from absl import flags
@@ -23,26 +19,15 @@ from absl import logging as absl_logging
 from alexnet_jax import cli
 from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.errors import UserError
-from alexnet_jax.host import files, large_pages, machine, mirror, paths, signals
+from alexnet_jax.host import large_pages, machine, mirror, paths, signals
 
 MOST_PIXELS = 4096  # of a side: sums of one take 200 MB in each process, 400 in the parent
 
 
-def prepare() -> None:
-    """Makes the store that the flags describe.
-
-    Raises:
-      ConfigError: flags that do not fit together.
-      DataError: a data set, image or folder that cannot be used; what is finished is kept.
-      FolderInUseError: another process makes the same store.
-    """
+def _prepare() -> None:
     from alexnet_jax.data.sources import open_dataset
-    from alexnet_jax.data.store import store
-    from alexnet_jax.data.store.preparation import Preparation
+    from alexnet_jax.data.store.preparation import prepare, refuse_another_folder
     from alexnet_jax.data.store.shard_writer import Options
-    from alexnet_jax.data.store.store_plan import finished_already
-    from alexnet_jax.data.types import DataError
-    from alexnet_jax.host.progress import Progress
 
     f = flags.FLAGS
     if not f.dataset or not f.out:
@@ -51,92 +36,44 @@ def prepare() -> None:
     source = paths.local(f.dataset, "--dataset")
     if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"--out: {folder} lies inside the data set {f.dataset}")
-    begun = (folder / store.MANIFEST).is_file() or (folder / store.UNFINISHED).is_dir()
-    if folder.is_dir() and not begun and any(folder.iterdir()):  # TFDS's own, perhaps
-        raise DataError(f"{folder}: is not empty and holds no store; use another --out")
     options = Options(f.encoding, f.resize, f.exif_orientation, f.on_bad_image, f.shards)
-    dataset = open_dataset(
-        Config(
-            dataset=f.dataset,
-            data_dir=f.data_dir,
-            resize=f.resize,
-            exif_orientation=f.exif_orientation,
-        ),
-        silent=False,
+    about = Config(
+        dataset=f.dataset,
+        data_dir=f.data_dir,
+        resize=f.resize,
+        exif_orientation=f.exif_orientation,
     )
-    if finished_already(dataset, folder, options):
+    refuse_another_folder(folder)
+    dataset = open_dataset(about, silent=False)
+    made = prepare(dataset, folder, options, f.workers or machine.cores())
+    if not made:
         cli.say(f"{f.out}: is finished; --verify checks it")
-        if (folder / store.UNFINISHED).is_dir():  # it was killed at the very end
-            with files.only_process(folder / store.UNFINISHED):
-                pass
-            shutil.rmtree(folder / store.UNFINISHED)
         return
-    workers = f.workers or machine.cores()
-    with mirror.held(folder) as bucket:
-        with files.only_process(folder / store.UNFINISHED):
-            preparation = Preparation(dataset, folder, options, bucket.push if bucket else None)
-            if preparation.done:
-                cli.say(f"going on in {folder}: {preparation.done:,} images are there", flush=True)
-            with Progress("prepare", preparation.done, preparation.total, "image") as progress:
-                preparation.write(workers, progress.advance)
-            preparation.finish()
-        shutil.rmtree(folder / store.UNFINISHED)  # its lock is closed, as some disks demand
-    _tell(f.out, dataset.sizes, preparation.bad_images)
-    if cost := preparation.jpeg_cost():
+    for message in made.bad_images:
+        cli.say(f"left out: {message}")
+    splits = ", ".join(f"{size:,} in {split}" for split, size in sorted(dataset.sizes.items()))
+    lost = f", less {len(made.bad_images):,} left out" if made.bad_images else ""
+    cli.say(f"{f.out}: {splits}{lost}")
+    if cost := made.jpeg_cost():
         cli.say(
             f"jpeg changes a pixel by {cost[0]:.2f} of 255 on average and takes {cost[1]:,.0f} "
             f"bytes an image; raw takes {3 * options.resize**2:,}"
         )
 
 
-def _tell(store: str, sizes: dict[str, int], left_out: list[str]) -> None:
-    """Says what a store that was just finished holds, and what it does not."""
-    for message in left_out:
-        cli.say(f"left out: {message}")
-    splits = ", ".join(f"{size:,} in {split}" for split, size in sorted(sizes.items()))
-    cli.say(f"{store}: {splits}" + (f", less {len(left_out):,} left out" if left_out else ""))
+def _verify(store: str) -> None:
+    from alexnet_jax.data.store import verification
 
-
-def verify(folder: pathlib.Path) -> None:
-    """Checks every byte and every record of a store.
-
-    Raises:
-      DataError: the store cannot be opened. Damaged files are printed, and end the process with 1.
-    """
-    from alexnet_jax.data.store import store
-    from alexnet_jax.data.store.verification import check_file, record_files
-    from alexnet_jax.data.types import DataError
-    from alexnet_jax.host.progress import Progress
-
-    manifest = store.read_manifest(folder)
-    problems = store.damaged_files(folder, manifest)
-    lost = {problem.partition(":")[0] for problem in problems}
-    whole = [name for name in manifest["files"] if str(folder / name) not in lost]
-    try:
-        expected = record_files(folder)
-    except DataError as error:
-        problems.append(str(error))
-        expected = {}
-    over = threading.Event()
-
-    def check(name: str) -> list[str]:
-        return check_file(folder, name, manifest, expected.get(name), over.is_set)
-
-    pool = concurrent.futures.ThreadPoolExecutor(flags.FLAGS.workers or machine.cores())
-    try:
-        with Progress("verify", 0, len(whole), "file") as progress:
-            for damage in pool.map(check, whole):
-                problems += damage
-                progress.advance()
-    finally:
-        over.set()  # after Ctrl-C, of a shard that takes minutes
-        pool.shutdown(cancel_futures=True)
-    for problem in problems:
+    folder = paths.local(store, "STORE")
+    checked = verification.verify(folder, flags.FLAGS.workers or machine.cores())
+    for problem in checked.problems:
         cli.say(f"damaged: {problem}")
-    if problems:
-        sys.exit(f"error: {folder}: {len(problems)} problems; restore these, or prepare it again")
-    records = sum(about.get("records", 0) for about in manifest["files"].values())
-    cli.say(f"{folder}: {len(whole)} files and {records:,} records are as they were written")
+    if checked.problems:
+        count = len(checked.problems)
+        sys.exit(f"error: {folder}: {count} problems; restore these, or prepare it again")
+    cli.say(
+        f"{folder}: {checked.files} files and {checked.records:,} records are as they were written"
+    )
 
 
 def _run(arguments: list[str]) -> None:
@@ -155,11 +92,11 @@ def _run(arguments: list[str]) -> None:
 
 def _prepare_or_verify(arguments: list[str]) -> None:
     if flags.FLAGS.verify and len(arguments) == 2:
-        verify(paths.local(arguments[1], "STORE"))
+        _verify(arguments[1])
     elif flags.FLAGS.verify or len(arguments) > 1:
         raise ConfigError("--verify STORE: name one store, and nothing without --verify")
     else:
-        prepare()
+        _prepare()
 
 
 def _interrupt_once(*_: object) -> None:

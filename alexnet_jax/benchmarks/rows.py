@@ -54,7 +54,7 @@ def alternated(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[
             for name, contender in contenders.items():
                 rates[name].append(contender())
                 bar.advance()
-                bar.show(name, f"{name}: {rates[name][-1]:,.0f} images/s")
+                bar.show(name, f"{rates[name][-1]:,.0f} images/s")
     return rates
 
 

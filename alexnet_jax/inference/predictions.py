@@ -83,6 +83,32 @@ def predict_split(
     return named(answers, reader)
 
 
+def refuse_unlike(workdirs: Sequence[pathlib.Path], networks: Sequence[TrainedNetwork]) -> None:
+    """Refuses networks whose probabilities cannot be averaged.
+
+    Args:
+      workdirs: of the runs.
+      networks: of the same runs.
+
+    Raises:
+      ConfigError: they do not see the same images, or have other classes.
+    """
+    first = networks[0]
+    for workdir, other in zip(workdirs, networks, strict=True):
+        pairs = {
+            "resize": (other.config.resize, first.config.resize),
+            "exif_orientation": (other.config.exif_orientation, first.config.exif_orientation),
+            "classes": (other.class_names, first.class_names),
+            "num_classes": (other.num_classes, first.num_classes),
+        }
+        for name, (ours, wanted) in pairs.items():
+            if ours != wanted:
+                raise ConfigError(
+                    f"--workdir: {workdir} has another {name} than {workdirs[0]}; networks that "
+                    "are averaged must see the same images and classes"
+                )
+
+
 def named(
     answers: Answers, reader: ImageReader, chosen: Sequence[int] | None = None
 ) -> Predictions:
@@ -227,6 +253,18 @@ def class_errors(predictions: Predictions, network: TrainedNetwork) -> list[dict
             }
         )
     return rows
+
+
+def write_class_errors(
+    path: pathlib.Path, predictions: Predictions, network: TrainedNetwork
+) -> None:
+    """Writes `class_errors` as CSV."""
+    rows = class_errors(predictions, network)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def confusions(predictions: Predictions, network: TrainedNetwork) -> list[tuple[str, str, int]]:

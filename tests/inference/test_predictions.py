@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import small
 
-from alexnet_jax import evaluate as command
 from alexnet_jax import inference
 from alexnet_jax.config import ConfigError
 from alexnet_jax.data.loader import ImageReader
@@ -235,14 +234,13 @@ def test_networks_are_averaged(run):
     )
 
 
-def test_networks_that_see_other_images_are_not_averaged(run, monkeypatch):
+def test_networks_that_see_other_images_are_not_averaged(run):
     first = trained.load(run / "w", which="latest")
     config = dataclasses.replace(first.config, resize=80)
     other = dataclasses.replace(first, setup=dataclasses.replace(first.setup, config=config))
-    found = {"a": first, "b": other}
-    monkeypatch.setattr(command, "_network", lambda workdir: found[workdir.name])
     with pytest.raises(ConfigError, match=r"--workdir: b has another resize than a"):
-        command._networks([pathlib.Path("a"), pathlib.Path("b")])
+        predictions.refuse_unlike([pathlib.Path("a"), pathlib.Path("b")], [first, other])
+    predictions.refuse_unlike([pathlib.Path("a"), pathlib.Path("b")], [first, first])
 
 
 def test_labels_that_nobody_maps_are_refused(trained_run, tmp_path):

@@ -33,7 +33,55 @@ from alexnet_jax.data.store.shard_writer import (
     write_shard,
 )
 from alexnet_jax.data.types import DataError
-from alexnet_jax.host import files, wholeness
+from alexnet_jax.errors import printable
+from alexnet_jax.host import files, mirror, wholeness
+from alexnet_jax.host.progress import Progress
+
+
+def prepare(
+    dataset: Dataset, folder: pathlib.Path, options: Options, workers: int
+) -> "Preparation | None":
+    """Makes a store, or goes on with one; None where it is finished already.
+
+    Args:
+      dataset: whose images are stored.
+      folder: of the store.
+      options: of the store.
+      workers: processes.
+
+    Raises:
+      DataError: an image or a folder that cannot be used; what is finished is kept.
+      FolderInUseError: another process makes the same store.
+    """
+    unfinished = folder / store.UNFINISHED
+    if store_plan.finished_already(dataset, folder, options):
+        if unfinished.is_dir():  # it was killed at the very end
+            with files.only_process(unfinished):
+                pass
+            shutil.rmtree(unfinished)
+        return None
+    with mirror.held(folder) as bucket:
+        with files.only_process(unfinished):
+            made = Preparation(dataset, folder, options, bucket.push if bucket else None)
+            if made.done:
+                going_on = f"going on in {folder}: {made.done:,} images are there"
+                print(printable(going_on), flush=True)
+            with Progress("prepare", made.done, made.total, "image") as progress:
+                made.write(workers, progress.advance)
+            made.finish()
+        shutil.rmtree(unfinished)  # its lock is closed, as some disks demand
+    return made
+
+
+def refuse_another_folder(folder: pathlib.Path) -> None:
+    """Refuses a folder that holds something else than a store, before a data set is read for it.
+
+    Raises:
+      DataError: it does; its files may be TFDS's own.
+    """
+    begun = (folder / store.MANIFEST).is_file() or (folder / store.UNFINISHED).is_dir()
+    if folder.is_dir() and not begun and any(folder.iterdir()):
+        raise DataError(f"{folder}: is not empty and holds no store; use another --out")
 
 
 class Preparation:
