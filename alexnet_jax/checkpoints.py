@@ -6,7 +6,7 @@ compares it with the digests that were saved along; it ends with 1 where somethi
 
 from alexnet_jax.host import command
 
-command.begin(__name__)  # before what is imported for seconds
+command.begin(__name__)  # before the slow imports
 
 
 import os

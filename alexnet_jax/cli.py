@@ -21,11 +21,11 @@ flags.disclaim_key_flags()  # a command's --help lists what is declared here for
 
 
 def run(command: Callable[[list[str]], None], resolve: Callable[..., Any] = list) -> None:
-    """Parses the flags and runs a command; what is wrong with them is one line.
+    """Parses the flags and runs a command; reports wrong flags in one line.
 
     Args:
-      command: takes the arguments that are no flags, the command's own name first.
-      resolve: of the whole command line, before it is parsed.
+      command: takes the arguments that are not flags, the command's own name first.
+      resolve: rewrites the whole command line before it is parsed.
     """
     if pathlib.Path(sys.argv[0]).name.startswith("alexnet-"):
         _as_with_m(command.__module__)
@@ -38,7 +38,7 @@ def run(command: Callable[[list[str]], None], resolve: Callable[..., Any] = list
 
 
 class _Ended(SystemExit):
-    """The end of a command in a cell: what it says in one line, in the place of a traceback."""
+    """The end of a command in a notebook cell: shown as one line, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [str(self.code)]
@@ -77,18 +77,18 @@ def _parse(arguments: list[str]) -> list[str]:
         sys.exit(f"error: {' '.join(message.split())}")
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
-    except Exception as error:  # a --config file's own: where in it is what its writer needs
+    except Exception as error:  # from a --config file: its author needs to see where
         traceback.print_exc()
         sys.exit(f"error: --config: the file ended with {type(error).__name__}: {error}")
 
 
 def say(text: object, file: TextIO | None = None, flush: bool = False) -> None:
-    """Prints a line, whatever the names in it are made of."""
+    """Prints a line; escapes unprintable characters, which names may hold."""
     print(printable(text), file=file, flush=flush)
 
 
 def print_any_name() -> None:
-    """Lets names of files that are no text in the terminal's encoding be printed, as escapes."""
+    """Makes print escape file names that the terminal's encoding cannot represent."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a notebook's is not
             stream.reconfigure(errors="backslashreplace")

@@ -23,10 +23,10 @@ class ConfigError(UserError, ValueError):
 
 
 class _Fields:
-    """Fields that a misspelt name is not added to, and that know which of them were set by hand."""
+    """Base of the configs: refuses misspelt names, and records which fields were set by hand."""
 
     def __new__(cls, *values: Any, **named: Any) -> Self:
-        """Notes which fields a person names. Copies name every one, which says nothing."""
+        """Records the fields that a person names; a copy names every one, which says nothing."""
         self = super().__new__(cls)
         known = [field.name for field in dataclasses.fields(typing.cast(Any, cls))]
         given = {*known[: len(values)], *named}
@@ -76,7 +76,7 @@ class ModelConfig(_Fields):
     # Channels of conv1 .. conv5 and units of fc6 and fc7, both columns together (figure 2).
     channels: tuple[int, ...] = (96, 256, 384, 384, 256)
     fc_units: int = 4096
-    fc7_units: int = 0  # of fc7 where they are others than fc6's (run #150); 0: as many
+    fc7_units: int = 0  # units of fc7 if they differ from fc6's (run #150); 0: as fc6
     # Channels of a sixth convolution behind pool5 (paper table 2, the rows with a star; run #146:
     # 256 of 3x3, which read both columns, ReLU, no pooling); 0: none.
     conv6_channels: int = 0
@@ -88,12 +88,12 @@ class ModelConfig(_Fields):
     # Zeros past the right and bottom edge: 0 with 227 crops (Caffe), 3 with the 224 of the paper
     # and the authors' code, where 1 + ceil((224 - 11) / 4) = 55.
     conv1_padding: int = 0
-    # Zeros past the left and top edge: torchvision has 2 on every side, of which the last column
-    # and row at the right and bottom are never read, so that 2 here and 1 there are the same.
+    # Zeros past the left and top edge. torchvision has 2 on every side, but never reads the last
+    # column and row at the right and bottom: 2 here and conv1_padding = 1 are equivalent.
     conv1_padding_before: int = 0
     # relu; or tanh or sigmoid, which the paper's section 3.1 compares it with.
     activation: str = "relu"
-    # What follows conv1 and conv2, in order; relu is where `activation` stands. Paper 3.5:
+    # What follows conv1 and conv2, in order; relu stands for `activation`. Paper 3.5:
     # "relu norm pool". Run #145, layer 1: "norm pool relu". CaffeNet: "relu pool norm". Run #167
     # has no norm in layer 2.
     layer1: str = "relu norm pool"
@@ -104,8 +104,8 @@ class ModelConfig(_Fields):
     # What norm is. local: `lrn` below; batch: the mean and variance of each map over the whole
     # batch, without scale and offset (NVIDIA's alexnet_bn).
     normalisation: str = "local"
-    # 3: pooling that overlaps (paper 3.4). 2: it does not (run #147, which has zeros of 1 and 0
-    # around conv2's and conv5's inputs).
+    # 3: overlapping pooling (paper 3.4). 2: no overlap (run #147, which pads conv2's input by 1 and
+    # conv5's by 0).
     pool_size: int = 3
     conv2_padding: int = 2
     conv5_padding: int = 1
@@ -123,7 +123,8 @@ class ModelConfig(_Fields):
     fc8_std: float = 0.01
     bias_value: float = 1.0  # conv2, conv4, conv5, fc6, fc7 (paper section 5); Caffe's AlexNet 0.1
     dropout_rate: float = 0.5
-    # Whose outputs are dropped; torchvision drops what fc6 and fc7 read: ("pool5", "fc6").
+    # Layers with dropout on their outputs; torchvision has it on fc6's and fc7's inputs:
+    # ("pool5", "fc6").
     dropout_after: tuple[str, ...] = ("fc6", "fc7")
     # test: outputs times (1 - rate) when evaluating (paper 4.2, layer.cu); train: divided by it
     # when training (Caffe). With weight decay and fixed initial scales the two are not the same.
@@ -178,9 +179,9 @@ class ScheduleConfig(_Fields):
     # Rates of single layers, whatever the kind, in words: "conv1 weights: 1e-5 from epoch 67" (run
     # #145), "fc8: x10" (a factor, Caffe's lr_mult), "all biases: 0.02", "fc8: 1 from update 300",
     # "new: x10" (layers that do not begin with weights).
-    # Of two rules for a layer the later one wins, from its time on; see configs/layer_rates.py.
+    # If two rules name a layer, the later rule wins once it starts; see configs/layer_rates.py.
     layer_rates: tuple[str, ...] = ()
-    # dexp: in `count` equal stages the rate falls by `factor` in all, biases by their own.
+    # dexp: the rate falls by `factor` in total, in `count` equal stages; biases have their own.
     dexp_factor: float = 250.0
     dexp_count: int = 4
     bias_dexp_factor: float = 10.0
@@ -201,9 +202,9 @@ class OptimizerConfig(_Fields):
     bias_rate_factor: float = 1.0  # biases learn this many times faster; code and Caffe: 2
     decay_biases: bool = True  # paper: all weights; code and Caffe: not biases
     trust_coefficient: float = 0.001  # lars
-    # The fully connected layers learn from this many equal parts of a batch one after the other,
-    # the convolutions from all of it at once (variable batch, Krizhevsky 2014), at rates times
-    # `fc_rate_factor`.
+    # The fully connected layers learn from this many equal parts of a batch, one after the other,
+    # at rates times `fc_rate_factor`; the convolutions learn from the whole batch at once (variable
+    # batch, Krizhevsky 2014).
     fc_updates: int = 1
     fc_rate_factor: float = 1.0
     # Layers that do not learn: conv1 .. fc8. Their parameters, velocity and running
@@ -218,11 +219,11 @@ class MeshConfig(_Fields):
     """Devices by axis: `data` shares out the batch, `model` what the scheme says."""
 
     data: int = -1  # -1: what is left
-    model: int = 1  # 2: a column a device, as the paper; 4 and 8: a column over several
+    model: int = 1  # 2: one column per device, as in the paper; 4, 8: several devices per column
     # columns: the paper's split; hybrid, hybrid_in_turns: convolutions by images, fully connected
     # layers by units over the same `model` devices (Krizhevsky 2014); see parallel/schemes.py.
     scheme: str = "columns"
-    # Keep parameters and velocity in parts over `data`, gathered for each step (ZeRO).
+    # Shard parameters and velocity over `data`; each step gathers the parameters (ZeRO).
     zero: bool = False
 
 
@@ -230,14 +231,15 @@ class MeshConfig(_Fields):
 class InitConfig(_Fields):
     """What a run begins with: weights that were learned before, or random ones."""
 
-    # PATH, or FORMAT:PATH where its name does not tell: a workdir, safetensors, caffe (.caffemodel,
-    # .npy), torchvision (.pth) or onnx. Network and input are then the weights' own. Empty: random.
+    # PATH, or FORMAT:PATH if the name does not show the format: a workdir, safetensors, caffe
+    # (.caffemodel, .npy), torchvision (.pth) or onnx. The weights then decide network and input.
+    # Empty: random.
     weights: str = ""
     # Layers that are taken, such as conv1-conv5, conv* or fc6; empty: all that the weights have.
     layers: tuple[str, ...] = ()
     checkpoint: str = "best"  # of a workdir: best, latest or a step
-    # same: fc8 is taken where the classes are the same, and else begins anew; match: its rows are
-    # picked by the names of the classes, which all have to be among the weights'.
+    # same: take fc8 if the classes are the same, else initialise it anew; match: pick its rows by
+    # class name; the weights must have every class.
     classes: str = "same"
 
 
@@ -255,15 +257,15 @@ class Config(_Fields):
     exif_orientation: bool = False  # turn photographs as their EXIF field says
     on_bad_image: str = "raise"  # or skip: counted and reported
     read_threads: int = 0  # 0: one for each core, 16 at most
-    read_ahead: int = 2  # batches, at least: small ones are read one by each thread
+    read_ahead: int = 2  # batches, at least: if they are small, each thread reads one
     # host: batches are read ahead and copied to the devices; resident: splits are read once, stay
     # on the devices as uint8, and steps gather from them; auto: resident where it fits.
     feed: str = "auto"
-    # Of each device's memory, for all resident splits together; 0: a quarter of what it has.
+    # GiB of each device's memory for all resident splits together; 0: a quarter of its memory.
     resident_gib: float = 0.0
-    # Updates that resident images go through before the host is asked again, where no evaluation or
-    # checkpoint is due between them: for steps that are shorter than what the host does for one.
-    # A signal is obeyed up to four dispatches after it came.
+    # Updates in one dispatch with resident images, if no evaluation or checkpoint is due between
+    # them: for steps that are shorter than the host's work for one. A signal takes effect up to
+    # four dispatches after it came.
     steps_per_dispatch: int = 1
 
     batch_size: int = 128
@@ -272,12 +274,12 @@ class Config(_Fields):
     seed: int = 0
     # float32; bfloat16 with float32 parameters; float64, to compare meshes under JAX_ENABLE_X64=1
     precision: str = "float32"
-    # Of products of float32 numbers: default, as the device is fast (bfloat16 on a TPU, TF32 on an
-    # NVIDIA GPU); highest: in float32, as the paper's GPUs did.
+    # Precision of float32 products. default: the device's fast type (bfloat16 on a TPU, TF32 on an
+    # NVIDIA GPU); highest: float32, as on the paper's GPUs.
     matmul_precision: str = "default"
     deterministic: bool = False  # GPU: XLA's deterministic kernels
-    # auto: what the platform is fast with (ops/); reference: XLA's own convolutions and products,
-    # plain formulas and JAX's gradients, without anything of ours beneath them.
+    # auto: the platform's fast kernels (ops/); reference: XLA's own convolutions and products,
+    # plain formulas and JAX's gradients, with no code of ours beneath them.
     kernels: str = "auto"
 
     eval_views: int = 1  # of the last evaluation: 1 or 10; the others use one view
@@ -286,17 +288,17 @@ class Config(_Fields):
     log_every_steps: int = 10
     checkpoint_every_steps: int = 500
     keep_checkpoints: int = 2  # the last ones; the best is kept too
-    # Every so many updates what several devices hold alike is compared, bit for bit; 0: at saves
-    # alone. Of a faulty memory or link nothing else would ever tell.
+    # Compare the devices' replicas bit for bit, every so many updates; 0: only at saves. Nothing
+    # else would ever reveal a faulty memory or link.
     check_replicas_every: int = 0
-    # Every so many updates one is computed twice, by another program, and compared bit for bit; 0:
-    # never. A GPU has to be `deterministic` for it.
+    # Compute one update twice, by another program, and compare bit for bit, every so many updates;
+    # 0: never. A GPU needs `deterministic` for it.
     replay_every: int = 0
-    # Ends a process whose updates stand still for so long, or 20 times a usual one where that is
-    # more; counted from the first finished update. Whoever started it can then start it again.
+    # End a process that finishes no update for so long, or for 20 times a usual update if that is
+    # longer; counted from the first finished update. Its launcher can then restart it.
     stuck_after_seconds: float = 600.0
-    # How old report.html may be before a save or an evaluation has another process make it anew; 0:
-    # it is never made, and the train command makes none at the end.
+    # How old report.html may be before a save or an evaluation has another process rewrite it; 0:
+    # nobody makes it, not even the train command at the end.
     report_every_minutes: float = 10.0
     join_seconds: float = 300.0  # how long a start waits for the other processes
 
@@ -358,8 +360,8 @@ def _tuples(value: Any) -> Any:
 def check_types(config: Any, prefix: str = "") -> None:
     """Refuses a value that is not of its field's type.
 
-    Whole numbers become floats where those are asked for, one number a tuple of one, and names with
-    commas between them several.
+    Converts a whole number to a float where the field is one, a single number to a tuple of one,
+    and names with commas between them to several names.
 
     Raises:
       ConfigError: names the field.

@@ -8,7 +8,7 @@ place.
 
 from alexnet_jax.host import command
 
-command.begin(__name__)  # before what is imported for seconds
+command.begin(__name__)  # before the slow imports
 
 
 import dataclasses

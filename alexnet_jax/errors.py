@@ -42,10 +42,10 @@ class UserError(OneLine, Exception):
 
 
 class Interrupted(OneLine):
-    """A signal ended the work; what was done is saved, and the same call goes on.
+    """A signal ended the work; what was done is saved, and the same call continues it.
 
-    A script ends with `code`, for it is a SystemExit there. A notebook answers those with advice on
-    how to leave it, so that a cell ends with a KeyboardInterrupt, shown as one line.
+    In a script this is a SystemExit with `code`. A notebook answers a SystemExit with advice on how
+    to quit, so in a cell this is a KeyboardInterrupt, shown as one line.
 
     Attributes:
       code: that a command ends with.
@@ -82,10 +82,10 @@ def in_notebook() -> bool:
 
 @contextlib.contextmanager
 def interruptible(what: str) -> Iterator[None]:
-    """Makes one line of a KeyboardInterrupt in a cell whose work leaves nothing half done.
+    """Shows a KeyboardInterrupt in a cell as one line, for work that leaves nothing half done.
 
     Args:
-      what: is done; named in the line.
+      what: the work, as the line names it.
     """
     try:
         yield

@@ -8,7 +8,7 @@ row for each image; FILE.txt is a submission: five labels a line.
 
 from alexnet_jax.host import command
 
-command.begin(__name__)  # before what is imported for seconds
+command.begin(__name__)  # before the slow imports
 
 
 import dataclasses
@@ -53,7 +53,7 @@ def compile_eval_step(config: Config) -> jax.stages.Compiled:
 
     Raises:
       ConfigError: a field that cannot be used.
-      DataError: a data set that is to be opened and cannot be.
+      DataError: a data set that it needs and cannot open.
     """
     validate(config)
     mesh = meshes.build(config.mesh)
@@ -99,7 +99,7 @@ def _evaluate() -> None:
     _, split = network.source(flags.FLAGS.split)
     path = _file_of_predictions(network, split)
     predictions = predict_split(networks, split, int(flags.FLAGS.views))
-    # First what was asked for: nothing that cannot be written takes it back.
+    # Print the errors first: a file that cannot be written must not lose them.
     if predictions.counted.any():
         _say_errors(predictions, split, networks)
     else:
@@ -116,7 +116,7 @@ def _evaluate() -> None:
 
 
 def _file_of_predictions(network: TrainedNetwork, split: str) -> pathlib.Path | None:
-    """Returns where predictions go, if they are asked for; what cannot be is known at the start.
+    """Returns the file for predictions, if one is asked for; refuses a wrong one at the start.
 
     Raises:
       ConfigError: not a file of a known form, or a submission that would lack lines.

@@ -8,7 +8,7 @@ python -m alexnet_jax.main --list_recipes, or --describe=RECIPE for every field 
 
 from alexnet_jax.host import command
 
-command.begin(__name__)  # before what is imported for seconds
+command.begin(__name__)  # before the slow imports
 
 
 import dataclasses
@@ -71,7 +71,7 @@ def run(
       join: how its other processes are found.
       overwrite: begin anew?
       profile: FROM:TO, updates to record.
-      get_writers: what gets every row too, of a workdir; called in the first process.
+      get_writers: returns a workdir's writers that also get every row; called in the first process.
     """
     with cli.errors_as_one_line():
         from alexnet_jax import train
@@ -96,7 +96,7 @@ def run(
             writers = get_writers(workdir) if processes.is_first() else ()
             summary = train.train(config, workdir, overwrite, profiled, writers)
             made: list[str] = []
-            if config.report_every_minutes:  # the others wait: who leaves early ends the first
+            if config.report_every_minutes:  # the others wait: if one left, the first would end
                 folder = paths.local(workdir, "--workdir")
                 processes.first_does(lambda: made.append(make_page(folder)))
     page = "".join(made)

@@ -6,7 +6,7 @@ In a notebook: `alexnet_jax.inference.load(W).predict("photo.jpg")`.
 
 from alexnet_jax.host import command
 
-command.begin(__name__)  # before what is imported for seconds
+command.begin(__name__)  # before the slow imports
 
 
 import gc
@@ -31,7 +31,7 @@ MOST_BYTES = 200  # of a picture's name; disks take 255
 
 
 def pictures_of(photographs: Sequence[pathlib.Path], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns where each photograph's picture goes: no two to one file, and none onto a photograph.
+    """Returns each photograph's picture path: all differ, and none is that of a photograph.
 
     Args:
       photographs: as they were named.

@@ -6,7 +6,7 @@ python -m alexnet_jax.prepare --verify STORE
 
 from alexnet_jax.host import command
 
-command.begin(__name__)  # before what is imported for seconds
+command.begin(__name__)  # before the slow imports
 
 
 import signal
@@ -100,15 +100,15 @@ def _prepare_or_verify(arguments: list[str]) -> None:
 
 
 def _interrupt_once(*_: object) -> None:
-    """Stops at the first Ctrl-C; those after it would stop the stopping."""
+    """Stops at the first Ctrl-C; ignores later ones, which would interrupt the shutdown."""
     sys.unraisablehook = _unless_late
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _unless_late(about: Any) -> None:
-    """Reports what Python cannot raise, but for a second Ctrl-C that came just before the line that
-    ignores it: it is to be ignored too."""
+    """Reports errors that Python cannot raise, except a second Ctrl-C from just before the line
+    that ignores it: that one is ignored too."""
     if "ignored due to race condition" not in str(about.exc_value):
         sys.__unraisablehook__(about)
 

@@ -1,13 +1,13 @@
 """python -m alexnet_jax.probe --workdir=W [--dataset=D] [--layers=pool5,fc6,fc7]: linear probes.
 
-How well a linear classifier tells the classes of a data set by the activations of a network that
-may have learned something else: logistic regression by L-BFGS on those of every training image,
-top-1 and top-5 error on the test images, one view each.
+Measures how well a linear classifier tells a data set's classes apart by the activations of a
+network that may have learned something else: logistic regression by L-BFGS on the activations of
+every training image, top-1 and top-5 error on the test images, one view each.
 """
 
 from alexnet_jax.host import command
 
-command.begin(__name__)  # before what is imported for seconds
+command.begin(__name__)  # before the slow imports
 
 
 import json

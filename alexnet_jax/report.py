@@ -1,14 +1,14 @@
 """python -m alexnet_jax.report --workdir=W [--workdir=V ...]: a page of a run, or of several.
 
-One file of HTML that needs no other: results, curves, answers, time, devices, recipe. Of one run it
-is W/report.html; several are compared, with means over seeds. The train command makes its run's at
-the end, and at saves and evaluations one without answers, where the last is ten minutes old
-(report_every_minutes).
+One self-contained HTML file: results, curves, answers, time, devices, recipe. For one run it is
+W/report.html; several runs are compared, with means over seeds. The train command makes its run's
+page at the end; at saves and evaluations it makes one without answers, if the last is ten minutes
+old (report_every_minutes).
 """
 
 from alexnet_jax.host import command
 
-command.begin(__name__)  # before what is imported for seconds
+command.begin(__name__)  # before the slow imports
 
 
 import pathlib
@@ -51,8 +51,8 @@ def make(workdirs: list[pathlib.Path], out: pathlib.Path, with_answers: bool) ->
     Args:
       workdirs: of the runs.
       out: the file.
-      with_answers: load each network, and show what it answers. Where that cannot be, a line says
-        why, and the page is without.
+      with_answers: load each network, and show its answers. If that fails, a line says why, and the
+        page has none.
     """
     from alexnet_jax.pages import page, run
 

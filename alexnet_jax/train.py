@@ -47,7 +47,7 @@ def compile_train_step(config: Config) -> jax.stages.Compiled:
 
     Raises:
       ConfigError: a field that cannot be used.
-      DataError: a data set that is to be opened and cannot be.
+      DataError: a data set that it needs and cannot open.
     """
     opening.validate(config)
     begun_with = starts.read(config)
@@ -62,7 +62,7 @@ def compile_train_step(config: Config) -> jax.stages.Compiled:
 
 
 def _feeding(setup: Setup) -> Feeding:
-    """Returns how a run of a config would be fed, where it says so itself; else by the host."""
+    """Returns the feeding of a run: resident if the config says so, else by the host."""
     config, mesh, examples = setup.config, setup.mesh, setup.num_examples
     if config.feed != "resident":
         return HostBatches(config.mesh, config.batch_size, config.resize)

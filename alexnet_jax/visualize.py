@@ -19,7 +19,7 @@ In a notebook the same are functions of `alexnet_jax.inference.pictures`.
 
 from alexnet_jax.host import command
 
-command.begin(__name__)  # before what is imported for seconds
+command.begin(__name__)  # before the slow imports
 
 
 import pathlib

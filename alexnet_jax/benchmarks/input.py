@@ -1,7 +1,7 @@
-"""Input: preparing a store, reading it, decoding as images are read, and images that stay.
+"""Input: preparing a store, reading it, decoding on the fly, and resident images.
 
-Files are in the page cache. Reading is measured by one thread that is kept on one core, except
-where all cores are said.
+Files are in the page cache. Reading is measured with one thread pinned to one core, except in rows
+that say all cores.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""What `prepare` is compared with: loops over all cores that write nothing.
+"""Baselines for `prepare`: loops over all cores that write nothing.
 
-Their processes import what its workers do and no more, and live as long; their time is taken in
-the same way.
+Their processes import exactly what `prepare`'s workers import, live as long, and are timed in the
+same way.
 """
 
 import concurrent.futures

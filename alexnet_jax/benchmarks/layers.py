@@ -60,10 +60,10 @@ def _passes(
     flops: float,
     reads_again: bool = False,
 ) -> list[Part]:
-    """Returns the forward pass, and the backward with respect to each argument but an image.
+    """Returns the forward pass, and the gradient of each argument except the images.
 
-    A gradient of a product has the same three arrays as the product; what is not linear
-    (`reads_again`) must read its input again.
+    The gradient of a product moves the same three arrays as the product. The gradient of a
+    nonlinear function (`reads_again`) must also read the function's input again.
     """
     y = jax.eval_shape(function, *arguments)
     dy = jnp.ones(y.shape, y.dtype)

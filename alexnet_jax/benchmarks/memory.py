@@ -1,7 +1,7 @@
-"""The largest batch that fits a memory, from what the compiled train step asks for.
+"""The largest batch that fits in memory, from what the compiled train step asks for.
 
-Nothing is run, so that a memory can be asked about that is not here; the program is that of the
-devices that are.
+Nothing is run, so the memory may be another machine's; the program is compiled for the devices of
+this one.
 """
 
 from collections.abc import Callable
@@ -53,12 +53,12 @@ def largest(needed: Callable[[int], int], memory: int, parts: int) -> tuple[int,
     """Finds the largest multiple of `parts` images whose step fits, nearly.
 
     Args:
-      needed: images -> bytes; nearly a straight line.
+      needed: images -> bytes; nearly linear.
       memory: bytes.
-      parts: what the number of images is a multiple of.
+      parts: divides the number of images.
 
     Returns:
-      The images, bytes of one more image, and bytes beside the images.
+      The number of images, the bytes of each additional image, and the fixed bytes.
 
     Raises:
       ConfigError: there is none.

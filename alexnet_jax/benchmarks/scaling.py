@@ -42,9 +42,9 @@ class Arm:
       images_per_second: median of the rounds.
       slowest: of the rounds.
       fastest: of the rounds.
-      efficiency: images a second and device, of those on the fewest devices that were measured.
+      efficiency: images/s per device, relative to the fewest devices that were measured.
       megabytes_sent: by each device in a step, as compiled.
-      memory_mib: of a device's, as XLA plans it.
+      memory_mib: peak of one device, as XLA plans it.
       predicted: efficiency on the machines of `cost.MACHINES`, by their names.
     """
 
@@ -93,10 +93,10 @@ def measure(
 
     Args:
       config: of the network, with `num_classes`.
-      devices: how many, each of which must be here.
+      devices: device counts; this machine must have at least the largest.
       schemes: some of `schemes.LAYOUTS`.
-      images: of a device, one number or several; none: 8 of simulated ones, else 128.
-      rounds: timed steps, after one that is not.
+      images: per device, one number or several; empty: 8 on simulated devices, else 128.
+      rounds: timed steps, after an untimed one.
 
     Raises:
       ConfigError: no such scheme, or there are fewer devices.
@@ -174,8 +174,8 @@ def _predicted(config: Config, devices: int, machine: cost.Machine) -> float:
 
 
 def _with_efficiency(arms: list[Arm]) -> list[Arm]:
-    """Compares each with one device of as many images, where that was measured; else with the
-    fewest."""
+    """Sets each arm's efficiency relative to one device with as many images, or if that was not
+    measured, to the fewest devices."""
     compared = []
     for arm in arms:
         alike = (other for other in arms if other.images_of_a_device == arm.images_of_a_device)

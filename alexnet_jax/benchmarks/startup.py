@@ -1,5 +1,5 @@
-"""From a command to its help, and to the first update of the default run, with and without what an
-earlier run compiled."""
+"""Start-up time: to a command's help, and to the default run's first update, with and without
+programs that an earlier run compiled."""
 
 import os
 import pathlib

@@ -115,10 +115,10 @@ def random_batch(config: Config, seed: int = 0) -> Any:
 def contender(
     again: Callable[[], Any], wait: Callable[[Any], Any], images: int
 ) -> Callable[[], float]:
-    """Returns what measures images per second over at least `LEAST_SECONDS` of steps.
+    """Returns a function that measures images per second over about `LEAST_SECONDS` of steps.
 
-    The first step of a turn is not timed: it pays for finding memory that the contender before gave
-    back, which no training run does (a third of a large step on a CPU).
+    The first step of a turn is not timed: it allocates again the memory that the previous contender
+    freed, a cost that no training run has (a third of a large step on a CPU).
     """
     wait(again())
     start = time.perf_counter()

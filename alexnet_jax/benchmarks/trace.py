@@ -41,15 +41,15 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """A recording, in seconds of one device's wall clock for each update.
+    """A recording; times are wall-clock seconds per update on one device.
 
     Attributes:
-      updates: that were recorded.
+      updates: number recorded.
       step: from one update to the next.
-      parts: while instructions ran together their time is dealt out among them.
-      gap: in which none ran.
-      exchanged: in which an exchange ran.
-      hidden: of that, in which something else ran too.
+      parts: time of each part; instructions that overlap divide their time among them.
+      gap: time in which no instruction ran.
+      exchanged: time in which an exchange ran.
+      hidden: the part of `exchanged` in which something else ran too.
     """
 
     updates: int
@@ -127,11 +127,11 @@ def _marks(data: Any) -> dict[int, int]:
 
 
 def _spans(data: Any, parts: dict[str, Part], module: str) -> Iterator[Span]:
-    """Finds instructions of the step: a device's, where there are planes of devices.
+    """Finds instructions of the step: the first device's, if the trace has planes of devices.
 
-    On a CPU they are events of the client's threads, and in their names. A GPU's kernels tell the
-    instruction that they are of. Of several devices the first one is looked at. Other programs have
-    instructions of the same names; what tells its module is asked.
+    On a CPU they are events of the client's threads, which are named after them. A GPU's kernel
+    names its instruction in `hlo_op`. Other programs have instructions of the same names, so the
+    module of an event is compared where the event names one.
     """
     planes = [plane for plane in data.planes if plane.name.startswith("/device:")]
     planes = [plane for plane in planes if any(list(line.events) for line in plane.lines)]
@@ -149,11 +149,11 @@ def _spans(data: Any, parts: dict[str, Part], module: str) -> Iterator[Span]:
 
 
 def summed(spans: Iterable[Span], updates: int) -> Trace:
-    """Deals wall time out among what ran.
+    """Divides wall time among the parts that ran.
 
     Args:
       spans: (start, end, part) in seconds; they may overlap.
-      updates: that they are of.
+      updates: how many updates the spans cover.
     """
     spans = list(spans)
     edges: list[tuple[float, int, Part]] = []

@@ -19,7 +19,7 @@ class Ceiling:
     """What the device did best in this run.
 
     Attributes:
-      flops: of the fastest of some large matrix products of random numbers, FLOP/s.
+      flops: of the fastest large matrix product or convolution of random numbers, FLOP/s.
       bandwidth: of a large copy, bytes read and written a second.
     """
 
@@ -28,10 +28,10 @@ class Ceiling:
 
 
 def times(function: Callable[..., Any], *arguments: Any, repeats: int = 5) -> list[float]:
-    """Returns the seconds that a compiled function takes, ready results awaited.
+    """Returns the seconds that a compiled function takes, with its results ready, for each repeat.
 
-    Each is the mean over as many calls as fill `LEAST_SECONDS`, so that what a call of a fast
-    accelerator waits for the host is hidden behind the call before.
+    Each is the mean over enough calls to fill `LEAST_SECONDS`, so that on a fast accelerator the
+    host's work for a call is hidden behind the previous call.
     """
     jax.block_until_ready(function(*arguments))
     start = time.perf_counter()
@@ -48,8 +48,8 @@ def times(function: Callable[..., Any], *arguments: Any, repeats: int = 5) -> li
 
 
 def ceiling(precision: str) -> Ceiling:
-    """Measures what the default device can do at a precision: the fastest of large products, XLA's
-    and ours, and of a convolution, and a copy."""
+    """Measures the default device's ceiling at a precision: the fastest of large matrix products
+    (XLA's and ours) and a convolution, and the bandwidth of a copy."""
     on_cpu = jax.default_backend() == "cpu"
     sides, numbers, images = ((1024, 2048), 2**26, 16) if on_cpu else ((4096, 8192), 2**29, 512)
     x = jnp.ones((numbers,), jnp.float32)

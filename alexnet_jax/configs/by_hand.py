@@ -1,4 +1,4 @@
-"""Fields that a person set, apart from those of a recipe: weights may replace only the others."""
+"""Fields that a person set by hand, not a recipe: weights may replace only the other fields."""
 
 import dataclasses
 from collections.abc import Collection
@@ -6,8 +6,10 @@ from typing import Any
 
 
 def by_hand(config: Any, prefix: str = "") -> set[str]:
-    """Returns the dotted names of the fields that a person set: since a recipe was made of it, or,
-    of a config that is none, in `Config(...)` or to another value than the default.
+    """Returns the dotted names of the fields that a person set.
+
+    In a recipe, those assigned since `as_recipe`; in any other config, those assigned, named in
+    `Config(...)`, or different from the default.
 
     >>> from alexnet_jax.config import Config
     >>> config = Config()
@@ -37,7 +39,7 @@ def as_recipe(config: Any, but: Collection[str] = (), prefix: str = "") -> Any:
 
 
 def put(config: Any, name: str, value: Any) -> None:
-    """Sets a field by its dotted name, without counting as a hand."""
+    """Sets a field by its dotted name, without marking it as set by hand."""
     group, _, last = name.rpartition(".")
     for part in group.split(".") if group else ():
         config = getattr(config, part)

@@ -65,7 +65,7 @@ def stored_state(state: dict[str, Any], stored: Any) -> dict[str, Any]:
 
 
 def current_state(state: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """Returns what was read in the form of `stored_state` as `wanted` has it."""
+    """Converts a state that was read in the form of `stored_state` to the form of `wanted`."""
     if "batch_stats" in state:
         return state
     state, layers = dict(state), wanted["batch_stats"]
@@ -81,9 +81,9 @@ def current_state(state: dict[str, Any], wanted: dict[str, Any]) -> dict[str, An
 
 
 def checkpoint_errors(folder: pathlib.Path) -> dict[int, float]:
-    """Returns the validation error of each checkpoint that says it itself, as until be20fbf.
+    """Returns the validation error of each checkpoint that stores its own, as until be20fbf.
 
-    What is no such file is left out: it ranks a checkpoint, and nothing else depends on it.
+    Skips files that hold no such error: it only ranks checkpoints, and nothing else depends on it.
     """
     errors = {}
     for path in folder.glob("*/metrics/metrics"):

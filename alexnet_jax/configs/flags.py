@@ -59,7 +59,7 @@ def own_writers(workdir: str) -> list[Any]:
 
 
 def listed() -> str:
-    """Returns the recipes, a line each with the first of what their files say."""
+    """Returns the recipes, one per line: the name and the docstring's first paragraph."""
     lines = []
     for name in configs.names():
         module = ast.parse(pathlib.Path(configs.path(name)).read_text())

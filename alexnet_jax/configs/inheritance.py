@@ -1,4 +1,4 @@
-"""Fields that a run has from the weights that it begins with: the network's, and its input's."""
+"""Fields that a run inherits from its initial weights: the network's, and its input's."""
 
 import copy
 from typing import Any, NamedTuple
@@ -11,10 +11,10 @@ _INPUT = (
     *("resize", "image_size"),
     *(f"augment.{name}" for name in ("statistics", "mean", "mean_image", "pixel_std")),
 )
-# Of the model all but how it is drawn, which is about layers that begin anew.
+# All fields of the model are inherited but these: they say how to initialise new layers.
 _DRAWN = ("init", "conv_std", "conv345_std", "fc_std", "fc8_std", "bias_value")
-# Fields of what follows the five convolutions, with the layers whose shape or output they decide:
-# where none of those is taken they are the run's own.
+# Fields for the layers after the five convolutions, with the layers whose shape or output each
+# decides. If the run takes none of those layers from the weights, it keeps its own value.
 _OF_LAYERS = {
     "conv6_channels": ("conv6", "fc6"),
     "fc_units": ("fc6", "fc7"),
@@ -25,12 +25,12 @@ _OF_LAYERS = {
 
 
 class Inherited(NamedTuple):
-    """A config with the fields of weights in it.
+    """A config that inherits the weights' fields.
 
     Attributes:
-      config: it, as a copy.
-      gave_way: fields that a recipe or the defaults had otherwise: theirs, and the weights'.
-      by_hand: fields that a person set otherwise: theirs, and the weights'; they are kept.
+      config: a copy that has them.
+      gave_way: fields that a recipe or the defaults had otherwise: (old value, the weights').
+      by_hand: fields that a person set otherwise, and that are kept: (value, the weights').
     """
 
     config: Config

@@ -19,15 +19,15 @@ _RULE = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class LayerRate:
-    """A rate of some layers from a time on.
+    """A learning rate for some layers, from a given time on.
 
     Attributes:
       layers: conv1 .. fc8.
       parts: kernel, bias or both.
-      value: the rate, or a factor of the rate that the schedule has for it.
-      is_factor: is it one?
-      epoch: from which it holds; may be a fraction.
-      update: from which it holds, from 0, where that is said in place of an epoch.
+      value: the rate, or a factor that multiplies the schedule's rate.
+      is_factor: is `value` a factor?
+      epoch: first epoch of the rule; may be a fraction.
+      update: first update of the rule, counted from 0, if the rule names one instead of an epoch.
     """
 
     layers: tuple[str, ...]
@@ -41,8 +41,8 @@ class LayerRate:
 def parse(rule: str) -> LayerRate:
     """Reads a rule: LAYERS [weights|biases]: RATE or xFACTOR [from epoch E | from update N].
 
-    LAYERS are names, a range, a pattern or `all`, see `layer_names.select`; or `new`, those that do
-    not begin with weights (`resolved`), none before that is known.
+    LAYERS are names, a range, a pattern or `all`, see `layer_names.select`; or `new`, the layers
+    that do not start from weights: none until `resolved` names them.
 
     Raises:
       ConfigError: it is no such rule.

@@ -100,8 +100,8 @@ LEAST: dict[str, tuple[float, bool]] = {
 }
 
 
-# field -> most that can be meant: beyond it a figure is a slip, and would take the memory or the
-# time of the machine before anything says so.
+# field -> largest plausible value. A larger one is a slip, and would use up the machine's memory or
+# time before anything reports it.
 MOST: dict[str, float] = {
     **dict.fromkeys(("batch_size", "eval_batch_size"), 2**24),
     **dict.fromkeys(

@@ -34,9 +34,9 @@ class Dataset:
         raise NotImplementedError
 
     def contents(self) -> Iterable[str]:
-        """Names what its examples are, as far as it is known without reading them.
+        """Names its examples, as far as is known without reading them.
 
-        Where it differs it is another data set, whatever it is called.
+        Data sets whose contents differ are different ones, whatever they are called.
         """
         return [*self.class_names, *(f"{split} {n}" for split, n in sorted(self.sizes.items()))]
 
@@ -51,8 +51,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """Returns a SHA-256 of its contents and of some images of each split.
 
-        It is the same wherever the data set lies, and another where the same names stand for other
-        files, such as those of another resolution.
+        It does not depend on where the data set lies. It changes if the same names stand for other
+        files, such as images of another resolution.
         """
         sha256 = hashlib.sha256(self.digest().encode())
         for split in sorted(self.sizes):

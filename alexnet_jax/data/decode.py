@@ -4,8 +4,8 @@ import io
 import os
 from typing import NamedTuple
 
-MOST_PIXELS = 2**28  # of an image, as it is and as it is enlarged: 0.8 GB, more than any camera's
-# OpenCV compares with it by every format's header; it reads this as it is loaded.
+MOST_PIXELS = 2**28  # of an image, before and after it is enlarged: 0.8 GB, more than any camera's
+# OpenCV checks the header of every format against this; it reads the variable when it is loaded.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
 
 import cv2  # noqa: E402
@@ -35,7 +35,7 @@ def decode(encoded: bytes, name: str, side: int, exif_orientation: bool = False)
       (side, side, 3) uint8, RGB.
 
     Raises:
-      DataError: names a file that cannot be decoded, whose decoder had to make pixels up, or of
+      DataError: names the file: it cannot be decoded, the decoder had to invent pixels, or it has
         more than MOST_PIXELS.
     """
     try:
@@ -58,9 +58,9 @@ def _decode_by_opencv(encoded: bytes, name: str, exif_orientation: bool) -> np.n
 
 
 def _decode_jpeg(encoded: bytes, name: str, exif_orientation: bool) -> np.ndarray:
-    """Decodes a JPEG, whose decoder says where it had to make pixels up.
+    """Decodes a JPEG with a decoder that reports when it had to invent pixels.
 
-    simplejpeg and OpenCV have the same decoder, and the same pixels; OpenCV does not say it.
+    simplejpeg and OpenCV use the same decoder and give the same pixels; OpenCV does not report it.
     """
     frame = _jpeg_frame(encoded)
     if frame:
@@ -118,9 +118,9 @@ def _jpeg_frame(encoded: bytes) -> _Frame | None:
 
 
 def _zeros_are_flat(encoded: bytes) -> bool:
-    """May zero bytes be a flat part of the picture? Where the shortest code of every table of AC
-    coefficients says "end of block", as in tables that were made for this image; else each zero
-    bit would be a coefficient of its own, in all places of many blocks (T.81, B.2.4.2)."""
+    """Can zero bytes be a flat part of the picture? Yes, if the shortest code of every AC table
+    means "end of block", as in tables that were made for this image. Otherwise each zero bit would
+    be a coefficient of its own, in all places of many blocks (T.81, B.2.4.2)."""
     at = 2
     while at + 21 < len(encoded) and encoded[at] == 0xFF and encoded[at + 1] != 0xDA:
         length = int.from_bytes(encoded[at + 2 : at + 4], "big")
@@ -196,7 +196,7 @@ def centre_square(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _middle(image: np.ndarray, most: int) -> np.ndarray:
-    """Cuts the ends of a strip, so that what is left is at most `most` long, or as it is square."""
+    """Crops a strip at both ends to at most `most` long, or to a square if that is longer."""
     slices = []
     for length, other in zip(image.shape[:2], image.shape[1::-1], strict=True):
         cropped = min(length, max(most, other))

@@ -27,31 +27,31 @@ LEFT_BY_SYSTEMS = {
     *("$recycle.bin", "recycler", "system volume information", "lost+found", "__pycache__"),
 }
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
-HANDFUL = 5  # images of a class, of which fewer are told of
+HANDFUL = 5  # images; a note names classes that have fewer
 ALMOST_EMPTY = 0.01  # of the largest split
-DEPTH = 3  # how far down a data set that is meant is looked for
+DEPTH = 3  # levels of folders that are searched for the data set that the user may have meant
 
 
 class Folder(Dataset):
     """A folder of splits of classes of image files.
 
-    Images may lie deeper than their class's folder. Files are in the order of a name hash rather
-    than of classes, so that a slice of a split holds every class. Those of a split without folders
-    of classes have no labels, and are in the order of their names.
+    Images may lie in subfolders of their class's folder. Files are sorted by a hash of their name,
+    not by class, so that a slice of a split holds every class. Files of a split without class
+    folders have no labels, and are sorted by name.
 
     Attributes:
-      notes: what a person may want to know of it, a line each: what was left out, and what is odd.
+      notes: remarks for the user, a line each: what was left out, and what looks odd.
     """
 
     def __init__(self, path: pathlib.Path, only: Collection[str] = ()) -> None:
         """Looks the folder through.
 
         Args:
-          path: of it.
-          only: splits, of which there is no other; by default every folder is one.
+          path: the folder.
+          only: names of the splits to take; by default every folder is a split.
 
         Raises:
-          DataError: it is not of that form; the message says what is there, and what is meant.
+          DataError: it has another form; the message says what is there, and what may be meant.
         """
         self.name = str(path)
         folders = [split for split in _folders(path) if not only or split.name in only]
@@ -84,10 +84,10 @@ class _Split:
     """What lies in the folder of a split.
 
     Attributes:
-      path: of it.
-      classes: the images of each folder in it that has any, by paths from the split on.
-      loose: images that lie in no folder.
-      left_out: what was not taken, by the reason, with the first of each.
+      path: the folder.
+      classes: the images of each subfolder that has any, as paths relative to the split.
+      loose: images directly in the split's folder.
+      left_out: counts of what was not taken, by reason; `first` has the first path of each.
     """
 
     path: pathlib.Path
@@ -306,7 +306,7 @@ def _left_out(path: pathlib.Path, splits: dict[str, _Split]) -> list[str]:
 
 
 def _odd(splits: dict[str, _Split], class_names: list[str]) -> list[str]:
-    """Says what may be a mistake: classes that nothing is learned of, and hardly any images."""
+    """Reports likely mistakes: classes that train lacks or hardly has, and almost empty splits."""
     lines = []
     train = splits.get("train") or splits.get("training")
     if train and train.classes:
@@ -334,7 +334,7 @@ def _some(names: list[str]) -> str:
 
 
 def spread(name: str) -> tuple[bytes, str]:
-    """Returns a key that sorts names in an order of their own, the same everywhere."""
+    """Returns a sort key that mixes names by their hash, the same on every machine."""
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest(), name
 
 

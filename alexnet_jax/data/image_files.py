@@ -12,7 +12,7 @@ IMAGES = {
     *(".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
 }
-# Images that it does not decode: they are told of, in the place of an error for each.
+# Images that OpenCV does not decode: a note counts them, instead of an error for each.
 UNREADABLE = {
     *(".heic", ".heif", ".jxl", ".psd", ".svg", ".ico", ".xcf", ".eps", ".pdf"),
     *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
@@ -37,7 +37,7 @@ _KINDS = {
 
 
 def read_file(path: pathlib.Path) -> bytes:
-    """Returns the bytes of a file; nothing else is opened, for a FIFO would be waited for.
+    """Returns the bytes of a regular file; opens nothing else, because a FIFO would block.
 
     Raises:
       DataError: names it, and says what it is or why it cannot be read.

@@ -30,14 +30,14 @@ class ImagenetArchives(Dataset):
     """The splits whose archives are in one folder (TFDS's `manual_dir`)."""
 
     def __init__(self, folder: pathlib.Path, silent: bool = True) -> None:
-        """Looks through the archives: they have no table of contents, but a header a photograph.
+        """Scans the archives: tar has no table of contents, only a header for each photograph.
 
         Args:
           folder: of the archives.
-          silent: is nothing shown meanwhile? It takes a minute, of a cold disk more.
+          silent: show no progress? The scan takes a minute, more from a cold disk.
 
         Raises:
-          DataError: none is there, or one is not an archive or of something else.
+          DataError: no archive is there, or one is not an archive or holds something else.
         """
         self.name = NAME
         self.class_names = class_names()

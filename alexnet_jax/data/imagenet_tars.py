@@ -24,7 +24,7 @@ SYNSET = re.compile(r"_(n\d{8})\.\w+$")  # at the end of the names of imagenet-1
 def archives_in(path: pathlib.Path) -> list[pathlib.Path]:
     """Returns these archives in a folder, or in its folder `data`; there may be none.
 
-    A compressed one counts where it was not decompressed beside itself.
+    A compressed archive counts only if its decompressed copy is not beside it.
     """
     for folder in (path, path / "data"):
         if folder.is_dir():
@@ -39,8 +39,8 @@ def archives_in(path: pathlib.Path) -> list[pathlib.Path]:
 class ImagenetTars(Dataset):
     """The splits whose archives are there.
 
-    An image is called CLASS/FILE, as in a folder of its class, and lies in that order: both ways
-    give the same data set, record by record.
+    Images are named CLASS/FILE and ordered as in a folder of classes, so that both ways give the
+    same data set, record by record.
     """
 
     def __init__(

@@ -22,15 +22,15 @@ _SYNSET = re.compile(r"n\d{8}")
 
 
 def root_of(path: pathlib.Path) -> pathlib.Path | None:
-    """Returns the folder that Kaggle's archive was unpacked in, where a path is it or one of the
-    folders on the way to the images, and the validation images are not in folders of classes."""
+    """Returns the folder where Kaggle's archive was unpacked, if a path is it or a folder between
+    it and the images, and if the validation images are not in class folders."""
     absolute = path.absolute()
     for count in range(len(IMAGES_IN.parts), -1, -1):
         parts = IMAGES_IN.parts[:count]
         if not parts or absolute.parts[-count:] == parts:
             root = absolute.parents[count - 1] if count else absolute
             images = root / IMAGES_IN
-            # Who has moved the validation images into folders has a folder like any other.
+            # With the validation images moved into class folders, it is a folder like any other.
             if (images / "train").is_dir() and _flat(images / VALIDATION):
                 return root
     return None

@@ -12,9 +12,9 @@ from alexnet_jax.data.types import Batch, DataError, Positions, Source
 from alexnet_jax.data.words import name_of
 from alexnet_jax.host import machine
 
-SAID = 32  # images that a thread reads before it says so, at least
-MOST_THREADS = 16  # where their number is not said
-ALIGNMENT = 64  # bytes: what a device may read without another copy
+SAID = 32  # images that a thread reads between two reports of progress, at least
+MOST_THREADS = 16  # if `read_threads` is 0
+ALIGNMENT = 64  # bytes: a device can read memory aligned like this without another copy
 
 
 class ImageReader:
@@ -141,15 +141,14 @@ class Loader:
         numbers: range,
         rows: slice,
     ) -> Generator[Batch]:
-        """Yields some rows of each batch; where there are fewer positions they are filled up.
+        """Yields some rows of each batch, padded if there are fewer positions.
 
-        A batch stays as it is until the fourth one after it is asked for: then its memory is used
-        again.
+        A batch stays valid until the fourth one after it is requested; then its memory is reused.
 
         Args:
-          positions: what the whole batch of a number consumes.
+          positions: maps the number of a batch to the examples of the whole batch.
           numbers: of the batches.
-          rows: of each batch, those that this process needs: `mesh.local_rows`.
+          rows: the rows of each batch that this process needs: `mesh.local_rows`.
 
         Yields:
           `image` (B, R, R, 3) uint8; `label`, `index`, `epoch`, `position`, `place` (B,) int32;

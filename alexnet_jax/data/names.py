@@ -6,10 +6,10 @@ import numpy as np
 
 
 class Names:
-    """Names by index; they need not be text, as files' need not.
+    """Names by index; like file names, they need not be valid text.
 
     A worker process gets a copy of a source: ImageNet's 1.3 million paths took it 20 seconds and
-    322 MiB, these a fraction of one and 40.
+    322 MiB; these names take it a fraction of a second and 40 MiB.
     """
 
     def __init__(self, names: Iterable[str]) -> None:

@@ -1,9 +1,8 @@
 """A folder of parquet shards of photographs, as Hugging Face's image data sets come (imagenet-1k).
 
 Files are SPLIT-00000-of-00294.parquet with a column `image` of {bytes, path} and a column `label`.
-Examples stay in the order of the shards, which are shuffled there. A shard is read by groups of
-rows, so that images one after the other are cheap and those of a random order are not: prepare a
-store.
+Examples stay in the order of the shards, which come shuffled. A shard is read by row groups, so
+that sequential reads are cheap and random ones are not: prepare a store.
 """
 
 import bisect

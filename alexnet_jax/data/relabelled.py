@@ -40,12 +40,12 @@ class Relabelled(Source):
 def labelled_as(source: Source, class_names: list[str]) -> Source:
     """Returns a source whose labels are places in `class_names`.
 
-    It is the source itself where both have the same classes, or one has no names. Images of a
-    class that is not among them count as without a label, as those of a folder of unknown ones.
+    It is the source itself if both have the same classes, or if one has no names. Images of other
+    classes count as unlabelled, like those of a folder of unknown images.
 
     Raises:
-      DataError: of several classes none is among them: numbers, say, from 0 as Caffe's lists have
-        them, or from 1 as the challenge's own.
+      DataError: the source has several classes, and none is in `class_names`: they are, say,
+        numbers from 0 as in Caffe's lists, or from 1 as in the challenge's own.
     """
     same = source.class_names == class_names or not source.class_names or not class_names
     if same:

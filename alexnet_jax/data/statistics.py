@@ -28,8 +28,8 @@ class PixelSums:
         self.count = 0
         self.products = np.zeros((3, 3), np.int64)
         self._shape = (side, side, 3)
-        # Whole sums, int64, and those of recent images, float32, which are added to faster. Either
-        # is made when it is needed: a shard's sums go to another process in half the bytes.
+        # Total sums in int64, and sums of recent images in float32, which is faster to add to. Each
+        # is made only when needed: a shard's sums go to another process in half the bytes.
         self._whole: np.ndarray | None = None
         self._recent: np.ndarray | None = None
         self._recent_count = 0

@@ -34,10 +34,10 @@ def is_one(path: pathlib.Path) -> bool:
 
 
 class SynsetTars(Dataset):
-    """Archives CLASS.tar, of which every image is in the split train.
+    """Archives CLASS.tar; all their images are in the split train.
 
-    An image is called CLASS/FILE, as in a folder of its class, and lies in that order: both ways
-    give the same data set, record by record.
+    Images are named CLASS/FILE and ordered as in a folder of classes, so that both ways give the
+    same data set, record by record.
     """
 
     def __init__(self, path: pathlib.Path, silent: bool = True) -> None:

@@ -1,6 +1,6 @@
-"""Images inside tar archives, by where they lie: nothing is unpacked, and damage is noticed.
+"""Images inside tar archives, by their offsets: nothing is unpacked, and damage is detected.
 
-For 15 million images an index takes 51 bytes an image and its name; of an image no object is kept.
+For 15 million images an index takes 51 bytes an image and its name; it keeps no object per image.
 """
 
 import os
@@ -26,8 +26,8 @@ def entries(
 ) -> Iterator[tarfile.TarInfo]:
     """Yields the entries of an archive, or of one that lies inside another.
 
-    Their `offset_data` is from the beginning of the file. `tarfile` takes a damaged header for the
-    end of an archive; the end is a block of zeros.
+    `offset_data` counts from the start of the file. `tarfile` takes a damaged header for the end of
+    an archive, so this checks for the block of zeros that is the real end.
 
     Args:
       path: of the file.
@@ -147,8 +147,8 @@ class Index:
         """Returns the images as a split.
 
         Args:
-          order: the place of each, as added, by its index in the split.
-          labels: as added, in the order of `class_names`, (N,) int32.
+          order: maps an index in the split to a place in the order of adding.
+          labels: in the order of adding, as places in `class_names`, (N,) int32.
           class_names: in label order.
         """
         lies = np.frombuffer(self._offsets, np.int64), np.frombuffer(self._sizes, np.int32)
@@ -181,7 +181,7 @@ class Members(Source):
           archives: files.
           names: of the images.
           archive: the number of the file that each lies in, (N,).
-          lies: from which byte on, and how many, each (N,).
+          lies: the first byte of each image, and its size, both (N,).
           labels: (N,) int32.
           class_names: in label order.
         """

@@ -27,7 +27,7 @@ from alexnet_jax.errors import nearest, printable
 from alexnet_jax.host import files, paths
 
 INFO = "dataset_info.json"
-REACHED_WITHIN = 10  # seconds, of who downloads are from
+REACHED_WITHIN = 10  # seconds in which the host of a download must answer
 
 
 class TfdsDataset(Dataset):
@@ -69,15 +69,15 @@ class TfdsDataset(Dataset):
 
 
 def by_name(name: str, data_dir: str, may_prepare: bool = True) -> TfdsDataset:
-    """Opens a data set of TFDS, prepared first where it is not.
+    """Opens a TFDS data set, and prepares it first if needed.
 
     Args:
-      name: TFDS's, with a config and a version if one is meant.
-      data_dir: that it is kept in; empty: TFDS's default.
-      may_prepare: else one that is not prepared has no splits.
+      name: TFDS's name, with a config and a version if one is meant.
+      data_dir: where it is kept; empty: TFDS's default.
+      may_prepare: if not, an unprepared data set has no splits.
 
     Raises:
-      DataError: there is none, or it cannot be prepared.
+      DataError: there is no such data set, or it cannot be prepared.
     """
     try:
         return TfdsDataset(name, (_prepared if may_prepare else _builder)(name, data_dir))
@@ -120,10 +120,10 @@ def builder_in(path: pathlib.Path) -> Any:
 
 
 def prepared_in(path: pathlib.Path) -> pathlib.Path | None:
-    """Returns the folder of the version that TFDS prepared in a folder, the newest of several.
+    """Returns the folder of the newest version that TFDS prepared in a folder.
 
     Args:
-      path: of a version, a config or a data set.
+      path: the folder of a version, a config or a data set.
 
     Raises:
       DataError: several data sets or configs are there.
@@ -196,7 +196,7 @@ def _builder(name: str, data_dir: str) -> Any:
         return drawn_patterns.DrawnPatterns(data_dir=local, file_format="array_record")
     base = name.partition("/")[0].partition(":")[0]
     folder = pathlib.Path(local or paths.local(constants.DATA_DIR, "data_dir")) / base
-    # Checked here, because TFDS asks the network, and for TensorFlow, about names it lacks.
+    # Checked here: for an unknown name TFDS would query the network, and need TensorFlow.
     known = tfds.list_builders(with_community_datasets=False)
     if base not in known and not folder.is_dir():
         raise DataError(

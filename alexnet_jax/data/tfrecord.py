@@ -1,8 +1,8 @@
 """TFRecord files read by index, without TensorFlow: TFDS's own default format.
 
 A record is its length (8 bytes), a CRC of that (4), its bytes, and a CRC of them (4), see
-tensorflow/core/lib/io/record_writer.h. Nothing says where the n-th begins, so that a file's lengths
-are walked through when the first of its records is asked for.
+tensorflow/core/lib/io/record_writer.h. No index says where the n-th begins, so the
+first access to a file walks through the lengths of all its records.
 """
 
 import bisect

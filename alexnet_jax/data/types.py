@@ -91,9 +91,9 @@ class Source(Protocol):
         ...
 
     def pixels(self) -> ReadyPixels | None:
-        """Returns its images as pixels that lie ready, or None: they come by examples alone.
+        """Returns its images as stored pixels; None if they come only as examples.
 
         Raises:
-          DataError: what says where they lie is damaged.
+          DataError: the index of the pixels is damaged.
         """
         return None

@@ -26,9 +26,9 @@ def _words() -> dict[str, str]:
 def read_names(path: pathlib.Path, classes: int) -> list[str]:
     """Reads names of classes, one a line in the order of labels.
 
-    Also read are lists and dictionaries by label, of JSON or Python: `{0: 'tench', 1: 'goldfish'}`,
-    `{"0": ["n01440764", "tench"]}`. Of Caffe's synset_words.txt, `n01440764 tench, Tinca tinca`,
-    and where a name has a synset's number before it, the numbers are the names.
+    It also reads lists and dictionaries by label, in JSON or Python: `{0: 'tench', 1: 'goldfish'}`,
+    `{"0": ["n01440764", "tench"]}`. If every name begins with a synset's number, as in Caffe's
+    synset_words.txt (`n01440764 tench, Tinca tinca`), the numbers are the names.
 
     Raises:
       DataError: it is no such file, or has more names than there are classes, or one twice.

@@ -10,7 +10,7 @@ from alexnet_jax.parallel import processes
 
 
 def resident_budget(config: Config) -> int:
-    """Returns the bytes of a device's memory that resident splits may take, the least of all."""
+    """Returns the bytes per device that resident splits may take, the least over all processes."""
     bytes_wanted = config.resident_gib * GIB or device_memory() / 4
     if jax.process_count() == 1:
         return int(bytes_wanted)

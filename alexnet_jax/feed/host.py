@@ -116,9 +116,9 @@ class HostFeed:
             batch = next(batches, None)
             return None if batch is None else meshes.put_batch(batch, self._mesh, c.mesh)
 
-        # Neither reading nor the copy is the loop's own work; what fails is raised where the batch
-        # would have come. Two are on their way: on a GPU a copy begins once the updates dispatched
-        # before it are done, so that it has to be asked for before the last of them is.
+        # Threads read and copy, not this loop; a failure is raised in place of its batch. Two
+        # batches are in flight: a GPU begins a copy once the updates dispatched before it are done,
+        # so that the copy must be requested before the last update ahead of it is dispatched.
         with contextlib.closing(batches), concurrent.futures.ThreadPoolExecutor(1, "put") as thread:
             coming = collections.deque(thread.submit(put_next) for _ in range(2))
             try:

@@ -26,9 +26,10 @@ def keeper(kernels: str, backend: str) -> Callable[[np.ndarray], None]:
 def page_lock(array: np.ndarray) -> None:
     """Locks an array's pages in memory for its lifetime, where an NVIDIA driver is in use.
 
-    A GPU copies from there at its bus's speed (48 GB/s, else 8: experiments/speed, s8), even after
-    the call that puts the array on it has returned: whoever writes to it again must know that the
-    copy is done. Where memory cannot be locked, copies are slower, and a warning is logged.
+    A GPU copies from locked pages at the speed of its bus (48 GB/s, else 8: experiments/speed, s8),
+    and goes on copying after the call that puts the array on it has returned: do not write to the
+    array again before the copy is done. If memory cannot be locked, copies are slower, and a
+    warning is logged.
 
     Args:
       array: a buffer without gaps, from `loader.aligned`.

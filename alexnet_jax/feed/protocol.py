@@ -100,8 +100,8 @@ class Feeding(Protocol):
 class Feed(Protocol):
     """A split as it comes to the compiled steps.
 
-    What it yields stays as it is until the second one after it is asked for. Threads may stand
-    behind a generator: close what is left before its end (`contextlib.closing`).
+    What it yields stays valid until the second item after it is requested. A generator may run
+    threads: close one that you leave before its end (`contextlib.closing`).
     """
 
     feeding: Any  # HostBatches or ResidentSplit

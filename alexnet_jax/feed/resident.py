@@ -68,9 +68,9 @@ class ResidentSplit:
 
     @property
     def orders(self) -> int:
-        """Epochs whose orders are on the devices: those that a dispatch may hold a part of.
+        """The number of epochs whose orders are on the devices: all that one dispatch may touch.
 
-        Where epochs are short there are more, for putting them there takes a millisecond.
+        If epochs are short there are more, because putting them there takes a millisecond.
         """
         images = max(self.steps, ORDERED) * self.batch_size
         return (self.count + images - 2) // self.count + 1
@@ -149,7 +149,7 @@ class ResidentSplit:
         """Gathers images by their number in the split, (data shards, b), for this device."""
         if self.whole or self.data == 1:
             return images_at(part, self._own(index))
-        # Each device gives what it holds to whom it belongs: all others add zeros.
+        # Each device sends the images it holds to the shard that needs them; the others add zeros.
         local = index.reshape(-1) - collectives.data_index() * part.shape[0]
         is_here = (local >= 0) & (local < part.shape[0])
         rows = images_at(part, jnp.clip(local, 0, part.shape[0] - 1))
@@ -199,9 +199,9 @@ class ResidentFeed:
         return rows * self.feeding.side**2 * 3
 
     def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Generator[Fed]:
-        """Yields the same arrays; the order of further epochs is all that is put on the devices.
+        """Yields the same arrays; only the order of later epochs is still put on the devices.
 
-        It is drawn in a thread before it is asked for: a million numbers take long to sort.
+        A thread draws it ahead of time, because sorting a million numbers takes long.
         """
         go, stopped = (self._flags(value) for value in (0, 1))
         counted = functools.cache(lambda steps: self._everywhere(np.int32(steps)))

@@ -83,7 +83,7 @@ def draw(runs: dict[str, list[Row]]) -> Picture:
 
 
 def _smooth(values: list[float], share: float = 0.05) -> list[float]:
-    """Averages over the last `share` of the curve's points."""
+    """Returns the moving average over the preceding `share` of the curve's points."""
     span = max(1, round(share * len(values)))
     return [
         sum(values[max(0, i - span + 1) : i + 1]) / len(values[max(0, i - span + 1) : i + 1])

@@ -46,7 +46,7 @@ def fit(figure: Figure) -> None:
 
 
 def _is_shaped(letter: str) -> bool:
-    """Is it drawn as it is read, and not from the wrong side?"""
+    """Does this matplotlib draw it in reading order? Older ones reverse right-to-left scripts."""
     version = tuple(int(part) for part in matplotlib.__version__.split(".")[:2])
     return version >= SHAPES or unicodedata.bidirectional(letter) not in ("R", "AL")
 
@@ -68,8 +68,8 @@ def _letters(path: str) -> frozenset[int]:
 
 @functools.cache
 def _font_with(letter: str) -> str | None:
-    """Returns the family of a font of this machine that has a letter, the plainest first; None
-    where none does, or letters would be drawn from the wrong side."""
+    """Returns the family of this machine's plainest font that has a letter; None if no font has
+    it, or matplotlib would draw it in the wrong order."""
     if not _is_shaped(letter):
         return None
     fonts = sorted(

@@ -10,13 +10,13 @@ from alexnet_jax.figures.picture import Picture, as_drawn
 
 @dataclasses.dataclass(frozen=True)
 class Covered:
-    """A photograph, and what became of its answer.
+    """A photograph, and the odds of its answer with one square covered at a time.
 
     Attributes:
       image: (R, R, 3) uint8.
-      answer: the class that is followed.
-      odds: the logarithm of its odds with nothing covered.
-      left: (n, n) the same with a square covered, by the square's place.
+      answer: the class whose odds are measured.
+      odds: its log odds with nothing covered.
+      left: (n, n) its log odds with a square covered, by the square's position.
       patch: side of the square, in pixels.
     """
 
@@ -28,10 +28,10 @@ class Covered:
 
 
 def draw(covered: list[Covered]) -> Picture:
-    """Draws a row for each photograph: it, with the square's size; what covering leaves of the
-    answer; and the photograph, dark where covering costs nothing.
+    """Draws a row for each photograph: the image with the square's size, a heat map of the
+    remaining log odds, and the image darkened where covering costs nothing.
 
-    By odds: of an answer that is nearly sure the probability stays at one wherever the square is.
+    Log odds, because the probability of a near-certain answer stays at one for every square.
     """
     rows = len(covered)
     figure = Picture(figsize=(9.6, 3.2 * rows + 0.3), layout="constrained", dpi=110)
@@ -69,14 +69,14 @@ def _middles(one: Covered) -> np.ndarray:
 
 
 def _over_pixels(values: np.ndarray, one: Covered) -> np.ndarray:
-    """Spreads what is known of the squares' middles evenly over the photograph, (R, R)."""
+    """Interpolates values at the squares' centres linearly over the photograph, (R, R)."""
     pixels, known = np.arange(one.image.shape[0]) + 0.5, _middles(one)
     rows = np.stack([np.interp(pixels, known, row) for row in values])
     return np.stack([np.interp(pixels, known, column) for column in rows.T], axis=1)
 
 
 def _probability(odds: float) -> str:
-    """Returns a probability in per cent, with the digits that tell it from certainty."""
+    """Returns the probability for log odds in per cent, never rounded to 0 or to 100."""
     p = 1 / (1 + np.exp(-odds))
     return (
         f"{100 * p:.1f} %" if 0.0005 < p < 0.9995 else "over 99.9 %" if p > 0.5 else "under 0.1 %"

@@ -12,8 +12,8 @@ from alexnet_jax.host import files
 
 
 def as_drawn(name: str) -> str:
-    """Returns a name as it can be drawn: what is no letter in any script is an escape, letters that
-    no font has are Latin ones, and between two dollars there is no mathematics.
+    """Returns a name that matplotlib can draw: unprintable characters become escapes, letters that
+    no font has become Latin ones, and dollars stay text instead of starting mathematics.
 
     >>> as_drawn("cash_$5") == "cash_" + chr(92) + "$5"
     True
@@ -33,7 +33,7 @@ def as_drawn(name: str) -> str:
 
 
 def shortened(names: list[str], letters: int) -> list[str]:
-    """Returns names of so many letters at most, all of them different where the names are.
+    """Shortens names to at most `letters` letters; different names that then match get a number.
 
     >>> [name.encode("ascii", "replace") for name in shortened(["a long name", "short"], 7)]
     [b'a l?ame', b'short']

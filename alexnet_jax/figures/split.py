@@ -29,9 +29,9 @@ class Share:
 
     Attributes:
       layer: conv1 .. fc8, or INPUT.
-      images: of the batch.
-      side: of its maps in pixels; 0: it has none.
-      channels: of them, or units.
+      images: the device's part of the batch.
+      side: of its feature maps in pixels; 0 for a fully connected layer.
+      channels: of the maps, or units.
     """
 
     layer: str
@@ -51,13 +51,13 @@ class Exchange:
     """Collectives of one kind that belong to the input of one layer.
 
     Attributes:
-      before: the layer whose input it is, LOSS for what follows the last, or `update`.
-      of: what the program says that it belongs to.
-      kind: as `Collective` has it.
+      before: the layer whose input is exchanged; LOSS after the last layer, or `update`.
+      of: the layer or place that the compiled program names.
+      kind: as in `Collective`.
       backward: is it part of the gradient?
       group: devices that take part.
-      count: how many there are.
-      moved: bytes that each device sends, over all of them.
+      count: number of collectives.
+      moved: bytes that each device sends, summed over the collectives.
     """
 
     before: str
@@ -187,7 +187,7 @@ def _title(config: Config, data: int, groups: int) -> str:
 
 
 def _column(config: Config, device: int) -> int:
-    """Returns which colour a device has: its column's, where columns are what is shared out."""
+    """Returns a device's colour: its column's if the mesh splits columns, else its own."""
     columns, devices = config.model.columns, config.mesh.model
     if scheme_of(config.mesh).channels and columns > 1 and devices >= columns:
         return device * columns // devices
@@ -199,18 +199,18 @@ def _per_column(config: Config) -> int:
 
 
 def _over_data(e: Exchange) -> bool:
-    """Is it between devices that share the images: means of a batch, or images of each other's?"""
+    """Is it among devices that split the batch: batch-norm means, or images of a resident split?"""
     return e.of == INPUT or (e.of.startswith("norm") and e.kind == "all-reduce")
 
 
 def _sets(group: int, data: int, model: int, groups: int) -> list[list[int]]:
-    """Returns the rows of the devices that take part in one exchange together.
+    """Returns the sets of drawn rows (devices) that exchange with each other.
 
     Args:
-      group: how many they are. Where as many share the images as share the channels, the former.
+      group: devices in a set. If `data` and `model` are both this size, the sets are over `data`.
       data: data shards.
-      model: devices of one.
-      groups: shards that are drawn; of what goes beyond them nothing is.
+      model: devices of a data shard.
+      groups: data shards that are drawn; exchanges that reach beyond them are not drawn.
     """
     per = min(model, MOST_ROWS)
     if 1 < group == data * model and groups == data and per == model:
@@ -223,7 +223,7 @@ def _sets(group: int, data: int, model: int, groups: int) -> list[list[int]]:
 
 
 def _gathers(e: Exchange) -> bool:
-    """Do all of a group send to all, and not each to the next?"""
+    """Does every device of the group send to every other, rather than only to its neighbour?"""
     return e.kind != "collective-permute"
 
 
@@ -310,7 +310,7 @@ def _cross(axes: Axes, x: float, rows: range, backward: bool) -> None:
 
 
 def _among(axes: Axes, x: float, rows: Sequence[int], colour: str) -> None:
-    """Draws arrows from each device to the next of those that tell each other something."""
+    """Draws a double arrow from each device to the next one of a set that exchanges."""
     for one, other in itertools.pairwise(rows):
         _arrow(axes, (x, one + 0.08), (x, other - 0.08), colour, both=True)
 

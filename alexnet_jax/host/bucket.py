@@ -251,10 +251,10 @@ def _seconds() -> float:
 
 
 class Lease:
-    """Holds a folder for one process, whatever machine it is on; runs out after a kill.
+    """Holds a folder for one process, on whatever machine; expires after a kill.
 
-    No clock is compared with another machine's: a lease that is not renewed while one looks is
-    nobody's.
+    It compares no clocks between machines: a lease that is not renewed while another process
+    watches it has expired.
     """
 
     def __init__(self, bucket: Bucket, whose: str = "") -> None:
@@ -338,10 +338,10 @@ class Lease:
             self._generation = written
 
     def release(self, gone: bool = True) -> None:
-        """Renews it no more.
+        """Stops renewing the lease.
 
         Args:
-          gone: let the next process begin at once; else once it has run out, as after a kill.
+          gone: let the next process begin at once? Else it waits for the expiry, as after a kill.
         """
         self._over.set()
         self._thread.join()

@@ -12,11 +12,11 @@ _begun: list[str] = []
 
 
 def begin(name: str) -> None:
-    """Prepares the process of a command; does nothing where its module is imported by another.
+    """Prepares the process of a command; does nothing if another module imports the command's.
 
-    Ctrl-C is one line from here on. And a folder of the current directory that is called like a
-    package (torch, tensorflow) is no package. In a notebook (`%run -m`) signals, path and pictures
-    stay its kernel's; the flags of the command before are forgotten.
+    From here on Ctrl-C prints one line, and a folder of the current directory that is named like a
+    package (torch, tensorflow) is not imported as one. In a notebook (`%run -m`), signals, path and
+    plotting backend stay as its kernel has them; only the last command's flags are removed.
 
     Args:
       name: the module's `__name__`.

@@ -41,10 +41,10 @@ _SAFE = re.compile(r"[\w./ -]+", re.ASCII)
 
 @contextlib.contextmanager
 def safe_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path that every library can use to a folder or file, whatever its own is.
+    """Yields a path to a folder or file that every library can use, whatever its real path is.
 
-    Orbax globs paths as they are, so that `[0.1]` matches nothing; TensorStore takes a backslash
-    for a slash, and only UTF-8, as safetensors does.
+    Orbax globs paths unescaped, so that `[0.1]` matches nothing. TensorStore reads a backslash as a
+    slash, and accepts only UTF-8, as safetensors does.
     """
     if _SAFE.fullmatch(str(path)):
         yield path
@@ -56,9 +56,9 @@ def safe_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
-    """Writes a small file in one step: it holds either the old text or the new, on the disk.
+    """Writes a small file atomically: on the disk it holds either the old text or the new.
 
-    What is no text in a name is an escape in it, which JSON reads as what it was.
+    Bytes of a name that are not text become escapes, which JSON reads back as they were.
     """
     replace_bytes(path, text.encode(errors="backslashreplace"))
 
@@ -121,7 +121,7 @@ def size_of(folder: pathlib.Path) -> int:
 
 
 def drop_cached(folder: pathlib.Path) -> None:
-    """Puts a folder's files on the disk, and lets what is read of them next come from there."""
+    """Flushes a folder's files to the disk, and drops them from the page cache."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -201,7 +201,7 @@ def _identity(path: pathlib.Path) -> Identity:
 def _hashed(path: pathlib.Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as opened:
-        # Large parts: between them a thread waits for Python's lock, which others may hold.
+        # Large parts: between them the thread waits for the GIL, which others may hold.
         part = memoryview(bytearray(min(PART, os.fstat(opened.fileno()).st_size + 1)))
         while size := opened.readinto(part):
             digest.update(part[:size])
@@ -234,7 +234,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def named(path: pathlib.Path) -> Iterator[None]:
-    """Lets an error of the disk say which file it is about: writing and flushing do not."""
+    """Adds the file's name to a disk error, which writing and flushing leave out."""
     try:
         yield
     except OSError as error:

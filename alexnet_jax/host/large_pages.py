@@ -25,14 +25,14 @@ def tunables() -> str:
 
 
 def start_again_with_them(kernels: str = "auto") -> None:
-    """Starts this command again, as the same process, if it computes on a CPU without them.
+    """Restarts this command in the same process, if it computes on a CPU without large pages.
 
-    For a command alone, never for a notebook, whose kernel it would replace with all that is in it,
-    or a program that imports this one. One that has GLIBC_TUNABLES of its own keeps them; one that
-    only says what it does needs none.
+    Only for commands, never for a program that imports this one, or for a notebook: it would
+    replace the kernel with all that is in it. A command that has GLIBC_TUNABLES of its own keeps
+    them; one that only prints its help needs none.
 
     Args:
-      kernels: nothing is done for the reference.
+      kernels: does nothing for `reference`.
     """
     if in_notebook() or any(argument.startswith(("--help", "-h")) for argument in sys.argv):
         return

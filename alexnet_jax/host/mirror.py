@@ -1,8 +1,8 @@
 """Copies of buckets' folders on this machine, which every library can work in.
 
-`paths.local` gives a copy for a path gs://BUCKET/PATH. What a command makes there is written back:
-by a run at each save, by others at their end; in which order, so that a kill at any moment leaves a
-bucket whose every checkpoint is whole, is in `wholeness`.
+`paths.local` returns the copy of a path gs://BUCKET/PATH. A run writes back what it makes there at
+each save, other commands at their end. `wholeness` defines the order of the writes, so that every
+checkpoint in the bucket is whole after a kill at any moment.
 """
 
 import concurrent.futures
@@ -105,7 +105,7 @@ def held(folder: pathlib.Path) -> Iterator["Mirror | None"]:
 
 @contextlib.contextmanager
 def _together() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
-    """Gives threads; after a failure or Ctrl-C only what they have begun is ended."""
+    """Yields a thread pool; after a failure or Ctrl-C it finishes only what it has begun."""
     pool = concurrent.futures.ThreadPoolExecutor(TOGETHER)
     try:
         yield pool
@@ -265,10 +265,11 @@ class Mirror:
             bar.say(f"{self.url}: {len(names):,} files are copied to {self.folder}")
 
     def push(self, holds: bool = True) -> None:
-        """Writes what changed since the last time.
+        """Uploads what changed since the last time.
 
         Args:
-          holds: does this process hold the folder? Then checkpoints too, and what was removed goes.
+          holds: does this process hold the folder? If so, this also uploads checkpoints, and
+            deletes what was removed.
 
         Raises:
           HeldError: another process has taken the folder; nothing more was written.

@@ -120,8 +120,8 @@ class Progress:
             self.say(f"{at}: {figures}")
 
     def about(self, text: str) -> None:
-        """Says on the bar what goes on, another number of the same at its own pace; elsewhere
-        nothing."""
+        """Shows on the bar what is going on; does nothing elsewhere. A text with a new first word
+        shows at once, one with the same first word at the bar's own pace."""
         if not self.live:
             return
         what, now = text.split(" ")[0], time.monotonic()

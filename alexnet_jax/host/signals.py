@@ -18,7 +18,7 @@ from typing import Any
 GRACE_SECONDS = 3.0  # for an orderly end, which closes files and removes temporary ones
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
-# One process has one set of handlers: `remembering` is whoever saves first, if anybody does.
+# One process has one set of handlers. `_remembering` holds whoever saves first, if anybody does.
 _remembering: list["Remembered"] = []
 _handled: set[int] = set()  # by `handled`
 _listeners: list[Callable[[int], None]] = []
@@ -129,7 +129,7 @@ def handled(number: int, handler: Callable[..., None]) -> Iterator[None]:
     before = signal.signal(number, handler)
     _handled.add(number)
     yield
-    # Where something was raised the process ends, and the thread may not have seen why yet.
+    # Not undone after an exception: the process ends, and the thread may not have seen the signal.
     _handled.discard(number)
     signal.signal(number, before)
 
@@ -137,8 +137,8 @@ def handled(number: int, handler: Callable[..., None]) -> Iterator[None]:
 class Remembered(contextlib.AbstractContextManager):
     """Remembers SIGINT and SIGTERM for who asks; the second SIGINT, a person's, ends at once.
 
-    Every other SIGTERM is remembered too: Slurm, mpirun and `timeout` send several, and a save that
-    is under way is finished. In other threads than the main one no signal comes.
+    Further SIGTERMs are only remembered: Slurm, mpirun and `timeout` send several, and a save that
+    is under way must finish. Only the main thread gets signals.
     """
 
     def __init__(self) -> None:

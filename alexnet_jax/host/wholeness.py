@@ -36,9 +36,9 @@ def is_of_checkpoints(name: str) -> bool:
 
 
 def is_whole(name: str, names: Iterable[str]) -> bool:
-    """Is an object more than a part of a checkpoint that a kill left half written or removed?
+    """Is an object not a part of a checkpoint that a kill left half written or half removed?
 
-    Those of older code have no seal, and no sign that they are changing.
+    Checkpoints of older code have neither a seal nor a sign that they are changing.
 
     Args:
       name: of the object.

@@ -150,7 +150,7 @@ def nearest_of_split(
     count: int,
     advance: Callable[[int], None] = lambda images: None,
 ) -> tuple[np.ndarray, int]:
-    """Finds the images of a split whose activations are nearest; keeps those of a batch at a time.
+    """Finds a split's images with the nearest activations; holds one batch's activations at a time.
 
     Args:
       network: from `trained.load`, on one device.
@@ -161,8 +161,8 @@ def nearest_of_split(
       advance: told of the images as they are compared.
 
     Returns:
-      Their numbers in the split, (Q, count) or fewer columns where it has no more that can be
-      read, nearest first; and how many were compared.
+      Their numbers in the split, (Q, count), nearest first, with fewer columns if the split has
+      fewer readable images; and how many images were compared.
     """
     numbers = np.zeros((len(queries), 0), np.int64)
     distances = np.zeros((len(queries), 0), np.float32)
@@ -195,8 +195,8 @@ def nearest(queries: jax.Array, candidates: jax.Array, count: int) -> tuple[jax.
     """
 
     def of_one(query: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # Differences first: |q - c|^2 from products cancels where vectors have much in common, as
-        # those of fc7 have. A query at a time reads the candidates once either way.
+        # Subtract first: |q - c|^2 from products suffers cancellation if vectors are similar, as
+        # those of fc7 are. One query at a time reads the candidates once with either formula.
         apart = jnp.sqrt(((candidates - query) ** 2).sum(axis=1))
         least, index = jax.lax.top_k(-apart, count)
         return index.astype(jnp.int32), -least

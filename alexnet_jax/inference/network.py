@@ -46,7 +46,7 @@ class Prediction:
 
 
 def in_words(class_name: str) -> str:
-    """Returns a class's name with what people call it, where that is another.
+    """Returns a class's name, after its everyday name if that differs.
 
     >>> in_words("n02056570"), in_words("dark")
     ('king penguin (n02056570)', 'dark')
@@ -108,10 +108,10 @@ class Network(TrainedNetwork):
         return self._probabilities(_checked(views))(images)
 
     def compiled(self, images: int, views: int = 1) -> Callable[[np.ndarray], np.ndarray]:
-        """Compiles what `probabilities` computes, for callers that ask often, such as a server.
+        """Compiles `probabilities` for one size of batch, for frequent callers such as a server.
 
-        Compiling takes seconds, and on a CPU later processes do it again. Each call is then faster,
-        of 16 images by a third: the kernels are packed.
+        Compiling takes seconds, and on a CPU every later process compiles again. Each call is then
+        faster, by a third for 16 images, because the kernels are packed.
 
         Args:
           images: of each call.
@@ -292,8 +292,8 @@ def load(
       workdir: of the run; it may be training.
       checkpoint: best (least validation error), latest, or its step.
       kernels: auto or reference; empty: as the run computed.
-      ahead: views of one image, 1 or 10, for which `predict` is compiled while files are read; 0:
-        at its first call.
+      ahead: 1 or 10: compile `predict` for one image with so many views while files are read; 0:
+        compile at its first call.
 
     Raises:
       ConfigError: not the workdir of a run, or without that checkpoint; or other kernels.

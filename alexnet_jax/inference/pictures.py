@@ -175,7 +175,7 @@ LIGHTINGS = {
 
 
 def _views(config: Config, image: np.ndarray, seed: int) -> np.ndarray:
-    """Draws views as training does, in as many epochs; as they look, (N, S, S, 3) uint8."""
+    """Draws random views as training does, one an epoch, as images, (N, S, S, 3) uint8."""
     plain = copy.deepcopy(config)
     plain.augment.mean_image, plain.augment.pixel_std = "none", (1.0,)
     plain.augment.lighting_rescale = 1.0
@@ -344,11 +344,11 @@ def split(config: Config) -> Picture:
     """Draws figure 2 of the paper with the devices of a config's mesh, from its compiled step.
 
     Args:
-      config: its `mesh` says which devices; as many must be here, simulated ones too
+      config: its `mesh` says which devices; as many must be here, real or simulated
         (`ops.platform.simulate`, before JAX computes anything).
 
     Raises:
-      ConfigError: they are not; or the config cannot be trained.
+      ConfigError: there are too few; or the config cannot be trained.
 
     >>> split(network.config).axes[0].texts[0].get_text()[:26]
     'columns on data 1 × model '

@@ -180,7 +180,7 @@ def write_predictions(
         for i in np.flatnonzero(predictions.readable)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of a file may be no text; CSV gets its bytes, JSON what Python has in their place.
+    # A file name may not be valid UTF-8: CSV gets its raw bytes, JSON Python's surrogates.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         if path.suffix == ".jsonl":
             file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -1,9 +1,10 @@
-"""Linear probes: how well a linear classifier tells the classes by a layer's activations.
+"""Linear probes: how well a linear classifier separates the classes by a layer's activations.
 
 Multinomial logistic regression with a squared penalty, by L-BFGS (optax) on all images at once. The
-activations are centred and scaled to unit variance, each by the training images; the penalty is the
-best of PENALTIES on every fifth training image, from the strictest on until one is worse; then the
-classifier learns from all of them.
+training images' mean and variance centre each activation and scale it to unit variance. Every fifth
+training image is held out to choose the penalty: the search goes through PENALTIES from the
+strictest on, stops at the first that does worse, and takes the best. The classifier then learns
+from all training images.
 """
 
 import time

@@ -97,7 +97,7 @@ def load(
 
     Raises:
       ConfigError: not the workdir of a run, or without that checkpoint; or other kernels.
-      CheckpointError: it is damaged; where best or latest was asked for, every other is too.
+      CheckpointError: it is damaged; for best or latest, so is every other checkpoint.
     """
     compilation.keep_programs()
     config = run_files.read_config(workdir)

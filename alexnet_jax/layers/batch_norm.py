@@ -24,8 +24,8 @@ class BatchNorm(nn.Module):
     """Normalises each map over the batch and its pixels; `mean` and `variance` are (C,).
 
     Attributes:
-      over_devices: averages what the devices that share a batch know, when training; None when
-        evaluating, by the running statistics.
+      over_devices: averages over the devices that share a batch, when training; None when
+        evaluating, which uses the running statistics.
     """
 
     over_devices: Mean | None = None

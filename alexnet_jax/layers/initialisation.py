@@ -11,7 +11,7 @@ BiasInit = Callable[[int], initializers.Initializer]  # from the layer's fan in
 
 
 def kernel_init(model: ModelConfig, layer: str) -> initializers.Initializer:
-    """Returns what draws a layer's kernel: normal with its own deviation, or He's, or PyTorch's."""
+    """Returns a layer's kernel initialiser: normal with its own deviation, He's or PyTorch's."""
     inputs = (0, 1, 2) if layer.startswith("conv") else 0
     if model.init == "torch":  # torch.nn.Conv2d and Linear: within 1 / sqrt(fan in)
         return initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=inputs)

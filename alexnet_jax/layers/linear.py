@@ -29,8 +29,8 @@ def packed_kernel(layer: nn.Module, pack: Callable[[], jax.Array | None]) -> jax
     """Returns a layer's kernel as `standard_tree.packed` made it; None where it did not.
 
     Args:
-      layer: whose it is; where its collection `packed` may be changed, it is packed now.
-      pack: packs it, or returns None where nothing is gained.
+      layer: the kernel's. Packs it now if the layer's collection `packed` is mutable.
+      pack: packs the kernel, or returns None where that gains nothing.
     """
     if layer.is_mutable_collection(PACKED) and not layer.is_initializing():
         kernel = pack()

@@ -49,8 +49,8 @@ class Stage(nn.Module):
     def _steps(self, apart: int) -> list[tuple[str, Step]]:
         """Returns the steps by name, in their order.
 
-        ReLU and the normalisation after it are one where no window leaves the device: its gradient
-        is faster. In layer 2 the spatial norm, where there is one, follows the other at once
+        Fuses ReLU with the normalisation after it where no window leaves the device, for a faster
+        gradient. In layer 2 the spatial norm, if any, directly follows the local one
         (layers-145.cfg: rnorm2, cnorm2, pool2).
         """
         groups = self._groups(apart)
@@ -99,7 +99,7 @@ class Stage(nn.Module):
         return Lrn.named(c.convention, c.size, c.alpha, c.beta)
 
     def _columns_apart(self) -> int:
-        """In how many arrays the columns go on: what a GPU convolves apart stays apart."""
+        """How many arrays hold the columns: those that a GPU convolves apart stay apart."""
         c, layer = self.config, f"conv{self.number}"
         if self.batch_norm is not None or c.lrn.across_columns or layer in c.without:
             return 1
@@ -107,5 +107,5 @@ class Stage(nn.Module):
         return self.columns.here if platform.columns_apart() and not joined else 1
 
     def _groups(self, apart: int) -> int:
-        """Groups of channels, in each of the arrays, that windows do not leave."""
+        """Groups of channels in each array; no window leaves its group."""
         return 1 if self.config.lrn.across_columns else self.columns.here // apart

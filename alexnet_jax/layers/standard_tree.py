@@ -14,8 +14,8 @@ from alexnet_jax.layers.linear import PACKED
 def layer_outputs(module: nn.Module, method: str) -> bool:
     """Says which outputs to keep, for `apply(..., capture_intermediates=layer_outputs)`.
 
-    They are in the collection `intermediates`: of conv1, say, as ["conv1"]["__call__"][0], before
-    its ReLU.
+    They land in the collection `intermediates`: conv1's output, before its ReLU, is
+    ["conv1"]["__call__"][0].
     """
     return module.name in LAYERS and method == "__call__"
 
@@ -40,9 +40,9 @@ def parameters_and_statistics(tree: Any) -> tuple[Any, Any]:
 
 
 def variables(tree: Any) -> dict[str, Any]:
-    """Returns what `apply` takes, from what this device holds of the standard tree.
+    """Returns the variables for `apply`, from this device's part of the standard tree.
 
-    Where classes do not divide over the devices that share fc8, it is padded to equal shares
+    If the classes do not divide by the devices that share fc8, fc8 is padded to equal shares
     (`steps.state`).
     """
     layers = {layer: leaves for layer, leaves in tree.items() if layer != PACKED}
@@ -52,10 +52,10 @@ def variables(tree: Any) -> dict[str, Any]:
 
 
 def packed(network: nn.Module, tree: Any, image_size: int) -> Any:
-    """Returns kernels of the standard tree in the forms that inference is fastest with.
+    """Returns the standard tree's kernels in the forms that are fastest for inference.
 
-    With them as `tree | {PACKED: kernels}` a module computes the same, to 1e-5. Where no kernel has
-    another form there are none.
+    With `tree | {PACKED: kernels}` a module computes the same to within 1e-5. Returns {} where no
+    kernel has another form.
     """
     image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
     _, collections = network.apply(variables(tree), image, mutable=[PACKED])

@@ -1,5 +1,4 @@
-"""How programs are compiled: what makes a back end fast, its kernels deterministic, and where
-compiled ones are kept."""
+"""Compilation: options that make a back end fast or deterministic, and the cache of programs."""
 
 import contextlib
 import dataclasses
@@ -17,14 +16,14 @@ from alexnet_jax.ops import onednn, platform
 
 Options = dict[str, str | bool]
 
-# XLA's CPU back end computes convolutions as matrix products only where it is asked to; they are
-# two to eight times faster than its own (jaxlib 0.10.2; experiments/speed, s2). Of a CPU with
-# vectors of 512 bits it uses half unless told; where there are none, nothing changes.
+# XLA's CPU back end computes convolutions as matrix products only on request; these are two to
+# eight times faster than its own convolutions (jaxlib 0.10.2; experiments/speed, s2). On a CPU with
+# 512-bit vectors it uses only half their width by default; on other CPUs this changes nothing.
 CPU: Options = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
     "xla_cpu_prefer_vector_width": "512",
 }
-KEPT_SECONDS = 0.1  # that a program took to compile, at least
+KEPT_SECONDS = 0.1  # a program that compiles faster than this is not cached
 DETERMINISTIC_GPU: Options = {
     "xla_gpu_deterministic_ops": True,
     "xla_gpu_exclude_nondeterministic_ops": True,
@@ -58,16 +57,16 @@ def _known(name: str, value: str | bool) -> bool:
 
 
 def keep_programs() -> None:
-    """Keeps what is compiled for later runs on this machine, in the user's cache folder.
+    """Caches compiled programs for later runs on this machine, in the user's cache folder.
 
-    A folder of one's own in `JAX_COMPILATION_CACHE_DIR` stays as it is.
+    A folder that the user set in `JAX_COMPILATION_CACHE_DIR` takes precedence.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    # One for each machine: a home may be shared by machines whose CPUs differ.
     if cache.startswith("~"):
-        return  # nobody knows a home; then nothing is kept
+        return  # the home folder is unknown: cache nothing
+    # One folder per machine: machines with different CPUs may share a home.
     folder = pathlib.Path(cache) / "alexnet_jax" / f"compiled-{socket.gethostname()}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
@@ -88,9 +87,9 @@ class Numerics:
     Attributes:
       kernels: as of `platform.using`.
       deterministic: ask a GPU for kernels that give the same bits every time.
-      matmul_precision: of products and convolutions of float32 numbers: `highest` computes them in
-        float32 everywhere; `default` as the device is fast, in bfloat16 on a TPU, and in TF32 (10
-        bits of 23) on an NVIDIA GPU that has it. A CPU computes both alike.
+      matmul_precision: of float32 products and convolutions: `highest` computes them in float32
+        everywhere; `default` in the device's fast type: bfloat16 on a TPU, TF32 (10 bits of 23) on
+        an NVIDIA GPU that has it. On a CPU both are the same.
     """
 
     kernels: str = "auto"
@@ -104,15 +103,15 @@ class Numerics:
 
     @contextlib.contextmanager
     def apply(self) -> Iterator[None]:
-        """Traces what the block traces in this way."""
+        """Applies these settings to everything that the block traces."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(platform.using(self.kernels))
-            if self.matmul_precision != "default":  # which leaves what the user set for all of JAX
+            if self.matmul_precision != "default":  # default keeps the user's setting for JAX
                 stack.enter_context(jax.default_matmul_precision(self.matmul_precision))
             yield
 
     def multiplied_in(self, precision: str) -> str:
-        """Says what numbers of a precision are multiplied in here, where that is another one."""
+        """Returns the type that numbers of a precision are multiplied in, "" if it is their own."""
         if precision != "float32" or self.matmul_precision == "highest":
             return ""
         return {"tpu": "bfloat16", "cuda": "TF32"}.get(platform.computed_on(), "")
@@ -147,8 +146,9 @@ def compiled(
     numerics: Numerics = Numerics(),
     **arguments: Any,
 ) -> jax.stages.Compiled:
-    """Compiles a function for abstract arguments, with `options`; on a CPU, where it can be, with
-    calls of oneDNN, and then it is not kept for later runs.
+    """Compiles a function for abstract arguments, with `options`.
+
+    On a CPU the program calls oneDNN where it can, and is then not cached for later runs.
 
     Args:
       function: to compile.

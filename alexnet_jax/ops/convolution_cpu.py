@@ -42,17 +42,18 @@ def _conv_backward(
     residual: tuple[jax.Array, jax.Array],
     dy: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients as convolutions of channels-last images; of the zeros around x there is none.
+    """The gradients as convolutions of channels-last images; the zeros around x get none.
 
-    XLA's CPU compiler makes matrix products of those alone. It turns others into them by itself,
-    but not in loops, where they take ten times longer (jaxlib 0.10.2, ConvCanonicalization).
+    XLA's CPU compiler turns only such convolutions into matrix products. It rewrites others to
+    channels-last itself, but not in loops, where they take ten times longer (jaxlib 0.10.2,
+    ConvCanonicalization).
     """
     x, kernel = residual
-    # Zeros around x keep XLA from computing what makes it (pooling) again while it is turned.
+    # Padding x keeps XLA from recomputing its producer (pooling) while it transposes x.
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     height, width = kernel.shape[:2]
     (top, bottom), (left, right) = padding
-    # What x has after the last place that a kernel reaches: nothing with a stride of 1.
+    # Rows and columns of x past the last place that the kernel reaches; none with a stride of 1.
     rest_h = (x.shape[1] - height) % stride
     rest_w = (x.shape[2] - width) % stride
     around = (
@@ -96,7 +97,7 @@ def packed_conv(x: jax.Array, packed: jax.Array, padding: Padding) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def add_bias(x: jax.Array, bias: jax.Array, groups: int) -> jax.Array:
-    """Adds (C,) to (B, H, W, C); oneDNN sums its gradient, where XLA would compute dy twice."""
+    """Adds (C,) to (B, H, W, C); oneDNN sums the bias gradient, as XLA would compute dy twice."""
     return x + bias
 
 
@@ -105,7 +106,7 @@ def _bias_forward(x: jax.Array, bias: jax.Array, groups: int) -> tuple[jax.Array
 
 
 def _bias_backward(groups: int, _: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # Over images alone: over all places it sums fewer channels in another order.
+    # oneDNN sums over images only: over all places it would sum fewer channels in another order.
     images = dy.reshape(len(dy), -1)
     if not onednn.takes(images, images):
         return dy, dy.sum(axis=(0, 1, 2))

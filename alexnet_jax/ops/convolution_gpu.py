@@ -8,16 +8,16 @@ import jax.numpy as jnp
 from alexnet_jax.ops import convolution_xla, platform
 from alexnet_jax.ops.convolution_xla import Padding, join_groups, plain_conv, split_groups
 
-# cuDNN computes an input's gradient two columns of pixels at a time where it has fewer channels
-# than a tile, and the kernel is so wide that one more column of it costs little.
+# cuDNN computes an input's gradient two pixel columns at a time where the input has fewer channels
+# than a tile, and the kernel is so wide that one more column costs little.
 FEW_CHANNELS, WIDE_KERNEL = 64, 5
-PIXEL = 4  # numbers of a pixel in a block of them
+PIXEL = 4  # numbers that a pixel takes in a block
 
 
 def conv_over_blocks(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int
 ) -> jax.Array:
-    """Convolves with a stride over blocks of pixels, without one as written; JAX derives it."""
+    """Convolves over blocks of pixels if the stride is above 1; JAX derives the gradient."""
     if stride == 1:
         return convolution_xla.conv(x, kernel, stride, padding, groups)
     x, none = jnp.pad(x, ((0, 0), *padding, (0, 0))), ((0, 0), (0, 0))
@@ -28,9 +28,9 @@ def conv_over_blocks(
 def _space_to_depth(x: jax.Array, kernel: jax.Array, s: int) -> tuple[jax.Array, jax.Array]:
     """Rewrites a stride-s convolution as a stride-1 one over s x s blocks of pixels.
 
-    conv1 has three input channels, too few for a matrix unit. With each pixel filled up with a zero
-    to four numbers, which a GPU makes and writes at once (experiments/speed, s3), blocks of 4x4
-    pixels are 64 channels, and a 3x3 kernel over them computes the same sum. A CPU is faster with
+    conv1 has three input channels, too few for a matrix unit. A zero pads each pixel to four
+    numbers, which a GPU computes and writes together (experiments/speed, s3). A block of 4x4 pixels
+    then has 64 channels, and a 3x3 kernel over blocks computes the same sum. A CPU is faster with
     the 11 x 11 x 3 = 363 numbers as they are.
     """
     h, w, channels, out = kernel.shape
@@ -90,12 +90,12 @@ conv.defvjp(_conv_forward, _conv_backward)
 def _input_gradient_in_pairs(
     dy: jax.Array, kernel: jax.Array, shape: tuple[int, ...], padding: Padding
 ) -> jax.Array:
-    """The gradient of (B, H, W, C), two columns of an image at a time: a place of 2 C channels.
+    """The gradient of (B, H, W, C), two image columns at a time, as one place of 2 C channels.
 
-    cuDNN's tiles are wider than 48 channels. Both columns see what either does, a sixth of it
-    zeros, and yet it takes a fifth less time (experiments/speed, s4). Where W is odd there is one
-    more column before the first, which is no gradient of anything: cuDNN then has as many zeros on
-    either side as it wants, and dy is not copied.
+    cuDNN's tiles are wider than 48 channels. The kernels cover what either column reads, so a sixth
+    of each is zeros, and yet this takes a fifth less time (experiments/speed, s4). An odd W gets an
+    extra column before the first, which the caller discards: both sides then have the padding that
+    cuDNN wants, and dy is not copied.
     """
     (top, _), (left, _) = padding
     height, width, channels, _ = kernel.shape
@@ -114,7 +114,7 @@ def _input_gradient_in_pairs(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def add_bias(x: jax.Array, bias: jax.Array, groups: int) -> jax.Array:
-    """Adds (C,) to (B, H, W, C), group by group: with its convolution each is one kernel."""
+    """Adds (C,) to (B, H, W, C), group by group: each addition fuses with its convolution."""
     return join_groups([part + share for part, share in split_groups(x, bias, groups)])
 
 
@@ -123,8 +123,8 @@ def _bias_forward(x: jax.Array, bias: jax.Array, groups: int) -> tuple[jax.Array
 
 
 def _bias_backward(groups: int, _: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # A GPU sums what lies in memory, as the convolutions' gradients read it; fused with what makes
-    # it, both are slow.
+    # On a GPU, sum dy from memory, where the convolutions' gradients read it too; fusing the sum
+    # with the code that produces dy slows both down.
     parts = platform.in_memory(jnp.split(dy, groups, axis=-1))
     return join_groups(parts), jnp.concatenate([part.sum(axis=(0, 1, 2)) for part in parts])
 

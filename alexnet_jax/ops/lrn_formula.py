@@ -63,8 +63,8 @@ class Lrn:
 def sum_windows(x: jax.Array, size: int, axis: int, groups: int = 1) -> jax.Array:
     """Sums a centred window of odd `size` along one axis, zero past the border of a group.
 
-    What a window would see of another group is masked. Rows of a group instead, such as (..., 48),
-    are too short for a CPU: four times slower; a GPU is faster with them (experiments/speed, s6).
+    A mask hides other groups from a window. Rows of one group each, such as (..., 48), would be too
+    short for a CPU, which is four times slower with them; a GPU is faster (experiments/speed, s6).
     """
     axis %= x.ndim
     half, length = size // 2, x.shape[axis]
@@ -108,9 +108,9 @@ def sum_along(x: jax.Array, size: int, axes: tuple[int, ...], groups: int) -> ja
 def inverse_power(base: jax.Array, beta: float) -> jax.Array:
     """base ** -beta; the usual 0.75 by two roots, several times faster than a power.
 
-    On a CPU square root and division are rounded correctly; `rsqrt` is not, and gives other last
-    bits at other places of an array, so that meshes would drift apart. An NVIDIA GPU has one
-    instruction for it, the same everywhere, and needs ten for each of the others.
+    On a CPU square root and division are rounded correctly. `rsqrt` is not: its last bits depend on
+    the place in the array, so meshes would drift apart. An NVIDIA GPU has one instruction for
+    `rsqrt`, the same at every place, and needs ten for each of the others.
     """
     if beta != 0.75:
         return base**-beta

@@ -1,9 +1,9 @@
 """Normalisation across channels on a GPU: bfloat16 by words of four channels, the rest by rows.
 
-Where windows of channels overlap, XLA computes what they share again for each channel, or writes
-it to memory in between. A word of 64 bits and the two beside it hold the windows of four channels
-of bfloat16, each number named once, so that a GPU reads an array once for all of them
-(experiments/speed, s5). To see an array as words costs it nothing: XLA's `bitcast`.
+Where windows of channels overlap, XLA recomputes the shared part for each channel, or writes it to
+memory in between. Here a 64-bit word and its two neighbours hold the windows of four bfloat16
+channels, and each number appears once, so a GPU reads an array once for all of them
+(experiments/speed, s5). Viewing an array as words costs nothing: XLA's `bitcast`.
 """
 
 import functools
@@ -61,13 +61,13 @@ def gradient(x: jax.Array, dy: jax.Array, c: Lrn, groups: int, rectified: bool) 
 
 
 def _of_quads(x: list[jax.Array], c: Lrn) -> list[jax.Array]:
-    """As `by_formula`: four channels of what lies around them, in float32."""
+    """As `by_formula`, for a word's four channels, from the twelve of `around`, in float32."""
     bases = _bases_of_quads(x, c, OWN)
     return [x[i] * inverse_power(bases[i], c.beta) for i in OWN]
 
 
 def _gradient_of_quads(x: list[jax.Array], dy: list[jax.Array], c: Lrn) -> list[jax.Array]:
-    """As `gradient_by_formula`: of four channels, by what lies around them, in float32."""
+    """As `gradient_by_formula`, for four channels, from the twelve of `around`, in float32."""
     half = c.size // 2
     bases = _bases_of_quads(x, c, range(OWN.start - half, OWN.stop + half))
     direct = {i: dy[i] * inverse_power(base, c.beta) for i, base in bases.items()}
@@ -89,7 +89,7 @@ def _bases_of_quads(x: list[jax.Array], c: Lrn, places: range) -> dict[int, jax.
 
 
 def fit(x: jax.Array, reach: int) -> bool:
-    """Can (..., C) be seen as words, so that a window reaches no further than the words beside?"""
+    """Can (..., C) be viewed as words, such that no window reaches past the neighbouring words?"""
     return x.dtype == jnp.bfloat16 and x.shape[-1] % QUAD == 0 and reach <= QUAD
 
 

@@ -6,17 +6,17 @@ from jax import lax
 
 from alexnet_jax.ops import onednn
 
-# Where XLA's CPU kernels change the order of their sums (seen with jaxlib 0.10.2): the columns are
-# an odd number of eights, or the rows are few and the matrix is small.
+# XLA's CPU kernels change the order of their sums (seen with jaxlib 0.10.2) where the columns are
+# an odd multiple of eight, or the rows are few and the matrix is small.
 TILE, FEW_ROWS, SMALL_MATRIX = 16, 64, 2**16
 # From this many inputs on, XLA without YNNPACK is as fast or many times faster (with ten outputs
-# half a millisecond slower) and seldom sums in another order. A device's share of the outputs has
-# as many inputs, so that all meshes take the same library.
+# half a millisecond slower), and seldom changes the order of a sum. A device's share of the outputs
+# has as many inputs as all of them, so every mesh uses the same library.
 DEEP_MATRIX = 2048
 
-# Inference multiplies with blocks of so many columns, each in one piece of memory: oneDNN reads
-# them as they are, where it rearranges a matrix of many columns at every call.
-BLOCK, LEAST_PACKED = 32, 2**21  # numbers of a matrix: fewer stay in a cache
+# Inference multiplies by blocks of so many columns, each contiguous in memory: oneDNN reads them as
+# they are, but rearranges a matrix of many columns at every call.
+BLOCK, LEAST_PACKED = 32, 2**21  # numbers in a matrix: a smaller one stays in a cache
 
 
 def pack(matrix: jax.Array) -> jax.Array | None:
@@ -73,8 +73,8 @@ _onednn_product.defvjp(_product_forward, _product_backward)
 def _deep_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """Multiplies rows that are stored as columns, which keeps XLA from using YNNPACK.
 
-    YNNPACK transposes the whole matrix first: fc6 to fc8 of 8 rows took 317 ms with it and 16 so,
-    of 128 rows 119 and 73, on a CPU with AMX (jaxlib 0.10.2, IsDotSupportedByYnn).
+    YNNPACK transposes the whole matrix first. On a CPU with AMX, fc6 to fc8 took 317 ms with it and
+    16 this way for 8 rows, 119 and 73 for 128 (jaxlib 0.10.2, IsDotSupportedByYnn).
     """
     columns = lax.optimization_barrier(x.T)
     return lax.dot_general(columns, matrix, (((0,), (0,)), ((), ())))
@@ -95,17 +95,17 @@ _deep_product.defvjp(_deep_forward, _deep_backward)
 
 
 def _columns_in_order(x: jax.Array, matrix: jax.Array) -> int:
-    """Returns how many columns let a CPU sum in one order, whatever share of them is here."""
+    """Returns the number of columns with which a CPU sums any share of them in the same order."""
     rows, (depth, columns) = x.shape[0], matrix.shape
     least = -(-SMALL_MATRIX // depth) if rows < FEW_ROWS else columns
     return -(-max(columns, least) // TILE) * TILE
 
 
 def _small_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Multiplies, where need be with columns of zeros added: a sum has its order on every mesh.
+    """Multiplies, and adds columns of zeros where needed, to sum in the same order on every mesh.
 
-    A device with 3 channels of 24 would differ in the last bits from one with all of them; a ReLU
-    near zero would make much of that, and the runs would part.
+    A device with 3 of 24 channels would otherwise differ in the last bits from one with all of
+    them; a ReLU near zero would amplify that, and the runs would diverge.
     """
     columns = matrix.shape[1]
     missing = _columns_in_order(x, matrix) - columns

@@ -2,16 +2,16 @@
 
 jaxlib's wheels for x86-64 Linux hold oneDNN, and XLA calls it where a program says `__onednn$...`;
 none of XLA's own passes does so there. It convolves the layers of `paper` a seventh to a third
-faster than XLA's products, those of `default` up to two and a half times (experiments/speed, s1). A
-kernel's gradient, whose windows are as large as the images, XLA's products give faster. It
-multiplies matrices up to a fifth faster, and of several rows it seldom sums a share of the rows or
-columns in another order than all. Three things bound its use:
+faster than XLA's products, those of `default` up to two and a half times (experiments/speed, s1).
+For a kernel's gradient, whose windows are as large as the images, XLA's products are faster. oneDNN
+multiplies matrices up to a fifth faster; with several rows, it seldom sums a share of the rows or
+columns in another order than the whole matrix. Three things limit its use:
 
 - a call's configuration is private to XLA and changes between versions; a wrong one aborts the
   process. Only the versions of jaxlib in `VERSIONS`, which the tests passed with, are called;
-- XLA cannot write such a program down, and reads memory that is not its own when it tries, so that
-  such programs are left out of JAX's persistent cache (`calls`): each run compiles its steps again;
-- there is no gradient in it: `convolution_cpu` and `matmul_cpu` say what they are.
+- XLA cannot serialise such a program, and reads out of bounds when it tries. So these programs stay
+  out of JAX's persistent cache (`calls`), and each run compiles its steps again;
+- it has no gradients: `convolution_cpu` and `matmul_cpu` define them.
 """
 
 import contextlib
@@ -43,10 +43,10 @@ _one_at_a_time = threading.RLock()
 
 @contextlib.contextmanager
 def calls() -> Iterator[None]:
-    """Lets the network's pieces call oneDNN in programs that are traced and compiled inside.
+    """Lets the network's operations call oneDNN in programs traced and compiled inside.
 
-    They are not cached for later processes: compile here what is traced here, and do not serialise
-    it. Where oneDNN is not to be had, or nobody wants it (PLAIN_CPU), nothing changes.
+    These programs are not cached for later processes: compile inside what you trace inside, and do
+    not serialise it. Changes nothing where oneDNN is unavailable or unwanted (PLAIN_CPU).
     """
     if computed_on() == PLAIN_CPU or not available():
         yield
@@ -56,7 +56,7 @@ def calls() -> Iterator[None]:
 
 
 def takes(x: jax.Array, weights: jax.Array, padding: Padding = ()) -> bool:
-    """Says whether `conv` or `product` is to be called for these: float32 inside `calls`.
+    """Says whether to call `conv` or `product` for these arrays: float32, inside `calls`.
 
     oneDNN ends the process on negative padding and on empty arrays.
     """
@@ -73,8 +73,8 @@ def available() -> bool:
         return False
     x, kernel = np.ones((1, 3, 3, 2), np.float32), np.ones((3, 3, 1, 2), np.float32)
     try:
-        # This may be asked first in a trace, or in the training loop, which lets nothing go to a
-        # device by accident.
+        # The first call may come inside a trace, or in the training loop, which forbids implicit
+        # transfers to a device.
         with _kept_nowhere(), jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):
             call = functools.partial(conv, stride=1, padding=((0, 0), (0, 0)), groups=2)
             computed = np.asarray(jax.jit(call)(x, kernel))

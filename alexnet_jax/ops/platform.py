@@ -1,9 +1,9 @@
-"""The choice of how a program is computed: by the kernels asked for, and the platform.
+"""The choice of an implementation, by the kernels asked for and the platform.
 
 reference  XLA's own convolutions and products, the formulas of normalisation and pooling, and the
            gradients that JAX derives from them. Runs wherever JAX runs.
 cpu, cuda  What makes these platforms fast: the files `*_cpu.py` and `*_gpu.py`.
-other      TPUs and GPUs of other makes: rewrites that need nothing of one platform.
+other      TPUs and GPUs of other makes: rewrites that depend on no single platform.
 
 A program is traced for one way, by default that of `kernels` = auto on JAX's platform. `using`
 overrides it; JAX then traces again.
@@ -18,7 +18,8 @@ from jax import lax
 
 KERNELS = ("auto", "reference")
 WAYS = ("reference", "cpu", "cuda", "other")
-# A CPU as of ARM, or with a jaxlib that nobody tested oneDNN's calls with; x86-64 can be it too.
+# A CPU without oneDNN's calls, as on ARM or with a jaxlib that they were not tested with. A program
+# can be traced for it on x86-64 too.
 PLAIN_CPU = "cpu without oneDNN"
 
 Computation = Callable[..., Any]
@@ -56,19 +57,19 @@ def platform_in_use() -> str:
     return "rocm" if "rocm" in jax.devices()[0].client.platform_version.lower() else "cuda"
 
 
-# What a program that leaves this package is compiled for.
+# Platforms that exported programs are compiled for.
 EXPORTED_TO = ("cpu", "cuda", "tpu")
 # The environment of a process that leaves the devices to others.
 WITHOUT_DEVICES = {"JAX_PLATFORMS": "cpu"}
 
 
 def leave_devices() -> None:
-    """Lets this process compute on the CPU alone; before JAX's first use."""
+    """Restricts this process to the CPU; call it before JAX's first use."""
     jax.config.update("jax_platforms", WITHOUT_DEVICES["JAX_PLATFORMS"])
 
 
 def simulate(devices: int) -> None:
-    """Lets JAX have so many devices of a CPU, and no others; before its first use."""
+    """Gives JAX so many CPU devices, and no others; call it before JAX's first use."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
 
@@ -80,11 +81,11 @@ def simulated() -> bool:
 
 @contextlib.contextmanager
 def using(kernels: str, platform: str | None = None) -> Iterator[None]:
-    """Traces programs inside for these kernels, and for a platform that may be another's.
+    """Traces the programs inside for these kernels, and for this platform or another.
 
     Args:
       kernels: one of KERNELS.
-      platform: to compute for; None: what is said around, else that in use.
+      platform: to compute for; None: that of the enclosing `using`, else the one in use.
 
     Raises:
       ValueError: no such kernels.
@@ -114,7 +115,7 @@ def choose(
 
     Args:
       reference: the plain one.
-      auto: of every platform that has none of its own; None: the plain one.
+      auto: for every platform without a function of its own; None: `reference`.
       cpu: a CPU's.
       cuda: an NVIDIA GPU's.
     """
@@ -127,25 +128,25 @@ def choose(
 def columns_apart() -> bool:
     """Are the columns of one device arrays of their own?
 
-    A GPU's convolutions read and write them so; as one array each would be copied. A CPU and a TPU
-    are slow with few channels.
+    A GPU's convolutions read and write separate arrays; columns in one array would each be copied.
+    A CPU and a TPU are slow with few channels.
     """
     return current() == "cuda"
 
 
 def in_memory(tree: Any) -> Any:
-    """Keeps XLA from computing a tree's arrays again wherever they are read, on an NVIDIA GPU.
+    """Keeps XLA from recomputing a tree's arrays wherever they are read, on an NVIDIA GPU.
 
-    They are written to memory once, and how they are made does not depend on who reads them.
+    They are written to memory once, so how they are computed does not depend on their readers.
     """
     return choose(reference=_as_it_is, cuda=lax.optimization_barrier)(tree)
 
 
 def before_others(tree: Any) -> Any:
-    """Has all of a tree computed before anything that reads it, on a CPU.
+    """Makes XLA compute all of a tree before anything that reads it, on a CPU.
 
-    An update's velocity first, then its weights: each changes in its own memory, and none is
-    copied. A GPU or a TPU changes both in one pass.
+    An update computes the velocity first, then the weights: each changes in place, and neither is
+    copied. A GPU or a TPU updates both in one pass.
     """
     return choose(reference=_as_it_is, cpu=lax.optimization_barrier)(tree)
 

@@ -16,9 +16,9 @@ Gradient = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # of x, y and
 def overlapping_max_pool(x: jax.Array) -> jax.Array:
     """3x3 maximum with stride 2, no padding (paper section 3.4).
 
-    Where several inputs of a window share its maximum each gets the whole gradient, as in the
-    authors' kernels; XLA's and PyTorch's own pooling give it to the first. Ties are zeros after a
-    ReLU, which passes nothing back, or parts of an image that is the same colour all over.
+    If several inputs tie for a window's maximum, each gets the whole gradient, as in the authors'
+    kernels; XLA's and PyTorch's own pooling give it to the first. Ties are zeros after a ReLU,
+    which blocks their gradient, or come from parts of an image that have one colour throughout.
 
     Args:
       x: (B, H, W, C), H and W at least 3.
@@ -35,7 +35,7 @@ def overlapping_max_pool(x: jax.Array) -> jax.Array:
 
 
 def _max_of_windows(x: jax.Array) -> jax.Array:
-    """The reference. The terms that are added are zero; they give every maximum its gradient."""
+    """The reference. The added terms are zero, but carry the gradient to every maximum."""
     rows, columns = ((side - 3) // 2 + 1 for side in x.shape[1:3])
     windows = [
         x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
@@ -90,8 +90,9 @@ def _stride_two_max(x: jax.Array, axis: int) -> jax.Array:
 
 def _gradient_by_parity(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
     # Window r covers rows 2r .. 2r + 2: an even row lies in windows r - 1 and r, an odd one in r
-    # alone, and columns alike. So each parity of (row, column) is compared with four, two, two and
-    # one windows: nine comparisons of a quarter of the map; XLA's select-and-scatter walks it.
+    # alone; the same holds for columns. So the four parities of (row, column) are compared with
+    # four, two, two and one windows: nine comparisons, each over a quarter of the map. XLA's
+    # select-and-scatter walks the map instead.
     batch, height, width, channels = x.shape
     rows, columns = y.shape[1], y.shape[2]
     border = ((0, 0), (1, 1), (1, 1), (0, 0))

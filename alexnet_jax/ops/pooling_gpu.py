@@ -8,8 +8,8 @@ from jax import lax
 def gradient_by_place(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
     """Each input looks up the four windows that it lies in: no branches for a GPU.
 
-    Where it lies in one row or column of windows it finds that one twice, and takes the half. In
-    this order of the sums that is exact.
+    An input that lies in only one row or column of windows finds it twice, and halves the sum. In
+    this order of summation, halving is exact.
     """
     rest = [(0, n - min(n, 2 * m + 1)) for n, m in zip(x.shape[1:3], y.shape[1:3], strict=True)]
     x = x[:, : 2 * y.shape[1] + 1, : 2 * y.shape[2] + 1]
@@ -32,7 +32,8 @@ def _windows_of_places(
     x: jax.Array, y: jax.Array, axis: int
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
     """Returns the two windows that places of an axis lie in, and 1/2 where they are the same."""
-    # A zero that XLA does not know of; else it reads the windows from tables of its own making.
+    # The barrier hides this zero from XLA, which would otherwise build tables of the windows and
+    # read them.
     place = lax.iota(jnp.int32, x.shape[axis]) + lax.optimization_barrier(jnp.int32(0))
     last = y.shape[axis] - 1
     first = jnp.minimum(place >> 1, last)

@@ -1,9 +1,9 @@
-"""Convolutions with few products, of tiles of pixels and kernels that were transformed.
+"""Convolutions with few products, from transformed tiles of pixels and transformed kernels.
 
-F(m x m, r x r) of Lavin and Gray (2015, arXiv:1509.09308): of a kernel with r x r taps, m x m
-outputs come from (m + r - 1)^2 products, where a sum over taps takes (m r)^2: 16 in the place of 36
-for 3 x 3 taps, 36 in the place of 100 for 5 x 5. The factors come from points of a line (Toom and
-Cook). With few and small ones little is lost: 2e-6 of the largest output at most.
+F(m x m, r x r) of Lavin and Gray (2015, arXiv:1509.09308): with a kernel of r x r taps, m x m
+outputs take (m + r - 1)^2 products instead of (m r)^2: 16 instead of 36 for 3 x 3 taps, 36 instead
+of 100 for 5 x 5. The factors come from points on a line (Toom and Cook). Few and small points keep
+the error low: 2e-6 of the largest output at most.
 """
 
 import dataclasses
@@ -50,9 +50,9 @@ class Tiling:
 
 
 def tiling(taps: int, points: Sequence[Fraction | int], together: int) -> Tiling:
-    """Returns the tiling of some points and infinity: as many outputs as they are enough for.
+    """Returns the tiling for some points and infinity, with as many outputs as they allow.
 
-    Polynomials that are known at these places are multiplied by multiplying what is known.
+    Multiplying two polynomials' values at these points multiplies the polynomials.
 
     >>> tiling(3, (0, 1, -1), 4).of_tile[1]
     (0.0, 1.0, 1.0, 0.0)
@@ -74,7 +74,7 @@ def tiling(taps: int, points: Sequence[Fraction | int], together: int) -> Tiling
 
 
 def _coefficients(roots: Sequence[Fraction]) -> list[Fraction]:
-    """Returns those of the polynomial with these roots, the constant first."""
+    """Returns the coefficients of the polynomial with these roots, the constant first."""
     coefficients = [Fraction(1)]
     for root in roots:
         shifted, padded = [Fraction(0), *coefficients], [*coefficients, Fraction(0)]
@@ -86,7 +86,8 @@ def _floats(matrix: Sequence[Sequence[Fraction]]) -> Matrix:
     return tuple(tuple(float(value) for value in row) for row in matrix)
 
 
-# By taps. Of six places these lose least: half of 0, 1, -1, 2, -2 (experiments/speed, s10).
+# By taps. Of all choices of six points (infinity is one), these lose the least accuracy: half as
+# much as 0, 1, -1, 2, -2 (experiments/speed, s10).
 TILINGS = {
     3: tiling(3, (0, 1, -1), together=4),
     5: tiling(5, (0, 1, -1, Fraction(-1, 2), 2), together=1),
@@ -152,10 +153,10 @@ def _conv(
 def _tiles(x: jax.Array, t: Tiling, down: int, across: int) -> jax.Array:
     """Returns the factors of overlapping tiles, (side, side, B, down, across, I)."""
     lines = [x[:, i : i + t.out * down : t.out] for i in range(t.side)]
-    lines = jnp.stack(_times(t.of_tile, lines))  # once in memory; else each tile's are made again
+    lines = jnp.stack(_times(t.of_tile, lines))  # stored once; else XLA recomputes it per tile
     columns = [lines[:, :, :, j : j + t.out * across : t.out] for j in range(t.side)]
-    # As one sum, which XLA computes in one loop; a stack of sums takes a loop for each. So a pixel
-    # that is not finite reaches all outputs of its tile: 0 times infinity is NaN.
+    # One sum, zero factors included: XLA computes it in one loop; a stack of sums takes a loop for
+    # each. So a non-finite pixel reaches all outputs of its tile: 0 times infinity is NaN.
     by_column = jnp.asarray(t.of_tile, x.dtype).T.reshape(t.side, 1, t.side, *(1,) * 4)
     return sum(
         (c * line[:, None] for c, line in zip(by_column, columns, strict=True)),

@@ -1,6 +1,7 @@
-"""What a run's network answers to images of its evaluation split, as pictures for a page.
+"""A network's answers to images of its evaluation split, as pictures for a page.
 
-The answers are those of the run's last evaluation. Older code kept none: some are then asked for.
+The answers come from the run's last evaluation. Runs of older code kept none; for them some images
+are predicted here.
 """
 
 import base64
@@ -102,7 +103,7 @@ def shown(network: Network, workdir: pathlib.Path) -> list[Shown]:
 def _kept(
     workdir: pathlib.Path, reader: ImageReader, split: str
 ) -> tuple[predictions.Predictions, np.ndarray, int] | None:
-    """Returns what the run's last evaluation said, if it was of these images; and of which step."""
+    """Returns answers, indices and step of the run's last evaluation, if it was of these images."""
     try:
         evaluated = answers_file.read(workdir)
     except FileNotFoundError:
@@ -118,7 +119,7 @@ def _kept(
 def _asked(
     network: Network, reader: ImageReader
 ) -> tuple[predictions.Predictions, np.ndarray, int]:
-    """Returns what the network says of some of the images, which of them, and its step."""
+    """Predicts some of the images; returns the answers, their indices, and the network's step."""
     count = min(MOST_IMAGES, len(reader))
     chosen = np.linspace(0, len(reader) - 1, count).astype(int)
     parts: list[tuple[np.ndarray, ...]] = []
@@ -134,9 +135,10 @@ def _asked(
 
 
 def _extremes(predicted: predictions.Predictions) -> tuple[list[int], list[int], int]:
-    """Returns where the best answers are and the worst, and how many of these are wrong.
+    """Returns the positions of the best and the worst answers, and how many of the worst are wrong.
 
-    The best are right and sure, the worst wrong and sure; then come right ones that are not sure.
+    The best are right and confident, the worst wrong and confident. If too few are wrong, the least
+    confident right ones follow.
     """
     order = np.argsort(-predicted.probabilities[:, 0], kind="stable")
     is_wrong = predicted.wrong(1)

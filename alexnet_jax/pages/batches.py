@@ -1,4 +1,4 @@
-"""Requests of many at once as batches: who comes while one is computed is in the next."""
+"""Dynamic batching of requests: those that arrive while one batch is computed form the next."""
 
 import concurrent.futures
 import queue

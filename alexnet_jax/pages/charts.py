@@ -23,9 +23,9 @@ class Curve:
       label: what it is called.
       x: steps.
       y: as many values.
-      points: few, each of them measured?
-      colour: by its number. Of several runs each has its own.
-      dash: 0 for an unbroken line; of several runs another for each series.
+      points: is it of evaluations, which are few, drawn as points and never smoothed?
+      colour: its number. With several runs, each run has its own.
+      dash: 0 for a solid line. With several runs, each series has its own.
     """
 
     label: str
@@ -69,7 +69,7 @@ SIZES = (("mean |weight| by layer", "weights/"), ("mean |update| by layer", "upd
 
 
 def charts(runs: list[Run]) -> list[Chart]:
-    """Returns the charts of some runs, each on the same axes; without those that nobody has."""
+    """Returns the charts, each with all runs on the same axes; charts without data are left out."""
     made = []
     for title, name, unit, scale, log in KINDS:
         of_runs = [_curves(run, name, scale, len(runs) > 1) for run in runs]

@@ -38,7 +38,7 @@ def differences(runs: list[Run]) -> list[tuple[str, list[Any]]]:
 
 
 def groups(runs: list[Run]) -> list[Group]:
-    """Returns the runs by what they have in common but their seed."""
+    """Groups runs whose configs differ in the seed alone."""
     by_config: dict[str, list[Run]] = {}
     for run in runs:
         fields = flatten(run.config)

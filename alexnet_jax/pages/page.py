@@ -1,4 +1,4 @@
-"""The page: what was read of runs, put into templates/page.html."""
+"""The page: fills templates/page.html with the data of runs."""
 
 import copy
 import dataclasses

@@ -12,7 +12,7 @@ from alexnet_jax.host import files
 from alexnet_jax.training import history, run_files
 from alexnet_jax.training.rows import METRICS, read_rows
 
-# Fields that say nothing of the result, and those of where the data lie and what a run keeps.
+# SILENT: fields that do not affect the result. KEEPING: where the data lie and what a run keeps.
 SILENT = ("report_every_minutes", "stuck_after_seconds", "join_seconds", "read_threads")
 KEEPING = (
     *("data_dir", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"),

@@ -34,9 +34,10 @@ MOST_IMAGES = 16  # in one
 MOST_SECONDS = 30.0  # that a request may take, from the end of its headers to its answer
 MOST_AT_ONCE = 256  # requests
 MOST_PIXELS = 50_000_000  # of an image
-DECODED_AT_ONCE = 2  # which are 150 MB each, at the most
-MOST_DRAWINGS = 8  # that may wait
-# Of uvicorn: Ctrl-C waits so long for requests; connections beyond these are told so without JSON.
+DECODED_AT_ONCE = 2  # images, 150 MB each at most
+MOST_DRAWINGS = 8  # being drawn or waiting
+# For uvicorn: how long Ctrl-C waits for requests, and the connections beyond which uvicorn itself
+# refuses, without JSON.
 OPTIONS: dict[str, Any] = {
     "log_level": "warning",
     "lifespan": "on",
@@ -85,7 +86,7 @@ class _Server:
         self._network = network
         programs = {size: network.compiled(size, views) for size in SIZES}
         self.batches = Batches(lambda images: programs[len(images)](images))
-        # Threads of their own: one that nobody waits for any more still counts until it is done.
+        # Own thread pools: work whose request was given up still counts until it is done.
         self._decoding = ThreadPoolExecutor(DECODED_AT_ONCE)
         self._drawing = ThreadPoolExecutor(1)  # matplotlib is for one at a time
         self._drawings = self._requests = 0
@@ -213,10 +214,10 @@ async def _images(request: Request) -> list[Named]:
 
 
 def _count_bytes(request: Request) -> None:
-    """Lets reading a request end where it is too large, whatever it says of its length.
+    """Stops reading a request that is too large, even if its Content-Length says otherwise.
 
     Raises:
-      HTTPException: it says so itself.
+      HTTPException: its Content-Length is already too large, or no number.
     """
     refusal = f"a request has at most {MOST_BYTES // 2**20} MiB"
     length = request.headers.get("content-length", "0")

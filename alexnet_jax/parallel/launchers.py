@@ -41,16 +41,16 @@ class LauncherError(UserError, ValueError):
 
 
 def detect(seconds: float, method: str = "") -> dict[str, Any]:
-    """Returns what `jax.distributed.initialize` takes, as the environment has it.
+    """Returns the arguments of `jax.distributed.initialize`, read from the environment.
 
-    As in JAX, `JAX_COORDINATOR_ADDRESS` and `JAX_LOCAL_DEVICE_IDS` come before that.
+    As in JAX, `JAX_COORDINATOR_ADDRESS` and `JAX_LOCAL_DEVICE_IDS` take precedence.
 
     Args:
-      seconds: that a launcher's own service is waited for.
-      method: mpi4py asks MPI; empty: whichever is there.
+      seconds: how long to wait for a launcher's own service.
+      method: mpi4py asks MPI; empty: whichever launcher is there.
 
     Raises:
-      LauncherError: nothing is, or only a part.
+      LauncherError: no launcher is there, or only some of its variables.
     """
     from jax._src import clusters  # the only place that has it
 

@@ -1,6 +1,6 @@
-"""Processes come together: they find each other before JAX joins them, and say who is awaited.
+"""The rendezvous of processes: they find each other before JAX joins them, and say who is missing.
 
-JAX waits for minutes without a word, and then ends the process with a stack of C++.
+JAX waits silently for minutes, and then ends the process with a C++ stack trace.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ class Line:
         self.socket.close()
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """Returns what has come, or None at the end; a stranger's bytes are an end too."""
+        """Returns the messages that came; None if the connection ended or sent foreign bytes."""
         try:
             data = self.socket.recv(65536)
         except (BlockingIOError, InterruptedError, TimeoutError):

@@ -93,10 +93,10 @@ def model_devices(mesh: Mesh) -> int:
 def specs(state: Any, mesh: Mesh | AbstractMesh, config: MeshConfig) -> Specs:
     """Returns where each leaf of a tree with the standard parameter tree in it lives.
 
-    Kernels, biases and running statistics are cut along their last axis, the outputs, over what the
-    scheme shares channels or units out over; what does not divide and what is no parameter is on
-    every device. With `zero` kernels are also cut over `data`, along
-    their longest other axis that divides.
+    Kernels, biases and running statistics are sharded along their last axis, the outputs, over the
+    mesh axes that the scheme gives to channels or units. Leaves that do not divide, or are not
+    parameters, are on every device. With `zero`, kernels are also sharded over `data`, along their
+    longest other axis that divides.
     """
     scheme = scheme_of(config)
 
@@ -165,10 +165,10 @@ def row_order(mesh: Mesh, config: MeshConfig, batch_size: int, passes: int) -> n
 def order_of_rows(
     config: MeshConfig, data: int, devices: int, batch_size: int, passes: int
 ) -> np.ndarray:
-    """Returns `row_order` for so many data shards, and devices that share the images.
+    """Returns `row_order` for given numbers of data shards and of devices that share the images.
 
-    The k-th of `passes` equal parts of the batch goes k-th through the fully connected layers,
-    whatever the mesh: each device has a share of every part, but in turns each has one part's.
+    On any mesh, the k-th of `passes` equal parts of the batch goes k-th through the fully connected
+    layers: each device has a share of every part, but in turns each has a share of only one.
     """
     in_turns = scheme_of(config).in_turns and passes > 1
     shares = data if in_turns else devices
@@ -202,8 +202,8 @@ def axes_of(spec: P) -> set[str]:
 
 
 def cut_by_inputs(spec: P) -> P:
-    """Returns the spec of a kernel, or bias, of units that were cut over `model`: a kernel's inputs
-    are then, and a bias is on every device."""
+    """Returns the new spec of a kernel or bias whose units were sharded over `model`: now the
+    kernel's inputs are, and the bias is on every device."""
     first, *rest = spec
     if not rest:
         return P()

@@ -1,8 +1,8 @@
-"""The processes of a run know of each other: who has ended, and why.
+"""Connections between the processes of a run, which tell who has ended, and why.
 
-Each keeps its connection to the first one, from before JAX joins them until the end. A collective
-whose partner is gone fails with whatever the network says, or never. The kernel closes a dead
-process's connection at once, and keep-alives find a machine that is gone within `GONE_SECONDS`.
+Each process keeps a connection to the first one, from before JAX joins them until the end. A
+collective with a dead partner fails with some error of the network, or hangs. The kernel closes a
+dead process's connection at once, and keep-alives detect a lost machine within `GONE_SECONDS`.
 """
 
 import contextlib

@@ -114,9 +114,9 @@ def _initialize(launch: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Ends a command's process so that the others know why, and without waiting for them.
+    """Ends a command's process without waiting for the others, and tells them why.
 
-    What fails because another process is gone is one line that names that process.
+    A failure that another process's end caused becomes one line that names that process.
     """
     if not _peers:
         yield
@@ -268,8 +268,8 @@ def filled_in(arrays: list[np.ndarray], spans: list[tuple[int, int]]) -> list[np
     """Fills in what other processes know; all of them must call it.
 
     Args:
-      arrays: equally long in all processes, right in the spans.
-      spans: rows that this process knows; another may know them too, alike.
+      arrays: of the same length in all processes, correct within the spans.
+      spans: rows that this process knows; others may know the same rows, with the same values.
 
     Returns:
       The arrays with the rows of every span known.

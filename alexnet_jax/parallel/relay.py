@@ -1,8 +1,8 @@
 """A relay between this process's JAX and the coordination service in process 0.
 
-JAX ends a process with a stack of C++, at once, where its connection to that service is closed:
-before anybody could say which process died. What comes through here is never closed from above, so
-that `peers` has the word.
+If its connection to that service closes, JAX ends a process at once, with a C++ stack trace, before
+anything can report which process died. The relay never passes such a close on to JAX, so that
+`peers` can report it.
 """
 
 import contextlib

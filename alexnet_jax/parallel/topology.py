@@ -10,10 +10,10 @@ from jax.experimental import mesh_utils
 def grid(devices: Sequence[Any], data: int, model: int) -> np.ndarray:
     """Returns devices as a (data, model) grid.
 
-    A TPU's cores are in the order of their network, the cores of a `model` group nearest; of
-    several slices, which a slower network joins, each is a part of `data`. The rows of a batch that
-    a process reads lie together, so that each reads its own and no others. All else is in the order
-    of processes and numbers: a GPU's node is a process, and within it all are equally near.
+    TPU cores follow their network, with the cores of a `model` group nearest to each other. If a
+    slower network joins several slices, each slice is a part of `data`. The rows of a batch that a
+    process reads are contiguous, so that it reads no others. Other devices are sorted by process
+    and number: a node of GPUs is one process, and its GPUs are equally near to each other.
 
     Args:
       devices: all of the run; data * model of them are used.

@@ -49,8 +49,8 @@ class Answers:
 class Collector:
     """Fetches the rows of a split's batches, and joins them.
 
-    Each batch is fetched when the next one is added: the devices then have work meanwhile, and no
-    more than two batches' rows.
+    Fetches each batch when the next one is added: the devices keep working meanwhile, and hold the
+    rows of two batches at most.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Collector:
         return rows
 
     def answers(self, count: int) -> Answers:
-        """Returns those of a split's `count` images; of several processes all must call it."""
+        """Returns the answers for a split's `count` images; every process must call it."""
         self._fetch()
         names = [field.name for field in dataclasses.fields(Answers)]
         columns = [np.concatenate([batch[name] for batch in self._batches]) for name in names]

@@ -107,16 +107,16 @@ def _group(rest: str) -> int:
 def expected(
     config: Config, num_classes: int, data: int, training: bool = True, exchanged: bool = False
 ) -> list[Collective]:
-    """Counts what a scheme asks for on a mesh, without compiling anything.
+    """Counts the exchanges that a scheme needs on a mesh, without compiling anything.
 
-    The least that a scheme needs where every layer learns, except in turns: there an all-reduce
-    stands for each broadcast.
+    This is the minimum for a step in which every layer learns, except for schemes in turns, which
+    use an all-reduce in place of each broadcast.
 
     Args:
       config: with `mesh.model` set.
       num_classes: width of fc8.
       data: devices that share the batch.
-      training: with the gradients and their sums, or the forward pass of one view alone.
+      training: include the gradients and their sums; else only the forward pass of one view.
       exchanged: does each data shard hold a part of the split (`feed.resident.ResidentSplit`)?
     """
     batch = config.batch_size if training else (config.eval_batch_size or config.batch_size)

@@ -1,8 +1,9 @@
-"""Digests of arrays that do not depend on where they lie: of a state on any mesh, or on the host.
+"""Digests of arrays, independent of their placement: of a state on any mesh, or on the host.
 
 A digest is two sums, modulo 2^32, of hashes of every 32-bit word with its place in the whole array.
-Sums do not depend on their order, so that each device adds up its own part; the hash of a word is a
-bijection of its bits, so that one flipped bit always shows, and others with 1 - 2^-64.
+The order of a sum does not matter, so each device sums its own part. The hash of a word is a
+bijection of its bits, so one flipped bit always shows; other changes show with probability
+1 - 2^-64.
 """
 
 import contextlib
@@ -196,7 +197,7 @@ class StateDigests:
         """Compares the copies along an axis of the mesh.
 
         Raises:
-          ReplicaError: names both of two that differ, of more the odd one.
+          ReplicaError: names the devices that differ from the majority, or all if there is none.
         """
         copies = np.moveaxis(part, axis, 0).tolist()
         devices = np.moveaxis(self._mesh.devices, axis, 0)

@@ -54,9 +54,9 @@ class EvaluationStopped(Exception):
 class EvalStep:
     """One batch of an evaluation as one device computes it, for use inside `mesh.per_device`.
 
-    Called with the standard tree and what is fed, it returns the sums of `metrics.classification`
-    and of `bad_images`; with several processes also `stop`: was any of them told to end? And the
-    rows of `Answers`.
+    Maps the standard tree and a fed batch to sums and to the rows of `Answers`. The sums are those
+    of `metrics.classification` and `bad_images`; with several processes also `stop`: was any of
+    them told to end?
     """
 
     def __init__(self, setup: Setup, feeding: Feeding, specs: Any, views: int) -> None:
@@ -72,7 +72,7 @@ class EvalStep:
         self._feeding, self._specs, self._count = feeding, specs, views
 
     def __call__(self, weights: Any, fed: Fed) -> tuple[metrics.Sums, Rows]:
-        """Counts one batch, and says of each image what it is taken for."""
+        """Counts one batch, and returns the network's answer for each image."""
         batch = self._feeding.evaluation(fed)
         weights = collectives.whole_over_data(weights, self._specs)
         probabilities = average_probabilities(
@@ -157,7 +157,7 @@ def evaluate(
     with contextlib.closing(feed.evaluation(stop)) as batches:
         for fed in batches:
             sums, rows = step(weights, fed)
-            # A feed uses a batch's memory again when the second one after it is asked for.
+            # A feed reuses a batch's memory when it is asked for the second batch after it.
             jax.block_until_ready(total)
             if stop() if alone else jax.device_get(stopped):
                 raise EvaluationStopped

@@ -21,11 +21,11 @@ def forward_flops(config: Config, num_classes: int) -> dict[str, float]:
 
 
 def training_flops(config: Config, num_classes: int) -> float:
-    """Returns the FLOP of an image's forward and backward pass, as is the custom: the backward pass
-    twice the forward's, where all layers learn.
+    """Returns the FLOP of an image's forward and backward pass. By convention the backward pass
+    counts twice the forward pass, if all layers learn.
 
-    Of a frozen layer the gradient of its weights is left out, and below the lowest layer that
-    learns all of the backward pass.
+    A frozen layer does not count the gradient of its weights; a layer below the lowest learning one
+    counts no backward pass.
     """
     total, learning = 0.0, False
     for layer, forward in forward_flops(config, num_classes).items():

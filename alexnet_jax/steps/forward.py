@@ -79,7 +79,7 @@ class Forward:
         )
 
     def gather(self, x: jax.Array, turn: int = 0) -> jax.Array:
-        """Returns a pass's activations, of all images that go through the classifier in it."""
+        """Returns the activations of all images that go through the classifier in one pass."""
         if not self.scheme.gathers_images:
             return jnp.split(x, self.passes)[turn]
         with jax.named_scope("fc6"):
@@ -88,7 +88,7 @@ class Forward:
             return collectives.gather_images(jnp.split(x, self.passes)[turn])
 
     def all_rows(self, rows: Rows) -> Rows:
-        """Gathers what is known of the images whose activations the device sees: numbers, (b,)."""
+        """Gathers the rows, numbers (b,), of all images whose activations the device sees."""
         if not self.scheme.gathers_images:
             return rows
         names = sorted(rows)

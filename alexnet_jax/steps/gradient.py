@@ -23,9 +23,9 @@ def dropout_keys(seed: int, step: jax.Array | int, places: jax.Array) -> jax.Arr
 class Gradient:
     """Gradients of the summed loss over a device's batch, with the sums of its metrics.
 
-    They are those of the layers that are not frozen, and of nothing below the lowest of them.
+    They cover the layers that are not frozen; nothing below the lowest of these is differentiated.
 
-    Where devices share a loss each takes an equal part of it, since all of them are differentiated.
+    Devices that share a loss each take an equal part of it, since each one differentiates it.
     """
 
     def __init__(self, setup: Setup, forward: Forward) -> None:
@@ -74,8 +74,8 @@ class Gradient:
     def features(
         self, params: Any, batch_stats: Any, batch: DeviceBatch
     ) -> tuple[jax.Array, Callable[[jax.Array], Any], Any]:
-        """Returns what fc6 reads, what maps its gradient to that of the convolutions, and the new
-        statistics of batch normalisation."""
+        """Returns fc6's input, a function from its gradient to the convolutions' gradients, and the
+        new statistics of batch normalisation."""
         views = self.views(batch)
 
         convolutions = of_convolutions(params)

@@ -63,8 +63,8 @@ def scale_by_rates() -> optax.GradientTransformationExtraArgs:
 def trace(momentum: float) -> optax.GradientTransformation:
     """Accumulates velocity, v <- momentum v + u.
 
-    Is `optax.trace` with the terms in the paper's order: which of two products a CPU fuses with the
-    sum depends on it, and runs of earlier versions go on to the last bit.
+    This is `optax.trace` with the terms in the paper's order. The order decides which of two
+    products a CPU fuses with the sum; this one continues runs of earlier versions to the last bit.
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -178,8 +178,8 @@ class Schedule:
         self._rules = [layer_rates.parse(rule) for rule in self._schedule.layer_rates]
 
     def __call__(self, step: jax.Array, drops: Scalar) -> dict[str, jax.Array]:
-        """Returns 0-d float32 rates of `kernel` and `bias`, and, of each layer that `layer_rates`
-        names, of `conv1_kernel` and `conv1_bias`, say."""
+        """Returns 0-d float32 rates: `kernel`, `bias`, and for each layer that `layer_rates` names
+        two of its own, such as `conv1_kernel` and `conv1_bias`."""
         optimizer = self._optimizer
         kernel_share, bias_share = self._shares(step, drops)
         warm = self._warm_up(step)
@@ -211,7 +211,7 @@ class Schedule:
         return jnp.minimum((step.astype(jnp.float32) + 1) / length, 1.0)
 
     def _shares(self, step: jax.Array, drops: Scalar) -> tuple[jax.Array, jax.Array]:
-        """What is left of the kernels' and of the biases' first rate."""
+        """The schedule's rates of kernels and of biases, as fractions of their first rates."""
         schedule, base = self._schedule, self._optimizer.learning_rate
         progress = jnp.minimum(step.astype(jnp.float32) / self._total, 1.0)
         if schedule.kind == "dexp":

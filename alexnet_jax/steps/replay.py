@@ -32,7 +32,7 @@ class _Watched(TrainStep):
     def _watch(self, kind: str, tree: Any) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             name = kind + digests.name_of(path)
-            # Of parts of a batch, one after the other: all of them count.
+            # A batch that learns in passes comes here once per pass: add them all.
             self._sums[name] = self._sums.get(name, 0) + digests.of_part(leaf)
 
     def _total(self, grads: Any, sums: metrics.Sums) -> tuple[Any, metrics.Sums]:
@@ -41,7 +41,7 @@ class _Watched(TrainStep):
 
 
 class Replay:
-    """An executable of its own, which donates nothing and keeps nothing but its digests."""
+    """A separate executable that donates nothing and keeps only its digests."""
 
     def __init__(self, setup: Setup, feeding: Feeding) -> None:
         """Compiles it; its memory is that of an update less the new state."""
@@ -61,7 +61,7 @@ class Replay:
         return self.compiled(state, fed)
 
     def compare(self, once: jax.Array, again: jax.Array) -> None:
-        """Compares two of `start` from the same state and batch.
+        """Compares two results of `start` from the same state and batch.
 
         Raises:
           ReplicaError: names the first leaf that differs, and the device.
@@ -69,7 +69,7 @@ class Replay:
         first, second = (np.asarray(jax.device_get(sums)) for sums in (once, again))
         differ = np.argwhere((first != second).any(axis=-1))
         if len(differ):
-            # The gradients come first, and before they are summed each is its own device's.
+            # Gradients come first, and are not summed yet: each still belongs to one device.
             data, model, leaf = min(differ.tolist(), key=lambda place: place[2])
             raise ReplicaError(
                 f"{self._step.names[leaf]} on {self._mesh.devices[data, model]} was computed twice "

@@ -18,16 +18,17 @@ from alexnet_jax.steps.setup import Setup
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a checkpoint must hold to go on.
+    """Everything that a checkpoint must hold to resume a run.
 
     Attributes:
       step: finished updates, 0-d int32.
-      params: conv1 .. fc8 with `kernel` and `bias`; float32, or float64 with that precision. Where
-        classes do not divide over the devices that share fc8, zeros follow them.
+      params: conv1 .. fc8 with `kernel` and `bias`; float32, or float64 with that precision. If the
+        classes do not divide by the devices that share fc8, zeros pad them.
       batch_stats: with batch normalisation norm1 .. norm5 with `mean` and `variance`, else {}.
       opt_state: the velocity, inside optax's state.
       plateau: where the plateau rule stands.
-      finite: 0-d bool; False once a loss or gradient was not, and then updates change nothing.
+      finite: 0-d bool; False from the first non-finite loss or gradient on; updates then
+        change nothing.
     """
 
     step: jax.Array
@@ -67,7 +68,7 @@ def to_equal_shares(leaf: jax.Array, setup: Setup) -> jax.Array:
 def state_without_velocity(
     config: OptimizerConfig, params: Any, batch_stats: Any, step: int
 ) -> TrainState:
-    """Returns the state of given parameters after `step` updates, as if they had not moved."""
+    """Returns the state of given parameters after `step` updates, with a velocity of zero."""
     opt_state = optimizer.build(config).init(params)
     start = optimizer.plateau_start()
     return TrainState(jnp.int32(step), params, batch_stats, opt_state, start, jnp.bool_(True))
@@ -87,7 +88,7 @@ def create_state(setup: Setup) -> TrainState:
 
 
 def with_weights(state: TrainState, weights: dict[str, dict[str, np.ndarray]]) -> TrainState:
-    """Puts parameters and statistics in the place of a state's, where those live.
+    """Replaces a state's parameters and statistics, and keeps their shardings.
 
     Args:
       state: on its mesh.

@@ -17,10 +17,11 @@ FC8 = ("fc8",)
 
 
 class StoredForm:
-    """Maps a state to what a checkpoint holds of it, and back, on the devices.
+    """Maps a state to its form in a checkpoint, and back, on the devices.
 
-    Where the classes divide over the devices that share fc8 both are the same. Else fc8 has its
-    true width in a checkpoint, cut by its inputs, which divide: no device ever holds all of it.
+    If the classes divide by the devices that share fc8, both forms are the same. Otherwise a
+    checkpoint has fc8 at its true width, cut by its inputs, which divide: no device ever holds all
+    of it.
     """
 
     def __init__(self, setup: Setup) -> None:

@@ -23,10 +23,10 @@ from alexnet_jax.steps.state import TrainState, abstract_state
 class TrainStep:
     """The update as one device of a mesh computes it, for use inside `mesh.per_device`.
 
-    Called with a state and what is fed, it returns the new state and its metrics: the sums of
+    Maps a state and a fed batch to the new state and its metrics: the sums of
     `metrics.classification`, `learning_rate`, `gradient_norm`, `stop` (was any process told to
-    end?), and `finite`: from the first update where that is false the state keeps its parameters
-    and velocity.
+    end?), and `finite`: from the first update where `finite` is false, the state keeps its
+    parameters and velocity.
     """
 
     def __init__(self, setup: Setup, feeding: Feeding, specs: TrainState) -> None:

@@ -20,16 +20,16 @@ _summaries: Any = summary_pb2
 
 
 class Board:
-    """A file of TensorBoard's events, written by who calls: a full disk is an error of that row.
+    """A TensorBoard event file, written in the caller's thread: a full disk raises at that row.
 
-    tensorboardX's own SummaryWriter has a thread for it; where that cannot write it ends, and the
-    run then waits for ever for a place in its queue.
+    tensorboardX's own SummaryWriter writes in a thread of its own. If that thread cannot write, it
+    dies, and the run then blocks for ever on its full queue.
     """
 
-    FLUSH_SECONDS = 30  # a picture of the run may be as old as that
+    FLUSH_SECONDS = 30  # TensorBoard may lag behind the run by this much
 
     def __init__(self, folder: pathlib.Path, last_step: int) -> None:
-        """Begins a file; TensorBoard then forgets what earlier ones say of later steps."""
+        """Begins a file; TensorBoard then discards later steps from earlier files."""
         self._folder, self._flushed = folder, time.monotonic()
         with files.named(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ class Board:
             self.sync()
 
     def write_text(self, name: str, text: str, step: int) -> None:
-        """Adds a text, shown as it is but for what is no letter of UTF-8, such as a path's."""
+        """Adds a text, shown verbatim; what UTF-8 cannot encode (in a path, say) is escaped."""
         shown = text.encode(errors="backslashreplace").decode()
         self._add(step, summary=board_summary.text(name, f"```\n{shown}\n```"))
 
@@ -68,11 +68,11 @@ class Board:
         self._add(step, summary=board_summary.histogram(name, values, bins=30))
 
     def write_settings(self, fields: dict[str, Any], results: dict[str, float], step: int) -> None:
-        """Adds a line of TensorBoard's table of hyper-parameters.
+        """Adds a row to TensorBoard's table of hyper-parameters.
 
         Args:
-          fields: what was set: numbers, texts, truths.
-          results: what came of it, named as the rows' series are.
+          fields: the settings: numbers, strings, booleans.
+          results: the outcome, named like the rows' series.
           step: of the results.
         """
         known = {

@@ -46,9 +46,9 @@ def in_order(workdir: pathlib.Path, record: Record, which: str) -> list[int]:
 
 
 def hash_ahead(workdir: pathlib.Path, which: str) -> None:
-    """Hashes the files of the first choice in a thread, for `seal.check`, while others import.
+    """Hashes the first choice's files in a thread, for `seal.check`, while other threads import.
 
-    What is wrong with them is said by whoever reads them.
+    It ignores errors: whoever reads the files reports what is wrong with them.
     """
     try:
         step = in_order(workdir, Record.read(workdir), which)[0]

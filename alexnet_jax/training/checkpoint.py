@@ -1,8 +1,8 @@
 """Checkpoints by Orbax: asynchronous, atomic, sealed; the last few and the best.
 
-A save writes `checkpoints/N.unsealed`. In a thread its arrays are read back and compared with what
-the devices held, its files are sealed (`seal`), and it is renamed to `checkpoints/N`: whatever has
-that name is whole, or damage. Nothing older is deleted before.
+A save writes `checkpoints/N.unsealed`. A thread then reads the arrays back, compares them with what
+the devices held, seals the files (`seal`) and renames the folder to `checkpoints/N`. Whatever has
+that name is therefore whole, or damaged later. Only then does the thread delete older checkpoints.
 """
 
 import concurrent.futures
@@ -86,11 +86,11 @@ class Checkpoints(Stored):
         Args:
           step: finished updates.
           state: a tree of arrays.
-          rows: what the seal says of metrics.jsonl.
+          rows: what the seal records of metrics.jsonl.
 
         Raises:
-          CheckpointError: what the save before failed with.
-          ReplicaError: devices that should hold the same did not when that one was begun.
+          CheckpointError: the previous save failed.
+          ReplicaError: when the previous save began, replicas on the devices differed.
         """
         self.wait()
         arguments = ocp.args.Composite(**{ITEM: ocp.args.PyTreeSave(state)})
@@ -101,8 +101,8 @@ class Checkpoints(Stored):
             fits = self._digests is not None and self._digests.fits(state)
             if not fits and digests.StateDigests.suits(state):
                 self.prepare(state)
-            # Held, so that the digests are of what it copies; begun after that, so that they do not
-            # take its cores. On the devices they come before the update that donates the arrays.
+            # The digests start once Orbax holds the arrays: they then describe what it copies, and
+            # do not take its cores. On the devices they precede the update that donates the arrays.
             self._orbax.save(target, args=arguments, force=True)
             if self._digests is None:
                 compute_digests = functools.partial(digests.of_tree, jax.device_get(state))
@@ -121,10 +121,10 @@ class Checkpoints(Stored):
         rows: dict[str, Any],
         stack: contextlib.ExitStack,
     ) -> None:
-        """Gives a checkpoint its name once it is found whole, and removes what is kept no more.
+        """Verifies a checkpoint, seals it, renames it, and removes those no longer kept.
 
         Raises:
-          ReplicaError: devices that should hold the same do not; it is not kept.
+          ReplicaError: replicas on the devices differ; the checkpoint is not kept.
         """
         with stack, self._failing(step):
             self._orbax.wait_until_finished()
@@ -191,7 +191,7 @@ class Checkpoints(Stored):
             one.result()
 
     def evaluated(self, step: int, top1_error: float) -> None:
-        """Remembers the validation error of a step that was saved, by which the best is known."""
+        """Records a saved step's validation error, by which the best checkpoint is chosen."""
         if jax.process_index() == 0:
             self._under_way.append(self._thread.submit(self._rank, step, top1_error))
 
@@ -241,7 +241,7 @@ class Checkpoints(Stored):
         return None, {}
 
     def set_aside(self, step: int) -> pathlib.Path:
-        """Renames a checkpoint, so that it is none any more; returns where it is."""
+        """Renames a checkpoint so that it no longer counts as one; returns its new path."""
         number = 1
         while True:
             name = f"{DAMAGED}{step}" + (f"_{number}" if number > 1 else "")
@@ -257,7 +257,7 @@ class Checkpoints(Stored):
         return self.path / name
 
     def begin_after(self, step: int | None) -> None:
-        """Remembers what a run begins with, which was found whole: None, nothing."""
+        """Records the step that a run begins from, found whole; None: from nothing."""
         if self.record.sealed_after is None:
             self.record.sealed_after = step or 0
         self.record.newest = step
@@ -266,11 +266,11 @@ class Checkpoints(Stored):
 
 
 def _without_late_callbacks() -> None:
-    """Lets writes that end after their save has failed do so in silence, from here on.
+    """Silences, from here on, writes that end after their save has failed.
 
-    Orbax closes its event loop at the first write that fails. TensorStore tells it of the others
-    too, and each time prints the loop's refusal as a traceback, by Python's hook for errors that
-    cannot be raised. What went wrong is raised by the save.
+    Orbax closes its event loop at the first failed write. TensorStore still reports the other
+    writes to the closed loop, and Python's hook for errors that cannot be raised
+    (`sys.unraisablehook`) prints a traceback for each. The save itself raises the real error.
     """
     before = sys.unraisablehook
     if getattr(before, "leaves_out_late_callbacks", False):

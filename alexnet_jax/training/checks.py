@@ -16,10 +16,10 @@ Check = Callable[[], Any]  # raises ReplicaError; waits for the devices
 
 
 class Checks:
-    """What `check_replicas_every` and `replay_every` ask for.
+    """The checks that `check_replicas_every` and `replay_every` ask for.
 
-    Each method returns what is to be called once the update is done. Copies are compared while the
-    loop goes on; an update that is computed again is waited for.
+    Each method returns the checks to call once the update is done. The loop goes on while replicas
+    are compared, but waits for an update that is computed again.
     """
 
     def __init__(self, config: Config, digests: StateDigests, replay: Replay | None) -> None:
@@ -48,8 +48,8 @@ class Checks:
         if self._replay is None or not _due(updates, self._config.replay_every):
             return []
         with jax.transfer_guard("allow"):
-            # One after the other, and before the update: programs that exchange with other devices
-            # and do not depend on each other could wait for each other.
+            # One after the other, and before the update: independent programs with collectives
+            # could deadlock.
             once = jax.block_until_ready(self._replay.start(state, fed))
             again = jax.block_until_ready(self._replay.start(state, fed))
         return [functools.partial(self._replay.compare, once, again)]

@@ -1,4 +1,4 @@
-"""Traces of runs that native code ended, and the line about them at the next start."""
+"""Traces of crashes in native code, and the line about them at the next start."""
 
 import contextlib
 import faulthandler
@@ -16,7 +16,7 @@ _one_at_a_time = threading.Lock()
 
 @contextlib.contextmanager
 def told_of(workdir: pathlib.Path) -> Iterator[None]:
-    """Says whether native code ended the run before, and leaves a trace if it does so now.
+    """Reports a native crash of the previous run, and leaves a trace if this one crashes.
 
     Python's faulthandler writes what a thread did at a SIGSEGV, SIGILL, SIGBUS, SIGFPE or SIGABRT
     to a file of the workdir; an empty one is removed at the end.

@@ -1,8 +1,8 @@
-"""history.jsonl: when a run was started, saved and ended, and what its time went to.
+"""history.jsonl: a run's starts, saves and ends, and what its time went to.
 
-Goodput is the share of a run's time that became updates of the network that is there now. The
-rest is reading, compiling, evaluating, saving, waiting, what was computed and lost, and the time
-in which the machine was away.
+Goodput is the share of a run's time spent on updates that the current network contains. The rest
+is reading, compiling, evaluating, saving, waiting, lost work, and the time when the machine was
+away.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ class History(contextlib.AbstractContextManager):
         self.events: list[Event] = []
 
     def begin(self, step: int, processes: int, devices: str) -> None:
-        """Notes a start after update `step`; and before it the end that nobody could note."""
+        """Records a start after update `step`; before that, the end of one that was killed."""
         self._step = step
         if not self._writes:
             return
@@ -167,9 +167,10 @@ def account(events: Sequence[Event]) -> dict[str, float]:
       events: of a run, in their order.
 
     Returns:
-      `goodput`: the share of updates that were kept, of all seconds; `seconds`: from the first
-      start on, less the time in which the run was finished; the seconds of each of KINDS; `lost`:
-      of work that a kill or an error undid; `away`: between an end and the next start; `starts`.
+      `goodput`: the share of all seconds that went to updates that were kept; `seconds`: all of
+      them since the first start, without the time when the run was finished; the seconds of each
+      of KINDS; `lost`: seconds of work that a kill or an error undid; `away`: seconds between an
+      end and the next start; `starts`.
     """
     work: list[tuple[int, dict[str, float]]] = []  # spans of work, by the step that they led to
     away = lost = starts = 0.0
@@ -190,7 +191,7 @@ def account(events: Sequence[Event]) -> dict[str, float]:
         elif "spent" in event:
             work.append((event["step"], spent))
             ended_at = at
-        else:  # an end that nobody noted: all since the last save was lost
+        else:  # the end of a killed start: all since the last save was lost
             lost += max(0.0, at - (ended_at if ended_at is not None else at))
             ended_at = at
         finished = event.get("reason") == FINISHED

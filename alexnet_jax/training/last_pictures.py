@@ -13,11 +13,11 @@ from alexnet_jax.training.run import Run
 
 
 def draw(run: Run, state: TrainState) -> dict[str, bytes]:
-    """Draws conv1's kernels, where this process has them, and what is taken for what, as PNGs.
+    """Draws conv1's kernels, if this process has them, and the confusion matrix, as PNGs.
 
     Args:
-      run: that has ended, evaluated with one view.
-      state: its last.
+      run: a run that has ended, evaluated with one view.
+      state: its final state.
     """
     drawn = {}
     conv1 = run.conv1(state)

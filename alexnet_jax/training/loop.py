@@ -31,7 +31,7 @@ from alexnet_jax.training.profiler import Profiler
 from alexnet_jax.training.run import Run
 from alexnet_jax.training.writers import NoWriters, Writers
 
-MEANS = "since the last row"  # in a seal, beside what it says of metrics.jsonl
+MEANS = "since the last row"  # key in a seal's `rows`, beside metrics.jsonl's digest
 
 
 class NonFiniteError(UserError, RuntimeError):
@@ -42,7 +42,7 @@ class NonFiniteError(UserError, RuntimeError):
 class Clock:
     """Times the loop since the last row.
 
-    Evaluation and saving begin a new span: steps between that row and them are in no rate.
+    Evaluating and saving restart the span: steps between the last row and them count in no rate.
     """
 
     started: float = 0.0
@@ -68,7 +68,7 @@ class Clock:
 
 
 class Loop:
-    """The hot loop. Figures of a dispatch are fetched after the next one is on its way."""
+    """The hot loop. It fetches a dispatch's figures only once the next dispatch is under way."""
 
     def __init__(
         self,
@@ -95,8 +95,8 @@ class Loop:
     def run(self, state: TrainState, start: int) -> dict[str, Any]:
         """Updates, writes, saves and evaluates, in that order.
 
-        A checkpoint is begun once every row up to its step is on the disk, and before the
-        evaluation, which a signal or a kill may cost.
+        A save begins once every row up to its step is on the disk. It precedes the evaluation, so
+        that a signal or a kill during the evaluation costs only that.
 
         Returns:
           The last evaluation.
@@ -137,7 +137,7 @@ class Loop:
                     self._write_pending(state)
                     self.clock.restart()
 
-                # Told by the figures of the dispatch before this one, which all processes share.
+                # The previous dispatch's figures say this; they are the same in all processes.
                 stops = self._stop
                 if stops or self._is_due(at):
                     self.profiler.stop(state)
@@ -152,7 +152,7 @@ class Loop:
         return result
 
     def _save(self, state: TrainState, at: int) -> None:
-        """Begins a checkpoint; with it goes what the next row has of the updates before it."""
+        """Begins a checkpoint; its seal keeps the sums so far for the next row (`Means`)."""
         checkpoints = self._run.checkpoints
         with self.watchdog.while_growing(checkpoints.bytes_written), self._time.on("save"):
             known = self.writers.sync() | {MEANS: self.means.state()}
@@ -163,7 +163,7 @@ class Loop:
     def wait_for_save(self) -> None:
         """Returns when every process has its part of the last checkpoint on the disk.
 
-        Each waits for its own: one that failed ends, and the others with it.
+        Each process waits for its own part: if one has failed, it ends, and the others with it.
         """
         checkpoints = self._run.checkpoints
         with self.watchdog.while_growing(checkpoints.bytes_written), self._time.on("save"):
@@ -195,10 +195,10 @@ class Loop:
         return at * size // every > (at - 1) * size // every
 
     def evaluate_if_due(self, state: TrainState, at: int) -> tuple[TrainState, dict[str, Any]]:
-        """Evaluates the state of a checkpoint whose rows are not all there: a kill came between.
+        """Evaluates a restored checkpoint if a kill left some of its evaluation rows unwritten.
 
         Returns:
-          The state that goes on, and the last row.
+          The state to go on with, and the last row.
         """
         run, sealed = self._run, self._run.checkpoints.newest_seal()
         if sealed is None or not (at == run.last_step or self._is_epoch_end(at)):
@@ -220,8 +220,8 @@ class Loop:
           known: the rows that are there already, by their views.
 
         Returns:
-          The state that goes on: the rule of the plateau follows the errors of one view, which
-          compare with every other evaluation's. And the last row.
+          The state to go on with, and the last row. The plateau schedule follows the one-view
+          errors, because these are comparable between all evaluations.
 
         Raises:
           NonFiniteError: the loss is NaN or Inf; nothing of this state is kept.
@@ -367,10 +367,10 @@ class Loop:
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Adds to a difference between devices what it means, and what is kept.
+        """Adds to a ReplicaError what it means and which checkpoint is kept.
 
         Raises:
-          ReplicaError: in the place of the one that came.
+          ReplicaError: replaces the original one.
         """
         try:
             yield

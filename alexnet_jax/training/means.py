@@ -9,8 +9,8 @@ SUMS = ("loss", "top1_error", "top5_error")
 class Means:
     """Figures of the updates since the last row.
 
-    Sums are of Python's floats, which JSON keeps to the last bit: a run that goes on in the middle
-    writes the row that it would have written.
+    Sums are Python floats, which JSON keeps to the last bit: a run that resumes between two rows
+    writes the same next row as one that was never stopped.
     """
 
     def __init__(self, totals: dict[str, Any] | None = None) -> None:

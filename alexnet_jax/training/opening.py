@@ -1,4 +1,4 @@
-"""What is made sure before anything of a run is opened."""
+"""Checks of a config and its mesh before a run opens anything."""
 
 import jax
 from jax.sharding import Mesh

@@ -17,7 +17,7 @@ MOST_SECONDS = 300  # for the page at the end
 
 
 class PageMaker:
-    """Starts a process that makes the page, at most once in so many minutes, and waits for none."""
+    """Starts processes that make the page, at most one every `every_minutes`; waits for none."""
 
     def __init__(self, workdir: pathlib.Path, every_minutes: float) -> None:
         """Prepares it; the first page is due after that time. 0 minutes: never."""
@@ -82,8 +82,8 @@ def _command(workdir: pathlib.Path) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """The environment: this package is found where this process found it, and no device is taken,
-    for those are the run's."""
+    """Returns an environment that finds this copy of the package, and no devices: they are the
+    run's."""
     there = str(pathlib.Path(alexnet_jax.__file__).parents[1])
     known = os.environ.get("PYTHONPATH", "")
     path = os.pathsep.join([there, *filter(None, known.split(os.pathsep))])

@@ -89,7 +89,7 @@ def memory(setup: Setup, evaluated: int) -> str:
     shown = _feeding(setup, evaluated, Cut(evaluation.eval_batch_size(config)), budget)
     train = peak_bytes(training.compile_train_step(setup, fed))
     test = peak_bytes(evaluation.compile_eval_step(setup, shown, state.weights, config.eval_views))
-    # While one of the two runs, what the other keeps stays: velocity, and resident images.
+    # While one step runs, what only the other needs stays: velocity, resident images.
     velocity = _bytes(state) - _bytes(state.weights)
     images, shown_images = _bytes(fed.abstract(setup.mesh)), _bytes(shown.abstract(setup.mesh))
     while_training = train + _besides(fed, images) + _kept(shown, shown_images)

@@ -82,7 +82,7 @@ class Profiler:
         self._first = at
 
     def stop(self, state: Any = None) -> None:
-        """Ends a recording, if one goes on: before a save or an evaluation, which are not of it.
+        """Ends the recording, if one runs; saves and evaluations are not recorded.
 
         Args:
           state: that the last update leaves; None after an error.

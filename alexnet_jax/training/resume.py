@@ -1,4 +1,4 @@
-"""A run in a workdir is opened: a new one, or one that goes on from its newest whole checkpoint."""
+"""Opening of a run in a workdir: a new one, or one resumed from its newest whole checkpoint."""
 
 import contextlib
 import json
@@ -75,10 +75,10 @@ def opened(
 
 
 def _clear_or_keep(folder: pathlib.Path, overwrite: bool) -> None:
-    """Removes what a run left, if that is asked for; else nothing that is lost is begun over.
+    """Removes an old run if `overwrite`; else refuses to restart one that lost its checkpoints.
 
     Raises:
-      ConfigError: there are rows, and no folder of checkpoints.
+      ConfigError: there are rows, but no checkpoint folder.
     """
     if overwrite:
         run_files.remove_run(folder)
@@ -86,7 +86,7 @@ def _clear_or_keep(folder: pathlib.Path, overwrite: bool) -> None:
 
 
 def _say_changes(run: Run, before: Config, start: int) -> None:
-    """Says what else than before a run goes on with.
+    """Reports what changes when a run resumes.
 
     Raises:
       ConfigError: it is past its new end.

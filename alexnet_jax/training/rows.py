@@ -1,4 +1,4 @@
-"""The rows of a run, as metrics.jsonl holds them: what is in one, and how they are read."""
+"""Rows of metrics.jsonl: their fields, and how to read them."""
 
 import dataclasses
 import json

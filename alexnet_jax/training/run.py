@@ -165,7 +165,7 @@ class Run:
         return described(self.workdir) if self.config.init.weights else []
 
     def say_stretched(self, before: int) -> None:
-        """Says what another length than before means to the schedule."""
+        """Reports a changed run length and its effect on the schedule."""
         kind = self.config.optimizer.schedule.kind
         over_all = kind in ("dexp", "polynomial", "cosine")
         processes.say(
@@ -226,10 +226,10 @@ class Run:
     ) -> dict[str, Any]:
         """Evaluates the whole split; returns the row for metrics.jsonl.
 
-        What it says of each image by one view is kept in the workdir.
+        With one view, it also writes the answer to each image to the workdir.
 
         Raises:
-          EvaluationStopped: `stop` said so, in some process.
+          EvaluationStopped: `stop` returned true in some process.
         """
         self.compile_evaluation(views)
         known = self._told_bad

@@ -25,9 +25,9 @@ SUMMARY_FILE = "summary.json"
 EXCHANGES_FILE = "exchanges.json"  # of its compiled step
 FINGERPRINT = "data set"  # in a seal
 
-# Fields that may differ between a run and its continuation: where and how it is computed, what is
-# reported, and how long it goes on. Another length stretches a schedule over the whole run, and
-# `Run.say_stretched` says so; of a data set its contents decide (`pin_dataset`).
+# Fields that may change when a run resumes: where and how it computes, what it reports, and how
+# long it goes on. A new length stretches the schedule over the whole run, which
+# `Run.say_stretched` reports. A data set is compared by its contents instead (`pin_dataset`).
 RESUMABLE = (
     "mesh.data",
     "mesh.model",
@@ -66,7 +66,7 @@ LEFT_FILES = (
 def remove_run(workdir: pathlib.Path) -> None:
     """Removes what a run left in its workdir, and nothing else; config.json last.
 
-    Of a folder that is a link, to another disk say, what is in it.
+    If a folder is a link (to another disk, say), it removes the contents and keeps the link.
     """
     for name in LEFT:
         folder = workdir / name
@@ -107,7 +107,7 @@ def refuse_changes(workdir: pathlib.Path, config: Config) -> Config:
     """
     old = read_config(workdir)
     changed = changed_fields(old, config)
-    # A run that older code began does not know what its data were, but by their name.
+    # A run that older code began knows its data by name only.
     known = "fingerprint" in read_dataset(workdir)
     if old.dataset != config.dataset and not known:
         changed["dataset"] = (old.dataset, config.dataset)
@@ -161,7 +161,7 @@ def read_class_names(workdir: pathlib.Path) -> list[str]:
 
 
 def identity(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
-    """Returns what makes a run's checkpoints its own, for their seals.
+    """Returns the run's identity, which the seals of its checkpoints carry.
 
     Raises:
       ConfigError: dataset.json is damaged.
@@ -300,7 +300,7 @@ def refuse_past_end(workdir: pathlib.Path, start: int, last: int) -> None:
 
 
 def refuse_nested(workdir: pathlib.Path, config: Config) -> None:
-    """Refuses a workdir in its data set, of which it would be a class, or the other way round.
+    """Refuses a workdir inside its data set (it would become a class), or the reverse.
 
     Raises:
       PathError: says which lies in which.

@@ -1,4 +1,4 @@
-"""A run's weights out of its workdir, and other weights into one; `weights/` has the files."""
+"""Weights read from a workdir, or written as one; `weights/` handles files of weights."""
 
 import dataclasses
 import json

@@ -89,7 +89,7 @@ def check(folder: pathlib.Path, step: int, run: dict[str, Any]) -> Seal | None:
     Args:
       folder: of the checkpoint.
       step: that its name says.
-      run: as `Seal.run`, of the workdir; what either does not have is not compared.
+      run: the workdir's counterpart of `Seal.run`; only what both have is compared.
 
     Returns:
       The seal, or None where there is none.
@@ -108,7 +108,7 @@ def check(folder: pathlib.Path, step: int, run: dict[str, Any]) -> Seal | None:
         other = [name for name, value in sealed.run.items() if run.get(name, value) != value]
         if other:
             raise DamageError(f"is of another run ({other[0]} differs)")
-        with ThreadPoolExecutor(machine.cores()) as threads:  # which a digest lets compute
+        with ThreadPoolExecutor(machine.cores()) as threads:  # hashing releases the GIL
             compare = functools.partial(_check_file, folder)
             list(threads.map(compare, sealed.files.keys(), sealed.files.values()))
     except OSError as error:

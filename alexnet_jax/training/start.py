@@ -1,4 +1,4 @@
-"""The beginning of a run with weights that were learned before: which layers, and whose input."""
+"""Start of a run from trained weights: which layers it takes, and whose input settings."""
 
 import dataclasses
 import hashlib
@@ -74,8 +74,8 @@ def read(config: Config, workdir: pathlib.Path | None = None) -> Start | None:
       workdir: of the run, which cannot be where its weights come from; None where none begins.
 
     Raises:
-      ConfigError: a field was set by hand to something else than the weights have, or names no
-        layer of theirs, or no such checkpoint; or processes read other weights.
+      ConfigError: a field set by hand contradicts the weights, or names a layer or checkpoint
+        that they do not have; or processes read different weights.
       WeightsError, CheckpointError: the weights cannot be read.
     """
     if not config.init.weights:
@@ -190,8 +190,8 @@ def _rules(config: Config) -> tuple[str, ...]:
 
 
 def fit(start: Start, setup: Setup, class_names: list[str]) -> Fitted:
-    """Finds for each layer of a network what it begins with, and puts the names of the new ones
-    where the rates of the config say `new`.
+    """Finds what each layer of a network begins with; in the config's layer rates, replaces `new`
+    by the names of the layers that begin anew.
 
     Args:
       start: what was read.

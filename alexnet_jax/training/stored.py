@@ -86,7 +86,7 @@ class Stored:
         return newest if newest is not None and newest not in self.steps() else None
 
     def newest_seal(self) -> Seal | None:
-        """Returns what the newest step says that it is of, if there is one and it has a seal."""
+        """Returns the newest step's seal; None if there is no step, or it has no seal."""
         steps = self.steps()
         return seal.read(self.path / str(steps[-1])) if steps else None
 

@@ -19,8 +19,8 @@ from alexnet_jax.training.rows import METRICS, Line, Row, read_lines
 
 
 class MetricsWriter(Protocol):
-    """Where a team keeps its logs: handed to `train.train`, or by `get_writers(workdir)` of a
-    --config file. Rows and their names are those of metrics.jsonl (`rows.FIELDS`)."""
+    """A team's own log: passed to `train.train`, or returned by `get_writers(workdir)` of a
+    --config file. Its rows have the fields of metrics.jsonl (`rows.FIELDS`)."""
 
     def write(self, row: Row) -> None:
         """Takes a row; a run that goes on sends those after its checkpoint again."""
@@ -120,7 +120,7 @@ class OtherWriters:
             self._without_its_failure(other, lambda other=other: other.write(dict(row)))
 
     def _without_its_failure(self, other: MetricsWriter, action: Callable[[], None]) -> None:
-        """Lets a service be away: its rows are in metrics.jsonl, and the run is worth more."""
+        """Survives a service that fails: metrics.jsonl has the rows, and the run matters more."""
         try:
             action()
         except Exception as error:  # of whatever kind: it is somebody else's

@@ -29,7 +29,7 @@ from alexnet_jax.weights.types import Weights, WeightsError
 # Caffe's ilsvrc_2012_mean.npy by channel, RGB.
 CAFFE_MEAN = (122.6789143406786, 116.66876761696767, 104.0069879317889)
 BACKGROUND = "background"  # the class that TensorFlow's networks have before ImageNet's thousand
-# Fields of a network that its weights and what they compute do not depend on.
+# Fields that affect neither a trained network's weights nor what they compute.
 NOT_OF_A_TRAINED_NETWORK = (
     *("init", "conv_std", "conv345_std", "fc_std", "fc8_std", "bias_value", "dropout_rate"),
     *("columns_meet", "lrn", "normalisation"),  # of one column without norms
@@ -69,8 +69,8 @@ def _caffes(kinds: list[str]) -> str:
 
 
 def read_onnx(path: pathlib.Path, recipe: str) -> Weights:
-    """Reads an ONNX network with Caffe's weights, such as bvlcalexnet-12; of the recipe torchvision
-    one that reads red first, with that recipe's own mean and scale."""
+    """Reads an ONNX network with Caffe's weights, such as bvlcalexnet-12; with the recipe
+    torchvision, one whose input is RGB, with that recipe's own mean and scale."""
     model = onnx_file.load(path)
     if model.producer_name == onnx_graph.PRODUCER and not recipe:
         return _read_own_onnx(model, path)

@@ -1,4 +1,4 @@
-"""Names and axes of other frameworks against the standard tree; nothing is left over."""
+"""Other frameworks' names and axes mapped to the standard tree, with no tensor left over."""
 
 import dataclasses
 import pathlib

@@ -7,16 +7,16 @@ import numpy as np
 
 from alexnet_jax.weights.types import WeightsError
 
-# How Caffe's convolutions move, (stride, zeros around), where conv1's zeros are the recipe's.
+# (stride, padding) of Caffe's convolutions; conv1's padding depends on the recipe.
 MOVES = {"conv1": (4, None), "conv2": (1, 2), "conv3": (1, 1), "conv4": (1, 1), "conv5": (1, 1)}
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 
 def load(path: pathlib.Path) -> Any:
-    """Reads a model, without what other files hold of it.
+    """Reads a model, without its external data files.
 
     Raises:
-      WeightsError: it is none, or the onnx package is not installed.
+      WeightsError: it is not a model, or the onnx package is not installed.
     """
     try:
         import onnx  # pyright: ignore[reportMissingImports]

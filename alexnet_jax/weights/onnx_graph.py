@@ -1,8 +1,8 @@
 """A network as an ONNX graph: ONNX's own operators, in the order of the paper's figure 2.
 
-Columns are groups of convolutions. Local normalisation is ONNX's LRN, of each column where windows
-do not leave it; what ONNX has no operator for, the spatial norm of run #145, is made of elementary
-ones.
+Columns become groups of convolutions. Local normalisation becomes ONNX's LRN, one for each column
+if no window crosses columns. ONNX has no operator for the spatial norm of run #145; elementary
+operators compute it.
 """
 
 import itertools
@@ -115,7 +115,7 @@ class _Graph:
 
 
 def _normalised(g: _Graph, weights: Weights) -> str:
-    """Crops to views: less the mean, scaled, channels first; as `Views` has a black image's."""
+    """Turns crops into views: less the mean, scaled, channels first; offset as of a black image."""
     config = weights.config
     views = Views.of(config, weights.statistics)
     black = np.zeros((1, config.resize, config.resize, 3), np.uint8)
@@ -215,7 +215,7 @@ def _batch_norm(g: _Graph, layer: str, x: str, norm: Any) -> str:
 def _matrix(
     g: _Graph, layer: str, params: Any, x: str, channels: int, groups: int, maps: bool
 ) -> str:
-    """A fully connected layer; of maps it reads channels first, as ONNX's Flatten gives them."""
+    """Adds a fully connected layer; it reads maps channels first, as ONNX's Flatten orders them."""
     outputs = []
     kernels = np.split(params["kernel"], groups, axis=1)
     biases = np.split(params["bias"], groups)

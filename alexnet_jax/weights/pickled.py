@@ -51,7 +51,7 @@ class Opaque:
 
 
 Opaques = Callable[[str], bool]  # may an object of this name stand for itself?
-ANY_CLASS = ""  # asked of `Opaques`: any class's own, which is not called, as a function would be
+ANY_CLASS = ""  # asks `Opaques` about any class's objects: unlike functions, classes are not called
 
 
 def read(
@@ -64,9 +64,9 @@ def read(
 
     Args:
       data: the pickle, or a file that is read up to its end.
-      calls: what stands for each name that it may call.
-      persistent: from a persistent id to its object, where the pickle has any.
-      opaque: which calls stand for themselves, as `Opaque`; they are not made either.
+      calls: the replacement for each name that the pickle may call.
+      persistent: maps a persistent id to its object, if the pickle has any.
+      opaque: says which other calls become an `Opaque`; these are not executed either.
 
     Raises:
       PickleError: it is damaged, or holds something else.
@@ -289,8 +289,8 @@ def _text(value: bytes | str) -> str:
 
 
 def _key(value: Any) -> Any:
-    """Returns what may be a dictionary's key: text or a number. To hash a tuple that holds itself
-    twice, again and again, takes for ever."""
+    """Returns a dictionary's key, which must be text or a number. Hashing nested tuples, each of
+    which holds the next one twice, would take for ever."""
     if not isinstance(value, str | bytes | int | float | None):
         raise PickleError(f"a dictionary with a {type(value).__name__} for a key")
     return value
@@ -299,7 +299,7 @@ def _key(value: Any) -> Any:
 def _finished(value: Any) -> Any:
     """Puts arrays in the place of what was built, and text in that of Python 2's bytes.
 
-    What a pickle refers to twice is finished once: a few bytes could else unfold without end.
+    It finishes shared objects only once; otherwise a few bytes could expand without end.
     """
     done: dict[int, Any] = {}
 

@@ -93,5 +93,5 @@ def write(tensors: dict[str, np.ndarray], weights: Weights, path: pathlib.Path) 
     if weights.statistics:
         extra = {f"{COLOURS}{n}": v for n, v in dataclasses.asdict(weights.statistics).items()}
     contiguous = {name: np.ascontiguousarray(v) for name, v in (tensors | extra).items()}
-    # Which takes a path only where it is text.
+    # Not `save_file`, which takes a path only if it is valid text.
     path.write_bytes(save(contiguous, metadata(weights)))

@@ -57,7 +57,7 @@ def write(weights: Weights, path: pathlib.Path, from_images: bool = False) -> No
     [batch] = export.symbolic_shape("batch")
     kind = np.uint8 if from_images else np.float32
     images = jax.ShapeDtypeStruct((batch, size, size, 3), kind)
-    # XLA's own operations: ours are calls of what a machine has.
+    # XLA's own operations only: ours call machine-specific code.
     numerics = Numerics("reference", matmul_precision=config.matmul_precision)
     with numerics.apply():
         exported = export.export(jax.jit(logits), platforms=platform.EXPORTED_TO)(images)

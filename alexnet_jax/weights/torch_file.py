@@ -48,8 +48,8 @@ DAMAGE = (
 )
 
 
-# Objects that stand for themselves beside the weights: of a training script, or a whole module.
-# Whatever else is called is refused by its name.
+# Packages whose objects, of a training script or a whole module, may appear beside the weights as
+# `Opaque`. Any other call is refused by its name.
 _PACKAGES = (
     *("torch.", "torchvision.", "argparse.", "collections.", "pathlib.", "numpy.", "datetime."),
     *("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "timm."),
@@ -58,7 +58,8 @@ _MAGIC = 0x1950A86A20F9469CFC6C  # of the format before the ZIP archive
 _PROTOCOL = 1001
 BESIDE = ("n_averaged", "num_batches_tracked")  # tensors that count, and are no weights
 
-# Where training scripts keep the state beside an optimizer, epochs and arguments; the first first.
+# Keys under which training scripts save the weights, beside an optimizer, epochs and arguments, in
+# order of preference.
 _STATES = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module"),
     *("weights", "params", "state", "ema", "model_ema", "ema_state_dict"),
@@ -80,8 +81,9 @@ class _Tensor:
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a state dictionary by name, without the prefixes of wrappers.
 
-    The dictionary may lie in another one, beside an optimizer and what else a script saves, or be a
-    whole module. Read are the ZIP archives of `torch.save` and the format before them.
+    The dictionary may be nested in another one, beside an optimizer and whatever else a script
+    saves, or be a whole module. The file may be a ZIP archive of `torch.save`, or in the format
+    before it.
 
     Raises:
       WeightsError: not such a file, damaged, or without the tensors of a network.
@@ -102,9 +104,9 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _states(
     content: Any, name: str = "", depth: int = 0, seen: set[int] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the dictionaries of tensors in what a file holds, with what they are called.
+    """Yields a file's dictionaries of tensors, each with its name.
 
-    Each is looked into once: a few bytes can refer to one a million times.
+    It visits each object once: a few bytes can refer to one a million times.
     """
     seen = set() if seen is None else seen
     if id(content) in seen or depth > 4:
@@ -271,7 +273,8 @@ class _Archive(_File):
 
     def _stored(self, name: str) -> bytes:
         info = self._archive.getinfo(name)
-        # What torch.save never writes may be a bomb; zipfile makes room for what it is told.
+        # torch.save never compresses. A compressed entry may be a zip bomb: zipfile allocates
+        # whatever size the entry claims.
         is_stored = info.compress_type == zipfile.ZIP_STORED
         if not is_stored or info.compress_size != info.file_size:
             raise ValueError(f"{name[:100]} is compressed")
@@ -290,8 +293,8 @@ class _Archive(_File):
 
 
 class _Legacy(_File):
-    """The format before 1.6: three pickles of what wrote it, the objects', the storages' keys, and
-    then each storage: how many numbers it has (int64), and they."""
+    """The format before 1.6: three header pickles, one of the objects, one of the storages' keys,
+    and then each storage: its count of numbers (int64), and the numbers."""
 
     def __init__(self, data: bytes) -> None:
         self._file = io.BytesIO(data)

@@ -4,8 +4,9 @@
 
 The network of NVIDIA's fork of Caffe (models/alexnet_bn): means and variances over the whole batch,
 without scale and offset, after pool1, pool2, relu3 and relu4; the rate and warm-up of its solver
-for batches of 8,192. Its convolutions' biases start at 0.01; here those that the paper starts at 1
-start at 0.1. It clips each layer's rate (LARC); LARS is as You, Gitman and Ginsburg (2017) have it.
+for batches of 8,192. NVIDIA starts the convolutions' biases at 0.01; here the biases that the paper
+starts at 1 start at 0.1. NVIDIA clips each layer's rate (LARC); here LARS follows You, Gitman and
+Ginsburg (2017).
 """
 
 from alexnet_jax.config import Config

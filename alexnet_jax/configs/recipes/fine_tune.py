@@ -4,10 +4,10 @@
         --config.init.weights=alexnet.pth --config.dataset=PATH/photographs
 
 The rates of Caffe's finetune_flickr_style: a tenth of those from scratch, and ten times as much for
-layers that begin anew. Network, crops and colours are the weights' own.
+newly initialised layers. The network, crops and colours come with the weights.
 
-From torchvision's convolutions, five epochs of ten classes of ImageNet's photographs (5,000 to
-learn from) end with 7.20 to 7.90 % top-1 error, ten views, three seeds; 58 epochs from scratch
+On ten classes of ImageNet's photographs (5,000 to train on), five epochs from torchvision's
+convolutions end with 7.20 to 7.90 % top-1 error, ten views, three seeds; 58 epochs from scratch end
 with 21.8 %.
 """
 
@@ -18,7 +18,7 @@ from alexnet_jax.configs.recipes import default
 def get_config() -> Config:
     """Returns the recipe."""
     config = default.get_config()
-    config.init.layers = ("all",)  # of weights, without which this recipe does not begin
+    config.init.layers = ("all",)  # of the weights, which this recipe requires
     config.num_epochs = 10
     config.optimizer.learning_rate = 0.001
     config.optimizer.schedule.layer_rates = ("new: x10",)

@@ -4,9 +4,9 @@
 
 cuda-convnet2's wiki (TrainingExample) prints 42.55 % top-1 and 19.81 % top-5 error on ILSVRC-2012
 validation for the centre crop, 40.42 and 18.15 % with ten views. With `--config.mesh.scheme=hybrid`
-each device convolves images of its own and the fully connected layers are shared out by units. The
-cfg's bias of -7 in fc1000, which is left over from independent logistic units and cancels in a
-softmax, is left out.
+each device convolves images of its own, and the devices share the fully connected layers by units.
+The cfg has a bias of -7 in fc1000, a remnant of independent logistic units, which cancels in a
+softmax; the recipe omits it.
 """
 
 from alexnet_jax.config import Config

@@ -1,8 +1,8 @@
 """Many reads by one Linux system call (io_submit, man 2), each into several pieces of memory.
 
-Python's lock is free meanwhile. A call for each read has it pass from thread to thread a thousand
-times a batch: sixteen threads read more slowly than four (experiments/speed, s7). Files in the page
-cache are copied within the call; it waits for what a disk must bring.
+The call releases the GIL. With a call for each read, the GIL passes between threads a thousand
+times a batch: sixteen threads read more slowly than four (experiments/speed, s7). The call copies
+what is in the page cache, and waits for what must come from the disk.
 """
 
 import ctypes
@@ -66,9 +66,9 @@ class _Queue:
             else:
                 at, handed_in = at + taken, handed_in + taken
         events = np.zeros(handed_in, EVENT)
-        # What was in the page cache is done: to ask for that, Python's lock is kept.
+        # Reads from the page cache are done already: asking for them keeps the GIL.
         done = self._finished(events, 0, _locked())
-        while done < handed_in:  # they write to memory that is the caller's
+        while done < handed_in:  # the others still write to the caller's memory
             done += self._finished(events[done:], len(events) - done, _libc())
         results[events["row"].astype(np.int64)] = events["result"]
         return results

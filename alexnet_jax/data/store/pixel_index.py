@@ -1,7 +1,7 @@
 """Offsets of pixels in a raw store's shards, so that they are read straight into batches.
 
-An index lies beside each shard. It holds a sum of each image's bytes too: reading this way passes
-by the hashes that ArrayRecord checks.
+An index lies beside each shard. It also holds a checksum of each image, because reading this way
+bypasses the hashes that ArrayRecord checks.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ def index_file(shard: str) -> str:
 def sums_of(pixels: np.ndarray) -> np.ndarray:
     """Returns the sum of each image's bytes, taken as 64-bit numbers, modulo 2**64.
 
-    No single flipped bit leaves it as it is, and hardly ever do zeros, or other bytes, in the place
-    of the image's. Parts that changed places it does not tell of: `prepare --verify` does.
+    It detects any single flipped bit, and almost always zeros or other bytes in place of the
+    image's. It does not detect parts that changed places: `prepare --verify` does.
 
     Args:
       pixels: (n, bytes) uint8, rows without gaps.

@@ -243,13 +243,13 @@ class Preparation:
         return True
 
     def _note(self, shard: Shard, written: Written) -> None:
-        """Gives a whole shard its name, and keeps what it adds.
+        """Renames a finished shard to its final name, and records what it adds.
 
-        Waiting for the disk is done here, where no image waits for it. A shard that was lost and
-        written again adds nothing new.
+        It waits for the disk here, where no image waits for it. A shard that was lost and rewritten
+        adds nothing new.
 
         Raises:
-          DataError: such a shard is not what it was.
+          DataError: a rewritten shard differs from the lost one.
         """
         if self._about.get(shard.file, written.about[shard.file]) != written.about[shard.file]:
             raise DataError(
@@ -321,7 +321,7 @@ class Preparation:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Keeps Ctrl-C back until what is inside is done, from processes started inside for good."""
+    """Delays Ctrl-C until the block is done; processes started in the block never get it."""
     late: list[tuple[Any, ...]] = []
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, lambda *about: late.append(about)) if main else None
@@ -337,10 +337,10 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _flush(path: pathlib.Path) -> None:
-    """Returns when a file is on the disk, and frees its memory for the next one.
+    """Flushes a file to the disk, and frees its pages in the cache for the next one.
 
-    A store is often larger than memory; without this, writing it takes ever new pages, which cost
-    several times those that are used again (experiments/input, i1).
+    A store is often larger than memory. Without this, writing always takes new pages, which cost
+    several times as much as reused ones (experiments/input, i1).
     """
     with path.open("rb") as opened:
         os.fsync(opened.fileno())

@@ -1,9 +1,9 @@
 """Offsets of records in an ArrayRecord file, and reading part of one straight into an array.
 
-ArrayRecord's own reader copies a record twice and holds Python's lock meanwhile, so that threads do
-not add up. The file is Riegeli's (google/riegeli, doc/riegeli_records_file_format.md): chunks in a
-row, here of one uncompressed record each, cut by a header wherever a block of 64 KiB begins. A
-position in here counts the bytes between those headers.
+ArrayRecord's own reader copies a record twice and holds the GIL meanwhile, so that more threads do
+not help. The format is Riegeli's (google/riegeli, doc/riegeli_records_file_format.md): a sequence
+of chunks, here of one uncompressed record each, interrupted by a header at the start of every
+64 KiB block. A position in this module does not count the bytes of those headers.
 """
 
 import os
@@ -25,8 +25,8 @@ CHUNK_HEADER = struct.Struct("<8x Q 8x Q 8x")
 MOST_PARTS = many_reads.MOST_PIECES  # of one call
 Position = TypeVar("Position", int, np.ndarray)
 RECORDS, UNCOMPRESSED = ord("r"), 0
-# Before a record: no compression; how many bytes the next number takes; the record's size. The
-# numbers are varints, and the first of them takes a byte.
+# Before a record stand the compression type (none), the length of the next number in bytes, and the
+# record's size. Both numbers are varints; the first takes one byte.
 MOST_BEFORE_RECORD = 12
 
 
@@ -83,7 +83,7 @@ def in_file(position: Position) -> Position:
 
 
 def read_into(descriptor: int, start: int, out: memoryview) -> int:
-    """Reads what follows in a file into `out`: one call of the system for 32 MB, and one copy.
+    """Fills `out` from a file, without block headers: one system call for 32 MB, and one copy.
 
     Args:
       descriptor: of the file, open for reading.
@@ -112,7 +112,7 @@ def read_into(descriptor: int, start: int, out: memoryview) -> int:
 
 
 def read_rows(descriptors: np.ndarray, starts: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Reads what follows in several places, each into its row: by one call of the system for all.
+    """Fills each row of `out` from its own place in a file: one system call for all rows.
 
     Args:
       descriptors: (n,) int32 of files, open for reading; below zero where there is none.

@@ -58,8 +58,8 @@ class Written:
     """What is known of a finished shard.
 
     Attributes:
-      parts: its file's name, and that of its index where there is one, each with the file that
-        has not that name yet.
+      parts: the final name of its file, and of its index if it has one, each with the temporary
+        file that gets the name later.
       about: of each by name, for the manifest: `bytes`, `sha256`, and of the shard `records`.
       bad: images left out, a message each.
       sums: of the images, where they are of the training split.

@@ -36,7 +36,7 @@ SHARD_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # TFDS's
 
 
 def is_store(path: pathlib.Path) -> bool:
-    """Is there a store, finished or not, or what one is left with that has lost a file?"""
+    """Is it a store: finished, unfinished, or one that has lost a file?"""
     signs = [(path / MANIFEST).is_file(), _is_described(path), _shards(path)]
     return sum(signs) >= 2 or (path / UNFINISHED).is_dir()
 
@@ -195,9 +195,9 @@ class Store(Dataset):
 
 @dataclasses.dataclass(frozen=True)
 class _WholeFile:
-    """What ArrayRecordDataSource asks for where a file's footer need not be read for its count."""
+    """A file with a known count, so that ArrayRecordDataSource need not read its footer for it."""
 
-    filename: bytes  # for a path need not be text
+    filename: bytes  # a path need not be valid text
     examples_in_shard: int
     take: int
     skip: int = 0
@@ -248,10 +248,10 @@ class StoredSplit(Source):
         return self._records[index]
 
     def fetched(self, some: range) -> Self:
-        """Returns the same split with some records read already, and no others.
+        """Returns the same split, with only some of its records, which are read already.
 
-        By one call: each costs ArrayRecord a time that grows with the records of a shard, 12 ms
-        where it has 900,000.
+        One call reads them all: the time of each ArrayRecord call grows with the records of a
+        shard, 12 ms if it has 900,000.
 
         Raises:
           ValueError, RuntimeError, IndexError, OSError: one cannot be read.

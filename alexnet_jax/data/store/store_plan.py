@@ -18,10 +18,10 @@ from alexnet_jax.data.types import DataError
 from alexnet_jax.errors import printable
 from alexnet_jax.host import mirror, paths
 
-# Of pixels, where the number of shards is not given: few enough files for a process to hold open
-# (ImageNet: 235 and 10), and for less, several that processes can share.
+# Bytes of pixels, if the number of shards is not given: few enough files for a process to hold open
+# (ImageNet: 235 and 10), but for a small split several, which processes can share.
 SHARD_BYTES, LEAST_SHARD_BYTES, SHARDS_TO_SHARE = 2**30, 2**25, 16
-SHARD_RECORDS = 2**17  # ArrayRecord finds one in a time that grows with them
+SHARD_RECORDS = 2**17  # the time in which ArrayRecord finds a record grows with their number
 
 
 def shards(dataset: Dataset, options: Options) -> list[Shard]:
@@ -109,10 +109,10 @@ def finished_already(dataset: Dataset, folder: pathlib.Path, options: Options) -
 def refuse_another(
     folder: pathlib.Path, noted: dict[str, Any], wanted: dict[str, Any], left_out: bool
 ) -> None:
-    """Refuses to go on with what another source or other options made.
+    """Refuses to resume what another source or other options made.
 
-    What `on_bad_image` says matters only where an image was left out: without one the shards are
-    the same, so that a preparation that a bad image stopped goes on with skip.
+    `on_bad_image` matters only if an image was left out. Otherwise the shards are the same, so a
+    preparation that a bad image stopped can resume with skip.
 
     Raises:
       DataError: says what differs.
