@@ -122,7 +122,7 @@ def line_of(error: Exception) -> str:
 
 @contextlib.contextmanager
 def errors_as_one_line() -> Iterator[None]:
-    """Exits with one line and a code that is not 0 where something is wrong."""
+    """Exits with one line and a code that is not 0 on an error that the user can mend."""
     print_any_name()
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)

@@ -18,7 +18,7 @@ def covered(network: Network, image: AnyImage, patch: int = 0, places: int = 15)
       places: in each direction, evenly over the crop that one view sees.
 
     Returns:
-      The photograph's centre crop, and the likeliest class's odds at each place.
+      The photograph's centre crop, and the likeliest class's log-odds at each place.
     """
     c = network.config
     pixels, _ = squares(image, c.resize, c.exif_orientation)

@@ -1,6 +1,7 @@
 """Pictures of trained networks, as figures: what `python -m alexnet_jax.visualize` saves.
 
-Each takes what `inference.load` returns, and is shown where a notebook's cell ends with it.
+Most take what `inference.load` returns; `augment` and `split` take a config, `curves` workdirs. A
+notebook shows a figure where a cell ends with it.
 """
 
 import copy

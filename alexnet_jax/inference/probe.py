@@ -25,7 +25,7 @@ from alexnet_jax.inference.trained import TrainedNetwork
 PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 HELD_OUT = 5  # every fifth training image chooses the penalty
 MOST_STEPS = 100
-TOLERANCE = 1e-3  # of the gradient's norm, relative to the first
+TOLERANCE = 1e-3  # of the gradient's norm, relative to that at zero weights
 
 
 class Activations(NamedTuple):

@@ -109,7 +109,7 @@ def load(
     statistics = run_files.read_statistics(workdir)
     setup = Setup.of(config, config.num_classes or len(names), statistics=statistics)
     stored = Stored(workdir, run_files.identity(workdir, config))
-    with ThreadPoolExecutor(1) as beside:  # files are hashed and read without Python's lock
+    with ThreadPoolExecutor(1) as beside:  # hashing and reading release the GIL
         choosing = beside.submit(stored.choose, which)
         choosing.add_done_callback(lambda _: files.forget_ahead())
         form = StoredForm(setup)

@@ -23,7 +23,8 @@ def kernel_init(model: ModelConfig, layer: str) -> initializers.Initializer:
 
 
 def bias_init(model: ModelConfig, layer: str) -> BiasInit:
-    """Returns what makes a layer's biases: `bias_value` where the paper says so, else 0."""
+    """Returns a layer's bias initialiser: `bias_value` where the paper says so, else 0; or
+    PyTorch's uniform draw."""
     if model.init == "torch":
         return lambda fan_in: _uniform(fan_in**-0.5)
     # Paper section 5; conv6 is run #146's.

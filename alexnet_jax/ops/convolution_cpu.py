@@ -18,7 +18,7 @@ LEAST_CHANNELS = {3: 128, 5: 48}
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int) -> jax.Array:
-    """Convolves as `convolution.conv` says, with gradients that XLA makes matrix products of."""
+    """Convolves as `convolution.conv` says; oneDNN or XLA's matrix products give the gradients."""
     return _forward(x, kernel, stride, padding, groups)
 
 

@@ -77,7 +77,8 @@ def broadcast_from(x: jax.Array, device: int) -> jax.Array:
 
 
 def units_to_inputs(x: jax.Array, units: int) -> jax.Array:
-    """Turns a kernel's or bias's share of units into its share of inputs of all units, unpadded."""
+    """Turns a kernel's share of units into its share of inputs of all units, unpadded; gathers a
+    bias whole."""
     if x.ndim == 1:
         return gather_channels(x, lax.axis_size(MODEL))[:units]
     return lax.all_to_all(x, MODEL, split_axis=0, concat_axis=1, tiled=True)[:, :units]

@@ -21,8 +21,8 @@ def build(config: MeshConfig) -> Mesh:
     """Returns a (data, model) mesh over the first devices, or over all of several processes.
 
     Raises:
-      ConfigError: more devices are asked for than there are, they do not divide, some of several
-        processes would have none, or nothing may be compiled for them.
+      ConfigError: there are fewer devices than asked for, they do not divide, several processes
+        would leave a device unused, or JAX_DISABLE_JIT is set.
     """
     if jax.config.values["jax_disable_jit"]:
         raise ConfigError("JAX_DISABLE_JIT: is set, and every step here is compiled; unset it")

@@ -10,7 +10,7 @@ from alexnet_jax.feed.protocol import Fed, Feeding
 from alexnet_jax.ops import compilation
 from alexnet_jax.parallel import collectives
 from alexnet_jax.parallel import mesh as meshes
-from alexnet_jax.steps import digests, metrics
+from alexnet_jax.steps import digests
 from alexnet_jax.steps.digests import ReplicaError
 from alexnet_jax.steps.setup import Setup
 from alexnet_jax.steps.state import TrainState, abstract_state
@@ -21,8 +21,8 @@ class _Watched(TrainStep):
     """An update that returns each device's digests of its results instead of the results."""
 
     def __call__(self, state: TrainState, fed: Fed) -> jax.Array:  # pyright: ignore
-        """Returns (data, model, leaves, 2) uint32: gradients before they are summed, then the new
-        state."""
+        """Returns (data, model, leaves, 2) uint32: gradients before they are summed over devices,
+        then the new state."""
         self._sums: dict[str, jax.Array] = {}
         new, _ = super().__call__(state, fed)
         self._watch("new ", new)
@@ -32,12 +32,12 @@ class _Watched(TrainStep):
     def _watch(self, kind: str, tree: Any) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             name = kind + digests.name_of(path)
-            # A batch that learns in passes comes here once per pass: add them all.
+            # A classifier that learns in passes comes here once per pass: add them all.
             self._sums[name] = self._sums.get(name, 0) + digests.of_part(leaf)
 
-    def _total(self, grads: Any, sums: metrics.Sums) -> tuple[Any, metrics.Sums]:
+    def _summed(self, grads: Any) -> Any:
         self._watch("gradient of ", grads)
-        return super()._total(grads, sums)
+        return super()._summed(grads)
 
 
 class Replay:

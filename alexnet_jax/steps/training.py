@@ -64,7 +64,7 @@ class TrainStep:
         """The paper's update: all layers learn from the whole batch."""
         params = collectives.whole_over_data(state.params, self._specs)
         grads, sums, statistics = self._gradient(params, state.batch_stats, batch, state.step)
-        grads, sums = self._total(grads, sums)
+        grads, sums = self._summed(grads), collectives.sum_over_data(sums)
         state, squared_norm = self._update(state, grads, sums)
         return _with_statistics(state, statistics), squared_norm, sums
 
@@ -79,20 +79,17 @@ class TrainStep:
         for turn in range(passes):
             layers = of_classifier(state.params)
             grads, part_dx, part_sums = gradient.of_classifier(layers, x, rows, turn)
-            grads, part_sums = self._total(grads, part_sums)
+            grads, part_sums = self._summed(grads), collectives.sum_over_data(part_sums)
             state, of_part = self._update(state, grads, part_sums)
             dx, squared_norm = dx + part_dx, squared_norm + of_part / passes
             sums = metrics.merge(sums, part_sums) if sums else part_sums
         assert sums is not None
-        grads = back(dx)
-        grads = collectives.sum_gradients(grads, {layer: self._specs[layer] for layer in grads})
-        state, of_rest = self._update(state, grads, sums)
+        state, of_rest = self._update(state, self._summed(back(dx)), sums)
         return _with_statistics(state, statistics), squared_norm + of_rest, sums
 
-    def _total(self, grads: Any, sums: metrics.Sums) -> tuple[Any, metrics.Sums]:
-        """Adds up what devices know of some layers' gradients."""
-        specs = {layer: self._specs[layer] for layer in grads}
-        return collectives.sum_gradients(grads, specs), collectives.sum_over_data(sums)
+    def _summed(self, grads: Any) -> Any:
+        """Sums some layers' gradients over the devices that share them."""
+        return collectives.sum_gradients(grads, {layer: self._specs[layer] for layer in grads})
 
     def _squared_norms(self, grads: Any) -> Any:
         return collectives.squared_norms(grads, {layer: self._specs[layer] for layer in grads})

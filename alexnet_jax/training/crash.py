@@ -18,8 +18,8 @@ _one_at_a_time = threading.Lock()
 def told_of(workdir: pathlib.Path) -> Iterator[None]:
     """Reports a native crash of the previous run, and leaves a trace if this one crashes.
 
-    Python's faulthandler writes what a thread did at a SIGSEGV, SIGILL, SIGBUS, SIGFPE or SIGABRT
-    to a file of the workdir; an empty one is removed at the end.
+    At a SIGSEGV, SIGILL, SIGBUS, SIGFPE or SIGABRT Python's faulthandler writes the stacks of all
+    threads to a file of the workdir; an empty one is removed at the end.
     """
     path = workdir / f"{NAME}.{jax.process_index()}.txt"
     processes.first_does(lambda: _tell(workdir))

@@ -26,12 +26,13 @@ class DamageError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Seal:
-    """What a checkpoint is known by.
+    """The identity of a checkpoint.
 
     Attributes:
       step: finished updates.
       run: fields of the config that a resume may not change, and the data set's fingerprint.
-      rows: lines of metrics.jsonl up to this save, and their SHA-256; empty where there are none.
+      rows: lines of metrics.jsonl up to this save, and their SHA-256; and the sums of the next
+        row so far (`means`). Empty where there are none.
       leaves: digest of each array, wherever it lies (`steps.digests`).
       files: SHA-256 of each file, by its path within the checkpoint.
     """

@@ -40,7 +40,7 @@ class Start:
       weights: that were read.
       form: their format, one of `run_weights.FORMATS`.
       path: of them.
-      sha256: of the file; of a workdir, of what seals its checkpoint.
+      sha256: of the file; of a workdir, of its checkpoint's seal, or without one of its arrays.
       layers: that are taken, where they fit.
     """
 

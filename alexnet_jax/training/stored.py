@@ -27,14 +27,14 @@ ITEM = "default"  # Orbax's name of the state within a checkpoint
 
 
 class _WithoutRemarks(logging.Filter):
-    """Leaves out what Orbax remarks on options that are as they are meant to be."""
+    """Drops Orbax's log lines: remarks on intended options, and errors that are raised anyway."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Says whether a line is to be logged: errors, and whatever is not Orbax's."""
+        """Says whether to log a line: any that is not Orbax's."""
         return "orbax" not in record.pathname
 
 
-# Its errors too: they are raised as well, and said in one line.
+# Orbax also raises its errors, and the command prints those in one line.
 logging.getLogger("absl").addFilter(_WithoutRemarks())
 
 

@@ -234,7 +234,7 @@ def _matrix(
 
 
 def _dropped(g: _Graph, c: ModelConfig, x: str, layer: str) -> str:
-    """What an evaluation does in the place of dropout: halves, or nothing."""
+    """Scales by 1 - `dropout_rate` where an evaluation does so in place of dropout."""
     if c.dropout_scaling != "test" or c.dropout_rate == 0:
         return x
     if layer not in set(c.dropout_after) - set(c.without):

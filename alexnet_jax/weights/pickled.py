@@ -297,7 +297,7 @@ def _key(value: Any) -> Any:
 
 
 def _finished(value: Any) -> Any:
-    """Puts arrays in the place of what was built, and text in that of Python 2's bytes.
+    """Replaces what was built by arrays, and keys that are Python 2's bytes by text.
 
     It finishes shared objects only once; otherwise a few bytes could expand without end.
     """

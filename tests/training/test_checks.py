@@ -100,6 +100,21 @@ def test_an_update_that_comes_out_otherwise_names_the_device(config, tmp_path, m
         train.train(config, tmp_path / "w")
 
 
+@pytest.mark.parametrize("fc_updates", [1, 2])
+def test_every_layers_gradient_is_compared(config, fc_updates):
+    """Also those of convolutions that learn once for several updates of the classifier."""
+    from alexnet_jax.feed.host import HostBatches
+    from alexnet_jax.steps.replay import Replay
+    from alexnet_jax.steps.setup import Setup
+
+    config.mesh, config.optimizer.fc_updates = MeshConfig(1, 2, "hybrid"), fc_updates
+    replay = Replay(Setup.of(config, 2), HostBatches(config.mesh, config.batch_size, config.resize))
+    layers = {
+        name.split()[-1].split(".")[0] for name in replay._step.names if name.startswith("gradient")
+    }
+    assert layers == {f"conv{n}" for n in range(1, 6)} | {"fc6", "fc7", "fc8"}
+
+
 def test_a_gpu_has_to_be_deterministic_for_it(config, tmp_path, monkeypatch):
     monkeypatch.setattr(compilation.platform, "computed_on", lambda: "cuda")
     assert not compilation.repeats_itself(False) and compilation.repeats_itself(True)

@@ -93,7 +93,7 @@ def start_worker(
       folder: of the store.
       options: of the store.
       counter: shared, of the images that are done.
-      stop: shared; not 0 when the others have ended.
+      stop: shared; not 0 once the parent wants no more shards.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     parent = multiprocessing.parent_process()
