@@ -47,7 +47,7 @@ def define_flags() -> None:
     )
 
 
-OWN_FLAGS = ("batch_size", "precision", "dataset", "data_dir")  # of what is a field elsewhere
+OWN_FLAGS = ("batch_size", "precision", "dataset", "data_dir")  # named like config fields
 
 
 def _refuse_fields(arguments: list[str]) -> None:

@@ -1,7 +1,7 @@
-"""python -m alexnet_jax.checkpoints --workdir=W [--verify]: what a run has saved, and is it whole.
+"""python -m alexnet_jax.checkpoints --workdir=W [--verify]: a run's checkpoints, and their state.
 
 Lists the step, the size and the validation error of each checkpoint. --verify reads every byte and
-compares it with the digests that were saved along; it ends with 1 where something is damaged.
+compares it with the digests that the save stored. The exit code is 1 if something is damaged.
 """
 
 from alexnet_jax.host import command

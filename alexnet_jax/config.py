@@ -69,9 +69,10 @@ class LrnConfig(_Fields):
 class ModelConfig(_Fields):
     """The network (paper section 3.5) and where its descriptions disagree."""
 
-    # 2: conv2, conv4 and conv5 read their own column only; 1: everything reads everything.
+    # 2: conv2, conv4 and conv5 read their own column only; 1: every layer reads all channels.
     columns: int = 2
-    # False: no arrows cross between conv1 and fc8; the classes alone read both columns (run #150).
+    # False: the columns stay separate from conv1 to fc7; only the classes, and fc7_linear before
+    # them, read both (run #150).
     columns_meet: bool = True
     # Channels of conv1 .. conv5 and units of fc6 and fc7, both columns together (figure 2).
     channels: tuple[int, ...] = (96, 256, 384, 384, 256)
@@ -83,7 +84,7 @@ class ModelConfig(_Fields):
     # Units of a layer without ReLU between fc7 and many classes (layers-146-2011: 2 x 1,024, each
     # half reads both columns); 0: none.
     fc7_linear_units: int = 0
-    # Multiplies every layer's channels but the classes; 0.5 is half as wide.
+    # Factor on the channels of every layer except the classes; 0.5 is half as wide.
     width: float = 1.0
     # Zeros past the right and bottom edge: 0 with 227 crops (Caffe), 3 with the 224 of the paper
     # and the authors' code, where 1 + ceil((224 - 11) / 4) = 55.
@@ -91,7 +92,7 @@ class ModelConfig(_Fields):
     # Zeros past the left and top edge. torchvision has 2 on every side, but never reads the last
     # column and row at the right and bottom: 2 here and conv1_padding = 1 are equivalent.
     conv1_padding_before: int = 0
-    # relu; or tanh or sigmoid, which the paper's section 3.1 compares it with.
+    # relu, or the alternatives that the paper's section 3.1 compares it with: tanh, sigmoid.
     activation: str = "relu"
     # What follows conv1 and conv2, in order; relu stands for `activation`. Paper 3.5:
     # "relu norm pool". Run #145, layer 1: "norm pool relu". CaffeNet: "relu pool norm". Run #167
@@ -101,8 +102,8 @@ class ModelConfig(_Fields):
     layer3: str = "relu"
     layer4: str = "relu"
     layer5: str = "relu pool"
-    # What norm is. local: `lrn` below; batch: the mean and variance of each map over the whole
-    # batch, without scale and offset (NVIDIA's alexnet_bn).
+    # `norm` in layer1 .. layer5. local: `lrn` below; batch: batch normalisation of each map over
+    # the whole batch, without scale and offset (NVIDIA's alexnet_bn).
     normalisation: str = "local"
     # 3: overlapping pooling (paper 3.4). 2: no overlap (run #147, which pads conv2's input by 1 and
     # conv5's by 0).
@@ -126,8 +127,8 @@ class ModelConfig(_Fields):
     # Layers with dropout on their outputs; torchvision has it on fc6's and fc7's inputs:
     # ("pool5", "fc6").
     dropout_after: tuple[str, ...] = ("fc6", "fc7")
-    # test: outputs times (1 - rate) when evaluating (paper 4.2, layer.cu); train: divided by it
-    # when training (Caffe). With weight decay and fixed initial scales the two are not the same.
+    # test: multiply outputs by (1 - rate) when evaluating (paper 4.2, layer.cu); train: divide them
+    # by it when training (Caffe). With weight decay and fixed initial scales the two differ.
     dropout_scaling: str = "test"
 
     def layers(self) -> tuple[str, ...]:
@@ -146,22 +147,24 @@ class AugmentConfig(_Fields):
     flip: bool = True
     # Images that share one crop and flip: 1 in the paper, 32 in the authors' convdata_jpeg.py.
     chunk: int = 1
-    # none; stddev: noise times the standard deviations of the colour axes (authors' code);
-    # eigenvalue_unit_range: by the eigenvalues on [0, 1] (fb.resnet.torch; 2 to 17 times weaker).
+    # none; stddev: scale noise by the standard deviations of the colour axes (authors' code);
+    # eigenvalue_unit_range: scale it by the eigenvalues for pixels on [0, 1] (fb.resnet.torch; 2 to
+    # 17 times weaker).
     lighting: str = "eigenvalue_unit_range"
     lighting_std: float = 0.1
-    lighting_rescale: float = 1.0  # pixels with noise are divided by it; code: 1.1
+    lighting_rescale: float = 1.0  # divisor of pixels with noise; authors' code: 1.1
     lighting_off_epoch: int = 0  # no noise from this epoch on (code: 67); 0 = never off
-    # Where mean and colour axes come from. auto: a store's own statistics, elsewhere ImageNet's;
-    # imagenet: always the authors' input_meta (`mean` below and the axes in augment.py).
+    # Source of the mean and the colour axes. auto: the store's own statistics, or ImageNet's
+    # without a store; imagenet: always the authors' input_meta (`mean` below and the axes in
+    # augment.py).
     statistics: str = "auto"
     # Channel means on 0..255, RGB (authors' input_meta).
     mean: tuple[float, float, float] = (127.305, 119.715, 104.913)
-    # What is subtracted where a store has a mean image. none: the channels' means; moving: each
-    # pixel's own mean (paper section 2: before the crop); centre: the mean image's centre crop,
-    # wherever the crop lies (authors' code). Without a store it is always the channels' means.
+    # What to subtract if the store has a mean image. none: the channel means; moving: each pixel's
+    # own mean (paper section 2: before the crop); centre: the mean image's centre crop, wherever
+    # the crop lies (authors' code). Without a store it is always the channel means.
     mean_image: str = "none"
-    # What centred pixels are divided by.
+    # Divisor of centred pixels.
     pixel_std: tuple[float, ...] = (1.0,)  # one number, or red, green, blue
 
 
@@ -207,21 +210,24 @@ class OptimizerConfig(_Fields):
     # batch, Krizhevsky 2014).
     fc_updates: int = 1
     fc_rate_factor: float = 1.0
-    # Layers that do not learn: conv1 .. fc8. Their parameters, velocity and running
-    # statistics stay to the last bit, and nothing below the lowest other layer is differentiated.
+    # Layers that do not learn, of conv1 .. fc8. Their parameters, velocity and running statistics
+    # keep every bit, and nothing below the lowest layer that learns is differentiated.
     frozen: tuple[str, ...] = ()
-    accumulate_steps: int = 1  # parts that a batch is computed in; the update is the same
+    # Compute a batch in this many parts. The update is the same, except with batch normalisation,
+    # which then uses the statistics of each part.
+    accumulate_steps: int = 1
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
 
 
 @dataclasses.dataclass
 class MeshConfig(_Fields):
-    """Devices by axis: `data` shares out the batch, `model` what the scheme says."""
+    """Devices on each axis: `data` splits the batch, `model` splits what the scheme says."""
 
-    data: int = -1  # -1: what is left
+    data: int = -1  # -1: all remaining devices
     model: int = 1  # 2: one column per device, as in the paper; 4, 8: several devices per column
-    # columns: the paper's split; hybrid, hybrid_in_turns: convolutions by images, fully connected
-    # layers by units over the same `model` devices (Krizhevsky 2014); see parallel/schemes.py.
+    # columns: the paper's split; hybrid, hybrid_in_turns: the same `model` devices split the
+    # convolutions by images and the fully connected layers by units (Krizhevsky 2014); see
+    # parallel/schemes.py.
     scheme: str = "columns"
     # Shard parameters and velocity over `data`; each step gathers the parameters (ZeRO).
     zero: bool = False
@@ -229,13 +235,13 @@ class MeshConfig(_Fields):
 
 @dataclasses.dataclass
 class InitConfig(_Fields):
-    """What a run begins with: weights that were learned before, or random ones."""
+    """What a run starts from: trained weights, or random ones."""
 
     # PATH, or FORMAT:PATH if the name does not show the format: a workdir, safetensors, caffe
     # (.caffemodel, .npy), torchvision (.pth) or onnx. The weights then decide network and input.
     # Empty: random.
     weights: str = ""
-    # Layers that are taken, such as conv1-conv5, conv* or fc6; empty: all that the weights have.
+    # Layers to take, such as conv1-conv5, conv* or fc6; empty: all that the weights have.
     layers: tuple[str, ...] = ()
     checkpoint: str = "best"  # of a workdir: best, latest or a step
     # same: take fc8 if the classes are the same, else initialise it anew; match: pick its rows by
@@ -258,8 +264,8 @@ class Config(_Fields):
     on_bad_image: str = "raise"  # or skip: counted and reported
     read_threads: int = 0  # 0: one for each core, 16 at most
     read_ahead: int = 2  # batches, at least: if they are small, each thread reads one
-    # host: batches are read ahead and copied to the devices; resident: splits are read once, stay
-    # on the devices as uint8, and steps gather from them; auto: resident where it fits.
+    # host: read batches ahead and copy them to the devices; resident: read each split once and keep
+    # it on the devices as uint8, where steps gather their batches; auto: resident if it fits.
     feed: str = "auto"
     # GiB of each device's memory for all resident splits together; 0: a quarter of its memory.
     resident_gib: float = 0.0
@@ -327,7 +333,7 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """Reads `to_json`'s text; `earlier_versions.config_of` also reads what was written before.
+    """Reads `to_json`'s text; `earlier_versions.config_of` also reads that of earlier versions.
 
     Raises:
       ConfigError: a field that this version does not have, or a value of another type.
@@ -349,7 +355,7 @@ def _from_dict(cls: type, values: dict[str, Any], prefix: str) -> Any:
             value = _from_dict(typing.cast(type, hints[name]), value, f"{prefix}{name}.")
         arguments[name] = _tuples(value)
     made = cls(**arguments)
-    made.__post_init__()  # no hand named these fields: what differs from the defaults counts
+    made.__post_init__()  # only fields that differ from the defaults count as set by hand
     return made
 
 
@@ -377,8 +383,8 @@ def check_types(config: Any, prefix: str = "") -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if wanted is tuple and number:
             made = (float(value),)  # one number where several are asked for
-            object.__setattr__(config, name, made)  # by nobody's hand, here and below
-        elif hint == tuple[str, ...] and isinstance(value, tuple):  # a flag's conv1,conv2 is one
+            object.__setattr__(config, name, made)  # not marked as set by hand, here and below
+        elif hint == tuple[str, ...] and isinstance(value, tuple):  # a flag gives "conv1,conv2"
             names = [part.strip() for one in value for part in str(one).split(",")]
             object.__setattr__(config, name, tuple(part for part in names if part))
         elif wanted is float and isinstance(value, int) and number:

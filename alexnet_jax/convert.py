@@ -1,8 +1,8 @@
 """python -m alexnet_jax.convert --from=FORMAT IN --to=FORMAT OUT: weights in and out.
 
-From caffe (.caffemodel, or a .npy dictionary), torchvision, onnx, safetensors or workdir; to
-workdir, safetensors or torchvision, or with the network itself to onnx and stablehlo, which other
-programs run. Nothing in a file is executed, and nothing is written unless every tensor has its
+Reads caffe (.caffemodel, or a .npy dictionary), torchvision, onnx, safetensors or workdir. Writes
+workdir, safetensors or torchvision; or onnx or stablehlo, which hold the network too, so that other
+programs can run it. Executes nothing in a file, and writes nothing unless every tensor has its
 place.
 """
 

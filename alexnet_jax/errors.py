@@ -10,7 +10,7 @@ MOST_LETTERS = 1500  # of an error
 
 
 def printable(text: object) -> str:
-    """Returns a text in one line that leaves a terminal as it is: a name may hold anything.
+    """Returns a text as one line, unprintable characters escaped: a name may hold anything.
 
     >>> printable("red" + chr(27) + "[31m" + chr(10)) == "red" + chr(92) + "x1b[31m" + chr(92) + "n"
     True
@@ -29,9 +29,9 @@ class OneLine(BaseException):
 
 
 class UserError(OneLine, Exception):
-    """What a person can act on; its message says which file, field or step, and what to do.
+    """An error that a person can act on; it names the file, field or step, and says what to do.
 
-    A command prints it and ends with a code that is not 0 (`cli.errors_as_one_line`).
+    A command prints it and exits with a non-zero code (`cli.errors_as_one_line`).
     """
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Interrupted(OneLine):
     code: int
 
     def __new__(cls, message: str, code: int = 130) -> "Interrupted":
-        """Makes the kind that suits where it is raised."""
+        """Makes the subclass for a notebook or for a script."""
         kind: Any = cls
         if cls is Interrupted:
             kind = _InterruptedCell if in_notebook() else _InterruptedScript

@@ -96,7 +96,7 @@ def run(
             writers = get_writers(workdir) if processes.is_first() else ()
             summary = train.train(config, workdir, overwrite, profiled, writers)
             made: list[str] = []
-            if config.report_every_minutes:  # the others wait: if one left, the first would end
+            if config.report_every_minutes:  # all wait: an early exit would end process 0
                 folder = paths.local(workdir, "--workdir")
                 processes.first_does(lambda: made.append(make_page(folder)))
     page = "".join(made)

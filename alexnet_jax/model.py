@@ -161,5 +161,5 @@ def build(config: ModelConfig, num_classes: int, precision: str) -> AlexNet:
 
 
 def on_devices(model: AlexNet, devices: int) -> AlexNet:
-    """Returns the module as one of `devices` that share its channels computes it."""
+    """Returns the module for one of `devices` that share its channels."""
     return model.clone(columns=Columns(model.columns.count, devices))

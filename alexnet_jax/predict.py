@@ -31,7 +31,7 @@ MOST_BYTES = 200  # of a picture's name; disks take 255
 
 
 def pictures_of(photographs: Sequence[pathlib.Path], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns each photograph's picture path: all differ, and none is that of a photograph.
+    """Returns a path for each photograph's picture; all differ, and none is a photograph's own.
 
     Args:
       photographs: as they were named.
@@ -55,7 +55,7 @@ def pictures_of(photographs: Sequence[pathlib.Path], folder: pathlib.Path) -> li
 
 
 def _as_disks_see_it(path: str) -> str:
-    """Returns a path as one that ignores case and ways to write an accent does."""
+    """Normalises a path like a file system that ignores case and the encoding of accents."""
     return unicodedata.normalize("NFC", path).casefold()
 
 
@@ -68,14 +68,14 @@ def _run(arguments: list[str]) -> None:
     if not named:
         sys.exit("error: name at least one photograph after the flags")
     with cli.errors_as_one_line():
-        # By their names as they are, unless a bucket has them.
+        # Take the names verbatim, except those in a bucket.
         photographs = [
             paths.local(n, "PHOTO") if n.startswith("gs://") else pathlib.Path(n) for n in named
         ]
         workdir = paths.local(flags.FLAGS.workdir, "--workdir")
         out = flags.FLAGS.out
         folder = paths.local(out, "--out") if out else workdir / "plots" / "predictions"
-        gc.disable()  # until the first answer next to nothing is garbage: a twentieth of the time
+        gc.disable()  # little is garbage before the first answer: this saves 1/20 of the time
         candidates.hash_ahead(workdir, flags.FLAGS.checkpoint)  # while JAX is imported
         from alexnet_jax import inference
         from alexnet_jax.inference.images import squares
@@ -93,7 +93,7 @@ def _run(arguments: list[str]) -> None:
                     cli.say(f"  {100 * probability:6.2f} %  {in_words(name)}")
                 sys.stdout.flush()
                 gc.enable()
-                from alexnet_jax.figures import answers  # here: the answer is there before pictures
+                from alexnet_jax.figures import answers  # here: answers must not wait for it
 
                 rows = [(spoken(name), probability) for name, probability in answer.best]
                 answers.draw_one(image[0], rows).save(picture)
@@ -134,7 +134,7 @@ def _listening(host: str, port: int) -> socket.socket:
     """Returns a socket that listens.
 
     Raises:
-      ConfigError: somebody else does, or there is no such address.
+      ConfigError: the port is taken, or there is no such address.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,8 +1,9 @@
 """python -m alexnet_jax.probe --workdir=W [--dataset=D] [--layers=pool5,fc6,fc7]: linear probes.
 
-Measures how well a linear classifier tells a data set's classes apart by the activations of a
-network that may have learned something else: logistic regression by L-BFGS on the activations of
-every training image, top-1 and top-5 error on the test images, one view each.
+Measures how well a linear classifier separates a data set's classes, given the activations of a
+network that may have learned something else. It fits logistic regression by L-BFGS to the
+activations of every training image, and reports top-1 and top-5 error on the test images, one view
+each.
 """
 
 from alexnet_jax.host import command

@@ -42,12 +42,12 @@ __all__ = ["Interrupted", "NonFiniteError", "compile_train_step", "preview", "tr
 def compile_train_step(config: Config) -> jax.stages.Compiled:
     """Compiles (state, batch) -> (state, metrics) for the mesh that the config asks for.
 
-    Opens no data set where `num_classes` is set; schedules over epochs then count ImageNet's
-    1,281,167 images. The batch is the host's, of one update, unless `feed` = resident.
+    Opens no data set if `num_classes` is set; schedules over epochs then assume ImageNet's
+    1,281,167 images. The batch is the host's, for one update, unless `feed` = resident.
 
     Raises:
-      ConfigError: a field that cannot be used.
-      DataError: a data set that it needs and cannot open.
+      ConfigError: an invalid field.
+      DataError: it needs the data set, and cannot open it.
     """
     opening.validate(config)
     begun_with = starts.read(config)
@@ -88,11 +88,11 @@ def train(
       workdir: the folder that the run is kept in.
       overwrite: begin anew: removes what a run left in `workdir`, and nothing else.
       profiled: updates that JAX's profiler records, in `workdir`/profile.
-      writers: which get every row too (`training.writers.MetricsWriter`), in the first process.
+      writers: also get every row, in the first process (`training.writers.MetricsWriter`).
 
     Returns:
       What summary.json holds: `step`, `split`, `count`, `views`, `loss`, `top1_error`,
-      `top5_error`, and `time`, which is what `history.account` tells.
+      `top5_error`, and `time`, from `history.account`.
 
     Raises:
       ConfigError: a field that cannot be used, or that differs from the run in `workdir`.
@@ -131,7 +131,7 @@ def train(
                 processes.say("profile: nothing is left to train; nothing is recorded")
             evaluated = resume.is_evaluated(run, start)
             summary = run.finish(start) if evaluated else _evaluate_last(run, start, others)
-        if mirrors.of(folder):  # the others wait: who leaves early ends the first
+        if mirrors.of(folder):  # all wait: an early exit would end process 0
             processes.first_does(lambda: mirror and mirror.push())
         return summary
 
@@ -219,7 +219,7 @@ def _train(run: Run, start: int, profiled: range, writers: OtherWriters) -> dict
 
 
 def _evaluate_last(run: Run, start: int, writers: OtherWriters) -> dict[str, Any]:
-    """Ends a run that was stopped between its last save and the evaluation of it."""
+    """Finishes a run that stopped between its last save and the evaluation of that state."""
     processes.say(f"{run.workdir} is trained to step {start:,}; evaluating it")
     state = run.restore(start)
     with _loop(run, start, None, None, writers) as loop:

@@ -13,8 +13,8 @@ features     a layer's activations of every image of a split, as FILE.npz
 split        figure 2: what each device of a mesh computes, and what the compiled step sends; of
              --config=NAME --config.mesh.model=2 (the recipe `paper`) or of a run, as SVG and PNG
 
-Of activations, occlusion and augment name photographs; else they are chosen from --split.
-In a notebook the same are functions of `alexnet_jax.inference.pictures`.
+activations, occlusion and augment take photographs; without any, they choose from --split.
+In a notebook, call the same functions in `alexnet_jax.inference.pictures`.
 """
 
 from alexnet_jax.host import command

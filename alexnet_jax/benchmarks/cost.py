@@ -1,4 +1,4 @@
-"""What a scheme would cost on machines that are not here: latency, bandwidth and arithmetic."""
+"""Predicted cost of a scheme on other machines, from latency, bandwidth and arithmetic."""
 
 import dataclasses
 import math
@@ -61,10 +61,10 @@ MACHINES = (
 def step_seconds(
     config: Config, num_classes: int, data: int, machine: Machine
 ) -> tuple[float, float]:
-    """Predicts a step: seconds of arithmetic, and of communication that nothing hides.
+    """Predicts the seconds of arithmetic and of communication in a step, without overlap.
 
-    Each collective takes latency times the rounds of a tree over its group, and its bytes over the
-    link; arithmetic is shared out evenly.
+    Each collective takes the latency times the rounds of a tree over its group, plus its bytes over
+    the bandwidth; the devices share the arithmetic evenly.
     """
     devices = data * config.mesh.model
     arithmetic = training_flops(config, num_classes) * config.batch_size / devices / machine.flops

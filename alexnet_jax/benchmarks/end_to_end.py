@@ -1,4 +1,4 @@
-"""Whole training, reading included, beside its own bare step."""
+"""Training from end to end, reading included, compared with its bare step."""
 
 import dataclasses
 import pathlib

@@ -35,7 +35,7 @@ from alexnet_jax.parallel import mesh
 
 BARE, WITH_SUMS, PREPARE = "decode + resize", "decode + resize + sums + hash", "prepare"
 RECORDS, STORE, STREAM = "ArrayRecord reads", "store -> batches", "images -> batches"
-SHARDS = 64  # of a split: what one process does alone at the end is 1 % of a run, as of ImageNet's
+SHARDS = 64  # of a split: the last process's work alone is 1 % of a run, as with ImageNet
 STORE_ALL, STREAM_ALL = (f"{what}, all cores" for what in (STORE, STREAM))
 TORCH, RESIDENT = "torch DataLoader", "resident"
 
@@ -83,7 +83,7 @@ def _preparing(dataset: Dataset, folder: pathlib.Path, rounds: int) -> list[Row]
         return speed.now()
 
     loop = functools.partial(input_loops.images_per_second, sources, shards, workers)
-    prepared()  # a page of memory that was never used costs more the first time
+    prepared()  # warm-up: the first use of a page of memory costs more
     rates = alternated(
         {
             BARE: lambda: loop(input_loops.decode),
@@ -230,7 +230,7 @@ class _TorchImages:
 
 
 def _resident(store: pathlib.Path, batch_size: int) -> Row:
-    """How fast the host feeds steps from images that stay: all that it does is counted."""
+    """Measures how fast the host feeds steps from resident images, with all of its work."""
     config = Config(
         dataset=str(store), mesh=MeshConfig(1, 1), feed="resident", batch_size=batch_size
     )

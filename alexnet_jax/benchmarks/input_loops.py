@@ -21,7 +21,7 @@ from alexnet_jax.data.types import DataError, Source
 
 
 class Rate:
-    """Images a second from the first images on: not how processes start."""
+    """Images per second from the first images on, without the start of the processes."""
 
     def __init__(self) -> None:
         self._start: float | None = None
@@ -80,7 +80,7 @@ def decode(shard: Shard) -> None:
 
 
 def decode_sum_and_hash(shard: Shard) -> str:
-    """Adds up the pixels of the training split, and hashes all, as well."""
+    """Decodes and resizes, sums the training split's pixels, and hashes all images."""
     sums = PixelSums(256) if shard.split == TRAIN else None
     digest = hashlib.sha256()
     for square in _squares(shard):

@@ -162,7 +162,7 @@ def _update(config: Config, network: model.AlexNet) -> Part:
 
 
 def _machine() -> str:
-    """Says what is measured: a CPU by its processor, which JAX does not name."""
+    """Names the measured device; for a CPU its processor, which JAX does not name."""
     kind = jax.devices()[0].device_kind
     return f"{machine.processor()}, {machine.cores()} cores" if kind == "cpu" else kind
 

@@ -14,14 +14,14 @@ class Row:
     """One measurement.
 
     Attributes:
-      what: was measured.
-      images_per_second: median over rounds; None where nothing was timed.
+      what: name of the measurement.
+      images_per_second: median over rounds; None if nothing was timed.
       slowest: of the rounds, images per second.
       fastest: of the rounds.
       against: PyTorch's way that it is compared with, or None.
       ratio: its images per second over the other's: the median of the rounds' ratios.
       ratios: the least and the largest of them.
-      beside: what else it is compared with, of the same run.
+      beside: another figure of this run that it is compared with, or None.
       more: further fields of the JSON row.
     """
 

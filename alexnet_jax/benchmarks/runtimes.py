@@ -24,7 +24,7 @@ Contender = tuple[str, Callable[[], Any], Callable[[Any], Any]]
 
 @contextlib.contextmanager
 def contenders(name: str, config: Config) -> Iterator[list[Contender]]:
-    """Gives a runtime's way, with the threads that it chooses itself.
+    """Yields a runtime as a contender, with its own choice of threads.
 
     Args:
       name: one of RUNTIMES.

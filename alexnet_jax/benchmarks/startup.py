@@ -53,7 +53,7 @@ def _timed(arguments: list[str], cache: pathlib.Path | None) -> float:
     command = [sys.executable, "-m", "alexnet_jax.main", *(arguments or ["--help"])]
     environment = dict(os.environ)
     if environment.get("GLIBC_TUNABLES") == large_pages.tunables():
-        del environment["GLIBC_TUNABLES"]  # ours: a command of a user's asks for them itself
+        del environment["GLIBC_TUNABLES"]  # set by this process; a user's command sets its own
     if cache:
         environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     start = time.perf_counter()

@@ -44,7 +44,7 @@ def prepared(config: Config) -> Config:
     """Returns a config that needs no data set and has one device.
 
     Raises:
-      ConfigError: it asks for a mesh, or holds what cannot be used.
+      ConfigError: it asks for a mesh, or a field is invalid.
     """
     if config.mesh not in (MeshConfig(), MeshConfig(1, 1)):
         raise ConfigError("mesh: one device is measured; leave --config.mesh.* out")
@@ -145,11 +145,11 @@ def measure(what: str, config: Config, rounds: int, against: str = "") -> list[R
       what: step, the train step, or eval, the inference step.
       config: of the network, the batch and the precision.
       rounds: of each contender, in turns.
-      against: torch: PyTorch's eager, channels_last and compiled; of an inference also one of
-        `runtimes.RUNTIMES`; empty: nobody.
+      against: torch (PyTorch eager, channels_last and compiled), or for inference one of
+        `runtimes.RUNTIMES`; empty: nothing.
 
     Raises:
-      ConfigError: a field that cannot be used, or the other is not installed.
+      ConfigError: a field is invalid, or the other contender is not installed.
     """
     config = prepared(config)
     ours = {"step": training, "eval": inference}[what](config)

@@ -11,7 +11,7 @@ Contender = tuple[str, Callable[[], Any], Callable[[Any], Any]]
 
 
 def contenders(what: str, config: Config) -> Iterator[Contender]:
-    """Yields PyTorch's ways: their names, what does a step, and what waits for it.
+    """Yields PyTorch's variants: the name, a function that runs a step, and one that waits for it.
 
     Args:
       what: step or eval.

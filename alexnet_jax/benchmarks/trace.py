@@ -16,7 +16,7 @@ from alexnet_jax.training import profiler
 
 MARK = "update"  # of a dispatch, as `training.profiler` writes it
 OTHER = "other"
-# What holds other instructions, whose time is their own.
+# Instructions that contain others: only the inner ones are counted.
 AROUND = ("while", "conditional", "call", "async-start", "async-done")
 _LINE = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?:\(.*?\)|\S+) (?P<kind>[\w\-]+)\(")
 _PLACE = re.compile(
@@ -60,7 +60,7 @@ class Trace:
     hidden: float
 
     def json(self) -> str:
-        """Returns all of it."""
+        """Returns the trace as JSON."""
         rows = [dataclasses.asdict(p) | {"seconds": s} for p, s in self.parts.items()]
         about = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return json.dumps(about | {"parts": rows}, indent=1) + "\n"
@@ -82,7 +82,7 @@ def parts_of(text: str) -> dict[str, Part]:
         part = Part(layer, "transpose" in words, exchange)
         parts[match["name"]] = part
         if target := re.search(r'custom_call_target="([^"]*)"', line):
-            parts[match["name"] + target[1]] = part  # so a CPU's client calls it
+            parts[match["name"] + target[1]] = part  # a CPU's client uses this name
     return parts
 
 
@@ -114,7 +114,7 @@ def read(workdir: pathlib.Path) -> Trace:
 
 
 def _marks(data: Any) -> dict[int, int]:
-    """Returns how many updates each dispatch is of, by the first."""
+    """Returns the number of updates of each dispatch, keyed by its first update."""
     marks: dict[int, int] = {}
     for plane in data.planes:
         for line in plane.lines:

@@ -28,7 +28,7 @@ def by_hand(config: Any, prefix: str = "") -> set[str]:
 
 
 def as_recipe(config: Any, but: Collection[str] = (), prefix: str = "") -> Any:
-    """Marks a config's values as a recipe's, but for the fields named in `but`; returns it."""
+    """Marks all fields except those in `but` as set by a recipe; returns the config."""
     names = {field.name for field in dataclasses.fields(config)}
     for name in names:
         value = getattr(config, name)

@@ -1,6 +1,6 @@
 """Names of earlier versions: fields of a run's config, and leaves of a checkpoint.
 
-The only file that knows of them. Runs, stores and safetensors of every version are read.
+No other file knows these names. Runs, stores and safetensors of every version remain readable.
 """
 
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from alexnet_jax.config import Config, ConfigError, from_json
 
-# Fields that are gone and changed nothing that was computed.
+# Removed fields, none of which affected what a run computes.
 REMOVED = ("cache_gib",)
 
 
@@ -45,7 +45,7 @@ def _say_rates_in_words(values: dict[str, Any]) -> None:
 
 
 def stored_state(state: dict[str, Any], stored: Any) -> dict[str, Any]:
-    """Returns a state's tree in the form that a checkpoint has it in.
+    """Converts a state's tree to the form that a checkpoint stores.
 
     Until be20fbf the statistics of batch normalisation were parameters with a velocity.
 
@@ -58,7 +58,7 @@ def stored_state(state: dict[str, Any], stored: Any) -> dict[str, Any]:
     state = dict(state)
     statistics = state.pop("batch_stats")
     state["params"] = state["params"] | statistics
-    if state["opt_state"]:  # else it is not read
+    if state["opt_state"]:  # empty: the velocity is not read
         *rest, trace = state["opt_state"]
         state["opt_state"] = (*rest, trace._replace(trace=trace.trace | statistics))
     return state

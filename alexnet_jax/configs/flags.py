@@ -39,7 +39,7 @@ def value() -> Any:
 
 
 def own_writers(workdir: str) -> list[Any]:
-    """Returns what `get_writers(workdir)` of a --config file gives, if it has one.
+    """Returns the writers from `get_writers(workdir)` of a --config file, if it defines that.
 
     Raises:
       ConfigError: they have no `write` and `close`.
@@ -87,7 +87,7 @@ def described(recipe: str) -> str:
 
 
 def meanings() -> dict[str, str]:
-    """Returns what the source of `Config` says beside each field, by its dotted name."""
+    """Returns the comments of each field in the source of `Config`, by its dotted name."""
     lines = inspect.getsource(inspect.getmodule(Config) or Config).splitlines()
     by_class: dict[str, dict[str, str]] = {}
     owner, above = "", []
@@ -134,11 +134,11 @@ def _config_first(arguments: list[str]) -> list[str]:
 
 
 def resolve(arguments: list[str], default: str = "default") -> list[str]:
-    """Replaces a recipe's name after --config by its file; without one it is the default's.
+    """Replaces the recipe's name after --config by its file; without --config, adds the default.
 
     Args:
       arguments: of the command, its name first.
-      default: the recipe where none is named.
+      default: the recipe if none is named.
 
     Raises:
       ConfigError: an unknown recipe or field; says which is nearest.

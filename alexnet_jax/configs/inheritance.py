@@ -28,9 +28,10 @@ class Inherited(NamedTuple):
     """A config that inherits the weights' fields.
 
     Attributes:
-      config: a copy that has them.
-      gave_way: fields that a recipe or the defaults had otherwise: (old value, the weights').
-      by_hand: fields that a person set otherwise, and that are kept: (value, the weights').
+      config: a copy with those fields.
+      gave_way: fields of a recipe or the defaults that the weights override: (old value, the
+        weights').
+      by_hand: fields that a person set to another value, which they keep: (value, the weights').
     """
 
     config: Config
@@ -42,9 +43,9 @@ def fields(layers: tuple[str, ...], scaling: str) -> list[str]:
     """Returns the dotted names of the fields that come with weights.
 
     Args:
-      layers: that are taken.
-      scaling: of dropout, in the weights' network: where outputs are scaled by the rate when
-        evaluating, the rate is a part of the network.
+      layers: taken from the weights.
+      scaling: `dropout_scaling` of the weights' network. With `test` the rate scales outputs when
+        evaluating, and is therefore part of the network.
     """
     left_out = {f"model.{name}" for name in _DRAWN}
     left_out |= {f"model.{name}" for name, of in _OF_LAYERS.items() if not set(of) & set(layers)}
@@ -55,15 +56,15 @@ def fields(layers: tuple[str, ...], scaling: str) -> list[str]:
 
 
 def inherited(config: Config, source: Config, layers: tuple[str, ...]) -> Inherited:
-    """Returns a run's config with the network and the input of another's.
+    """Returns a run's config with the network and input settings of another config.
 
     Args:
       config: of the run.
-      source: of the weights, or of the same run as it began.
-      layers: that are taken.
+      source: the config of the weights, or of the same run when it began.
+      layers: taken from the weights.
     """
     result, theirs, ours = copy.deepcopy(config), flatten(source), flatten(config)
-    for values in (theirs, ours):  # 0 is as many as fc6's, which may not come along
+    for values in (theirs, ours):  # 0 means as fc6's, which the run may not inherit
         values["model.fc7_units"] = values["model.fc7_units"] or values["model.fc_units"]
     hand, gave_way, values_kept = by_hand(config), {}, {}
     for name in fields(layers, source.model.dropout_scaling):

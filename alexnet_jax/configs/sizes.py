@@ -1,4 +1,4 @@
-"""Sides of a network's maps and units of its matrices, from its config."""
+"""Sizes of a network's feature maps and fully connected layers, from its config."""
 
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ def feature_sizes(config: Config) -> Sizes:
 
 
 def fully_connected_units(model: ModelConfig) -> dict[str, int]:
-    """Returns the units of the matrices but the classes', before `width` scales them."""
+    """Returns the units of the fully connected layers except fc8, before `width` scales them."""
     units = {"fc6": model.fc_units, "fc7": model.fc7_units or model.fc_units}
     return units | ({"fc7_linear": model.fc7_linear_units} if model.fc7_linear_units else {})
 
@@ -52,5 +52,5 @@ def last_channels(model: ModelConfig) -> int:
 
 
 def conv1_padding(model: ModelConfig) -> int:
-    """Returns how many zeros conv1 adds to an image's width, and to its height, on both sides."""
+    """Returns the zeros that conv1 adds to an image's width and height, both sides together."""
     return model.conv1_padding_before + model.conv1_padding

@@ -44,7 +44,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "optimizer.schedule.kind": ("plateau", "step", "dexp", "polynomial", "cosine", "constant"),
 }
 
-# field -> least value allowed (the second: must it be larger than that?).
+# field -> (least value, is that value itself excluded?).
 LEAST: dict[str, tuple[float, bool]] = {
     "batch_size": (1, False),
     "num_epochs": (1, False),
@@ -142,7 +142,7 @@ def validate(config: Config) -> None:
 
 
 def validate_fields(config: Config) -> None:
-    """Refuses what cannot run whatever the network is, which may come with weights.
+    """Refuses what no network could run with; the network may still come with the weights.
 
     Raises:
       ConfigError: as `validate`.

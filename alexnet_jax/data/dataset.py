@@ -18,9 +18,9 @@ class Dataset:
       name: as given in the config.
       class_names: in label order.
       sizes: examples of each whole split.
-      statistics: colour statistics of its split `train`, where a store has them.
-      prepared: are its images decoded and cut already, as in a store?
-      notes: what a person may want to know of it, a line each.
+      statistics: colour statistics of its split `train`, if it is a store that has them.
+      prepared: are its images decoded and cropped already, as in a store?
+      notes: remarks for the user, a line each.
     """
 
     statistics: Statistics | None = None
@@ -140,6 +140,6 @@ class Slice(Source):
         return self._source.where(self._start + index)
 
     def pixels(self) -> ReadyPixels | None:
-        """Returns the part of those that lie ready."""
+        """Returns this part of the source's stored pixels."""
         ready = self._source.pixels()
         return ready and ready.part(self._start, self._end)

@@ -82,7 +82,7 @@ def _decode_jpeg(encoded: bytes, name: str, exif_orientation: bool) -> np.ndarra
             raise DataError(
                 f"{name}: is not a readable image, or it is cut short ({reason.strip()})"
             ) from error
-        return _decode_by_opencv(encoded, name, exif_orientation)  # of a kind that it has not
+        return _decode_by_opencv(encoded, name, exif_orientation)  # simplejpeg lacks this kind
     # simplejpeg does not read EXIF: here it has only looked for damage.
     return _decode_by_opencv(encoded, name, True) if exif_orientation else image
 
@@ -149,7 +149,7 @@ def _refuse_large(size: tuple[int, int], name: str) -> None:
 
 
 def _decode_cmyk(encoded: bytes, name: str, exif_orientation: bool) -> np.ndarray:
-    """Decodes with Pillow, whose colours others compare with: OpenCV's are up to 2 apart."""
+    """Decodes with Pillow, the usual reference for colours: OpenCV's differ by up to 2."""
     try:
         with Image.open(io.BytesIO(encoded)) as opened:
             turned = ImageOps.exif_transpose(opened) if exif_orientation else opened

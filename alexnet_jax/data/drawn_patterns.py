@@ -1,7 +1,7 @@
 """The embedded data set: drawn images whose class is a colour together with a pattern.
 
-Twelve classes, four patterns in three colours: neither alone tells a class. What is drawn varies in
-shape, place, size, angle, line width, shade, light and background, with distractors in other
+Twelve classes, four patterns in three colours: neither alone identifies a class. The images vary in
+shape, place, size, angle, line width, shade, light and background, and have distractors in other
 colours, so that a network must look for both.
 """
 

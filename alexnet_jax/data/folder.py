@@ -111,7 +111,7 @@ class _Split:
         return split
 
     def note_left_by_systems(self, path: pathlib.Path) -> None:
-        """Counts the folders in one that are nobody's photographs."""
+        """Counts the subfolders that a system left, which hold no user's photographs."""
         classes = {folder.name for folder in _folders(path)}
         with os.scandir(path) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
@@ -130,13 +130,13 @@ class _Split:
         above: set[tuple[int, int]],
         deeper: bool = True,
     ) -> list[str]:
-        """Returns the images of a folder and, `deeper`, of those in it.
+        """Returns the images of a folder and, if `deeper`, of its subfolders.
 
         Args:
-          folder: to look through.
-          prefix: of their names.
-          above: the folders that this one lies in: a link may lead back to one.
-          deeper: look into its folders?
+          folder: the folder to scan.
+          prefix: begins the names of the images.
+          above: the inodes of its parent folders, because a link may lead back to one.
+          deeper: scan subfolders too?
         """
         about = os.stat(folder)
         inode = (about.st_dev, about.st_ino)
@@ -186,7 +186,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _folders(path: pathlib.Path) -> list[os.DirEntry[str]]:
-    """Returns the folders in one, by name, less what systems leave."""
+    """Returns the subfolders of a folder, sorted by name, without those that systems leave."""
     with os.scandir(path) as entries:
         return sorted(
             (
@@ -233,7 +233,7 @@ def _refuse_other_forms(
     if meant:
         raise DataError(f"{path}: {here}; did you mean {meant}?")
     if inner:
-        return  # classes that are called so
+        return  # classes that are named like splits
     raise DataError(f"{path}: {here}; a data set is split/class/image, as train/cat/1.jpg")
 
 
@@ -275,7 +275,7 @@ def _meant(path: pathlib.Path) -> pathlib.Path | None:
 
 
 def _looks_like_a_set(path: pathlib.Path) -> bool:
-    """Has it a split, by its name, with a folder of images in it?"""
+    """Does it contain a folder that is named like a split and holds a folder of images?"""
     for split in _folders(path):
         if split.name.lower() not in SPLITS:
             continue
@@ -339,7 +339,7 @@ def spread(name: str) -> tuple[bytes, str]:
 
 
 class _Files(Source):
-    """Files of a split, by index; `names` are their paths from its folder on."""
+    """Files of a split, by index; `names` are their paths relative to its folder."""
 
     def __init__(
         self, split: pathlib.Path, files: list[str], labels: list[int], class_names: list[str]

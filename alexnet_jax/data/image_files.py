@@ -1,4 +1,4 @@
-"""Files that may be images: by their names, by their first bytes, and read without a surprise."""
+"""Image files: recognised by their suffix or first bytes, and read safely."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ UNREADABLE = {
     *(".heic", ".heif", ".jxl", ".psd", ".svg", ".ico", ".xcf", ".eps", ".pdf"),
     *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
 }
-# What lies beside images by the million, and is not looked into.
+# Suffixes of files that lie beside images by the million; their first bytes are not checked.
 OTHERS = {
     *(".xml", ".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".html", ".db", ".ini", ".yaml"),
     *(".py", ".mat", ".npy", ".npz", ".pkl", ".zip", ".tar", ".gz", ".mp4", ".mov", ".avi"),
@@ -61,7 +61,7 @@ def read_file(path: pathlib.Path) -> bytes:
 
 
 def first_bytes_are_an_image(path: str | os.PathLike[str]) -> bool:
-    """Is it a file that begins as an image does, whatever it is called?"""
+    """Does a file begin like an image, whatever its name?"""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False

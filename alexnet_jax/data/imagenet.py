@@ -1,7 +1,7 @@
 """ILSVRC 2012 straight from its archives, without unpacking them and without TensorFlow.
 
-TFDS's own `imagenet2012` prepares itself with TensorFlow, for 22 CMYK photographs and one PNG that
-OpenCV decodes as they are. Names, order of labels and splits are TFDS's.
+TFDS's own `imagenet2012` needs TensorFlow for its preparation, because of 22 CMYK photographs and
+one PNG, which `decode` reads as they are. Names, label order and splits are the same as TFDS's.
 """
 
 import pathlib
@@ -107,7 +107,7 @@ def _lines(file: str) -> list[str]:
 def _add_classes(
     index: Index, archive: pathlib.Path, members: Iterator[tarfile.TarInfo], class_names: list[str]
 ) -> None:
-    """Adds the images of archives of classes inside an archive."""
+    """Adds the images of an archive that contains one archive per class."""
     labels = {name: i for i, name in enumerate(class_names)}
     for of_class in members:
         wnid = of_class.name.removesuffix(".tar")

@@ -1,7 +1,8 @@
-"""ILSVRC as Hugging Face gave it before its parquet: tars of images, the class in a file's name.
+"""ILSVRC as Hugging Face published it before parquet: tars of images with the class in each name.
 
-Files are train_images_0.tar, val_images.tar and test_images.tar (there: .tar.gz); their images
-n01440764_10026_n01440764.JPEG and ILSVRC2012_val_00000001_n01751748.JPEG, without a class in test.
+The files are train_images_0.tar, val_images.tar and test_images.tar (published as .tar.gz). Images
+have names such as n01440764_10026_n01440764.JPEG and ILSVRC2012_val_00000001_n01751748.JPEG; names
+in test have no class.
 """
 
 import pathlib
@@ -46,15 +47,15 @@ class ImagenetTars(Dataset):
     def __init__(
         self, folder: pathlib.Path, archives: list[pathlib.Path], silent: bool = True
     ) -> None:
-        """Looks through the archives: they have no table of contents, but a header an image.
+        """Scans the archives: tar has no table of contents, only a header for each image.
 
         Args:
-          folder: that is named in the config.
+          folder: the folder that the config names.
           archives: from `archives_in`.
-          silent: is nothing shown meanwhile?
+          silent: show no progress?
 
         Raises:
-          DataError: one is missing, compressed, or not of images with their class in their names.
+          DataError: an archive is missing or compressed, or its images' names have no class.
         """
         self.name = str(folder)
         parts: dict[str, list[pathlib.Path]] = {}

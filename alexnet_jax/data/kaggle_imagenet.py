@@ -39,15 +39,15 @@ def root_of(path: pathlib.Path) -> pathlib.Path | None:
 class KaggleImagenet(Dataset):
     """Kaggle's ILSVRC: train/CLASS/image as in a folder, and flat validation and test images.
 
-    A validation image is called CLASS/FILE, as where it lies in a folder of its class: both ways
-    give the same data set, record by record.
+    Validation images are named CLASS/FILE, as in a folder of classes, so that both ways give the
+    same data set, record by record.
     """
 
     def __init__(self, root: pathlib.Path) -> None:
-        """Looks the folders through.
+        """Scans the folders.
 
         Raises:
-          DataError: the validation images have no solution, or it is not of them.
+          DataError: the validation images' solution file is missing, or belongs to other images.
         """
         images = root / IMAGES_IN
         self.name = str(root)

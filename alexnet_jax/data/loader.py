@@ -53,7 +53,7 @@ class ImageReader:
 
     @property
     def together(self) -> int:
-        """Images that a thread should read at once, where there are so many."""
+        """How many images a thread should read at once, if there are that many."""
         return TOGETHER if self._ready else 1
 
     @property
@@ -76,7 +76,7 @@ class ImageReader:
         if self._ready:
             good = self._ready.read(indices, out.reshape(len(indices), self._ready.size))
             label = np.where(good, self._ready.label[indices], 0)
-        for row in np.flatnonzero(~good).tolist():  # or what is wrong with them is said
+        for row in np.flatnonzero(~good).tolist():  # reads each by itself, or reports the error
             label[row], good[row] = self._read_example(int(indices[row]), out[row])
         return label, good
 
@@ -102,12 +102,12 @@ class ImageReader:
         return self._source[index].name
 
     def class_name(self, label: int) -> str:
-        """Returns what the source calls a class, or its number; "" where it is not known: -1."""
+        """Returns the source's name for a class, or its number; "" for -1, an unknown class."""
         return "" if label < 0 else name_of(self._source.class_names, label)
 
 
 def reading_threads(threads: int) -> int:
-    """Returns `read_threads`, or where it is 0 one for each core, as far as more of them help."""
+    """Returns `read_threads`; if it is 0, one per core, up to MOST_THREADS: more do not help."""
     return threads or min(machine.cores(), MOST_THREADS)
 
 
@@ -124,13 +124,13 @@ class Loader:
         ahead: int,
         keep: Callable[[np.ndarray], None] = lambda images: None,
     ) -> None:
-        """Prepares reading; no thread starts before batches are asked for.
+        """Prepares reading; no thread starts before batches are requested.
 
         Args:
           reader: of the split.
           threads: see `reading_threads`.
-          ahead: batches that are read before they are asked for, at least.
-          keep: told of each array that batches' images will lie in, again and again.
+          ahead: how many batches to read ahead, at least.
+          keep: called with each buffer that batches' images are read into, again and again.
         """
         self._reader, self._ahead, self._keep = reader, ahead, keep
         self._threads = reading_threads(threads)
@@ -173,7 +173,7 @@ class Loader:
 
         import grain  # here: it takes 0.1 s, and a prediction reads without it
 
-        # Grain keeps the tasks in order, so many of them ahead, and raises what they raise.
+        # Grain returns the tasks in order, runs that many ahead, and raises their errors.
         tasks = iter(
             grain.MapDataset.range(len(numbers) * len(firsts))
             .map(fill)
@@ -209,13 +209,13 @@ def read_all(
     threads: int,
     progress: Callable[[int], None] = lambda images: None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads examples first .. last - 1; past the end of the split there are none.
+    """Reads examples first .. last - 1; rows past the end of the split stay zero.
 
     Args:
       reader: of the split.
-      first: example.
-      last: example, not read.
-      threads: that read; see `reading_threads`.
+      first: the first example.
+      last: the example after the last one.
+      threads: see `reading_threads`.
       progress: called with the images read since the last call.
 
     Returns:
@@ -269,7 +269,7 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 def training_positions(
     seed: int, order: np.ndarray, num_examples: int
 ) -> Callable[[int], Positions]:
-    """Returns what an update consumes, as a function of its number (the first is 1).
+    """Returns a function from the number of an update (the first is 1) to what it consumes.
 
     Args:
       seed: of the run.
@@ -285,7 +285,10 @@ def training_positions(
 
 
 def evaluation_positions(batch_size: int, num_examples: int) -> Callable[[int], Positions]:
-    """Returns every example once, in order; the last of `evaluation_batches` may be smaller."""
+    """Returns a function from a batch's number to its examples: each example once, in order.
+
+    The last of `evaluation_batches` may be smaller.
+    """
 
     def positions(number: int) -> Positions:
         first = number * batch_size

@@ -20,12 +20,12 @@ class Names:
 
     @classmethod
     def of(cls, text: bytes, ends: np.ndarray, order: np.ndarray) -> "Names":
-        """Returns names that lie one after the other in a text already.
+        """Returns names that already lie one after the other in a text.
 
         Args:
-          text: of them all.
+          text: all names.
           ends: where each ends, (N,) int64.
-          order: the place in the text of each by index, (N,).
+          order: maps an index to a name's place in the text, (N,).
         """
         names = cls(())
         names._text, names._ends, names._order = text, ends, order

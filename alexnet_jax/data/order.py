@@ -11,7 +11,7 @@ from alexnet_jax.data.types import Positions
 def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """Returns the order of one epoch, (num_examples,) int64: a function of its arguments alone.
 
-    Sorting raw Philox words keeps to what NumPy promises to hold stable between versions.
+    It sorts raw Philox words, because NumPy promises that they are the same in every version.
     """
     words = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
     return np.argsort(words, kind="stable")

@@ -42,14 +42,14 @@ class ParquetImages(Dataset):
     """Splits of parquet shards. Images are called CLASS/FILE, as in a folder of their class."""
 
     def __init__(self, folder: pathlib.Path, shards: list[pathlib.Path]) -> None:
-        """Reads labels and names of all, and no image.
+        """Reads all labels and names, but no image.
 
         Args:
-          folder: that is named in the config.
+          folder: the folder that the config names.
           shards: from `shards_in`.
 
         Raises:
-          DataError: a shard is missing, damaged, or not of images with labels.
+          DataError: a shard is missing or damaged, or does not hold images with labels.
         """
         self.name = str(folder)
         splits: dict[str, list[pathlib.Path]] = {}
@@ -106,7 +106,7 @@ def _refuse_missing(split: str, shards: list[pathlib.Path]) -> None:
 
 
 def _synsets(tables: dict[str, list["_Shard"]]) -> dict[int, str]:
-    """Returns the number of the synset of each label, as the names of the files say it."""
+    """Returns the synset number of each label, which it finds in the file names."""
     numbers: dict[int, str] = {}
     for shard in (shard for shards in tables.values() for shard in shards):
         for label, name in zip(shard.labels.tolist(), shard.files, strict=True):
@@ -152,7 +152,7 @@ class _Shard:
 
 
 def _class_names(schema: Any) -> list[str]:
-    """Returns what the `datasets` package writes of the names of classes; none where it did not."""
+    """Returns the class names that the `datasets` package wrote; none if it wrote none."""
     try:
         about = json.loads((schema.metadata or {})[b"huggingface"])
         label = about["info"]["features"]["label"]

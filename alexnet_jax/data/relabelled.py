@@ -32,7 +32,7 @@ class Relabelled(Source):
         return self._source.where(index)
 
     def pixels(self) -> ReadyPixels | None:
-        """Returns those that lie ready, labelled alike."""
+        """Returns the source's stored pixels, relabelled in the same way."""
         ready = self._source.pixels()
         return ready and ready.labelled(self._labels)
 

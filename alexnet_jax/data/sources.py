@@ -25,12 +25,12 @@ def open_dataset(config: Config, silent: bool = True, may_prepare: bool = True) 
 
     Args:
       config: its `dataset`, `data_dir`, `resize` and `exif_orientation`.
-      silent: is nothing shown while it is looked through?
-      may_prepare: may TFDS prepare it? Else one that is not has no splits yet.
+      silent: show no progress while it is scanned?
+      may_prepare: may TFDS prepare it? If not, an unprepared data set has no splits.
 
     Raises:
-      DataError: no such data set or folder, one that is not of images with labels, or a store of
-        another `resize`.
+      DataError: there is no such data set or folder, it does not hold images with labels, or it is
+        a store of another `resize`.
     """
     path = paths.local(config.dataset, "dataset")
     if is_store(path):

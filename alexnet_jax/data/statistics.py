@@ -77,7 +77,7 @@ class PixelSums:
                 whole += pixels.astype(np.int64)
 
     def _folded(self) -> np.ndarray:
-        """Adds the sums of recent images to the whole ones, and returns these."""
+        """Adds the sums of recent images to the total sums, and returns the total."""
         if self._whole is None:
             self._whole = np.zeros(self._shape, np.int64)
         if self._recent is not None:
@@ -132,7 +132,7 @@ class Statistics:
         )
 
     def fault(self, side: int) -> str:
-        """Says what is wrong with them for images of a side, or nothing."""
+        """Says what is wrong with them for images of this side; "" if nothing is."""
         shapes = {
             "mean_image": (side, side, 3),
             "channel_mean": (3,),

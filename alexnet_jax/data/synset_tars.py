@@ -16,7 +16,7 @@ from alexnet_jax.data.types import DataError, Source
 from alexnet_jax.host.progress import Progress
 
 SPLIT = "train"
-NOT_OF_A_CLASS = (".tar", ".cls", ".json")  # archives of classes, and shards with labels beside
+NOT_OF_A_CLASS = (".tar", ".cls", ".json")  # in archives of archives, and in shards with labels
 _ILSVRC = re.compile(r"ILSVRC2012_img_\w+")
 
 
@@ -41,14 +41,14 @@ class SynsetTars(Dataset):
     """
 
     def __init__(self, path: pathlib.Path, silent: bool = True) -> None:
-        """Looks through the archives: they have no table of contents, but a header an image.
+        """Scans the archives: tar has no table of contents, only a header for each image.
 
         Args:
           path: the folder of the archives, or the archive that holds them.
-          silent: is nothing shown meanwhile?
+          silent: show no progress?
 
         Raises:
-          DataError: one is no whole archive, or none holds an image.
+          DataError: a file is not a whole archive, or no archive holds an image.
         """
         self.name = str(path)
         index = Index()
@@ -79,7 +79,7 @@ class SynsetTars(Dataset):
 def _archives(
     path: pathlib.Path, silent: bool
 ) -> Iterator[tuple[pathlib.Path, str, int, int | None]]:
-    """Yields archives of classes: the file, the class, from which byte on, and how many."""
+    """Yields each class's archive: the file, the class, the first byte, and the size."""
     if path.is_file():
         whole = path.stat().st_size // MEGABYTE
         with Progress(f"look through {path.name}", 0, whole, "MB", silent) as bar:

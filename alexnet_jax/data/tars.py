@@ -18,7 +18,7 @@ from alexnet_jax.data.types import DataError, Example, Source
 from alexnet_jax.host.progress import Progress
 
 MEGABYTE = 10**6
-_KEY = 16  # bytes of the hash of a name that say where in the order it stands
+_KEY = 16  # bytes of a name's hash that determine its place in the order
 
 
 def entries(
@@ -94,11 +94,11 @@ class Index:
         Args:
           archive: the file that it lies in.
           entry: from `entries`.
-          name: what it is called.
-          label: number of its class, by whatever order; -1 without one.
+          name: its name in the data set.
+          label: number of its class, in any order; -1 if it has none.
 
         Raises:
-          DataError: it is larger than an image is.
+          DataError: it is too large for an image.
         """
         if entry.size > MOST_BYTES:
             raise DataError(f"{archive}/{name}: has {entry.size / 2**30:.1f} GiB")

@@ -104,7 +104,7 @@ def in_folder(path: pathlib.Path) -> TfdsDataset:
 
 
 def builder_in(path: pathlib.Path) -> Any:
-    """Returns what TFDS makes of the description in a folder.
+    """Returns the TFDS builder that a folder's description defines.
 
     Raises:
       DataError: it cannot be read.
@@ -143,7 +143,7 @@ def prepared_in(path: pathlib.Path) -> pathlib.Path | None:
 
 
 def _is_described(folder: pathlib.Path) -> bool:
-    """Has it both of TFDS's files? Others call one of theirs like the first."""
+    """Does it hold both of TFDS's files? Other tools also write a file named like the first."""
     return (folder / INFO).is_file() and (folder / "features.json").is_file()
 
 
@@ -152,7 +152,7 @@ def _quietly(own_bar: bool) -> Iterator[None]:
     """Silences TFDS's warnings about an ordinary first use: a notebook shows every line.
 
     Args:
-      own_bar: leave out TFDS's bars, for there is another.
+      own_bar: hide TFDS's bars? The builder then shows one of its own.
     """
     before = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.ERROR)
@@ -207,10 +207,10 @@ def _builder(name: str, data_dir: str) -> Any:
 
 
 def _refuse_unreachable(name: str, data_dir: str, builder: Any) -> None:
-    """Says at once that a download cannot succeed; TFDS tries each file for minutes.
+    """Fails at once if a download cannot succeed; TFDS would try each file for minutes.
 
     Raises:
-      DataError: names who cannot be reached.
+      DataError: names the host that cannot be reached.
     """
     urls = [url for url in builder.url_infos or () if url.startswith(("http://", "https://"))]
     downloads = paths.local(data_dir or constants.DATA_DIR, "data_dir") / "downloads"
@@ -232,7 +232,7 @@ def _is_downloaded(urls: Sequence[str], downloads: pathlib.Path) -> bool:
 
 
 def _unreachable(url: str) -> str:
-    """Returns why nobody answers; nothing where somebody does."""
+    """Returns why the host does not answer; "" if it does."""
     why = ["no answer"]
 
     def ask() -> None:

@@ -25,7 +25,7 @@ class TfRecords(Sequence[bytes]):
     """The records of several files, one after the other."""
 
     def __init__(self, files: Sequence[Any]) -> None:
-        """Asks no file for its records yet.
+        """Opens no file yet.
 
         Args:
           files: TFDS's `FileInstruction`s: `filename`, `skip`, `take`, `examples_in_shard`.
@@ -96,8 +96,7 @@ def _places(path: str, expected: int) -> list[tuple[int, int]]:
 
 
 def _crc(data: bytes) -> int:
-    """Returns the CRC-32C that TFRecord stores, which is turned by 15 bits and has a constant
-    added."""
+    """Returns the CRC-32C as TFRecord stores it: rotated right by 15 bits, plus a constant."""
     import google_crc32c
 
     crc = google_crc32c.value(data)

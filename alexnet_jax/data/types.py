@@ -47,7 +47,7 @@ class Example(NamedTuple):
 
 
 class ReadyPixels(Protocol):
-    """Images of a split that are stored as pixels, to be read without a detour."""
+    """Images of a split that are stored as pixels, which can be read directly."""
 
     @property
     def size(self) -> int:

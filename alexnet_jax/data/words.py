@@ -97,7 +97,7 @@ def _by_label(text: str) -> list[str]:
 
 
 def name_of(class_names: Sequence[str], label: int) -> str:
-    """Returns a class's name, or its number where a network has more classes than have names."""
+    """Returns a class's name, or its number if the network has more classes than names."""
     return class_names[label] if label < len(class_names) else f"class {label}"
 
 

@@ -36,12 +36,12 @@ class HostBatches:
 
     @property
     def steps(self) -> int:
-        """A batch comes for each update."""
+        """One update per dispatch: each gets a batch of its own."""
         return 1
 
     @property
     def specs(self) -> meshes.Specs:
-        """The batch is cut, every array alike."""
+        """Every array is sharded as the batch is."""
         return meshes.batch_spec(self.config)
 
     def abstract(self, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -67,7 +67,7 @@ class HostBatches:
 
 
 class HostFeed:
-    """Batches read ahead in threads, and put on the devices by another, two ahead of the step."""
+    """Threads read batches ahead; another puts them on the devices, two ahead of the step."""
 
     def __init__(self, config: Config, mesh: Mesh, reader: ImageReader, cut: Cut) -> None:
         self.feeding = HostBatches(config.mesh, cut.batch_size, config.resize)
@@ -125,5 +125,5 @@ class HostFeed:
                 while (fed := coming.popleft().result()) is not None:
                     coming.append(thread.submit(put_next))
                     yield fed | {"stop": stopped if stop() else go}
-            finally:  # what has not begun to be read is not waited for
+            finally:  # do not wait for batches not yet begun
                 thread.shutdown(wait=False, cancel_futures=True)

@@ -58,7 +58,7 @@ def _driver() -> ctypes.CDLL | None:
 
 
 def _lock(driver: ctypes.CDLL, array: np.ndarray) -> None:
-    owner = array if array.base is None else array.base  # whose end is the memory's
+    owner = array if array.base is None else array.base  # the memory lives as long as this
     address = ctypes.c_void_p(array.ctypes.data)
     with _Context(driver):
         _check(
@@ -74,7 +74,7 @@ def _unlock(driver: ctypes.CDLL, address: ctypes.c_void_p) -> None:
 
 
 class _Context:
-    """The context of this process's first device, which JAX uses too, for calls of this thread."""
+    """Makes JAX's CUDA context on this process's first device current in this thread."""
 
     def __init__(self, driver: ctypes.CDLL) -> None:
         self._driver, self._context = driver, ctypes.c_void_p()

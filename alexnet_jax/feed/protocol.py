@@ -24,8 +24,8 @@ class Cut:
 
     Attributes:
       batch_size: global images of a step.
-      passes: through the classifier, for the order of rows.
-      steps: updates of one dispatch, at most.
+      passes: of a batch through the classifier, which decide the order of rows.
+      steps: updates per dispatch, at most.
     """
 
     batch_size: int
@@ -34,7 +34,7 @@ class Cut:
 
     @classmethod
     def for_training(cls, config: Config) -> "Cut":
-        """Returns how a config asks for it."""
+        """Returns the cut that a config asks for."""
         return cls(config.batch_size, config.optimizer.fc_updates, config.steps_per_dispatch)
 
 
@@ -43,11 +43,11 @@ class Dispatches:
     """The updates from `first` to `last`, in ranges that are dispatched together.
 
     Attributes:
-      first: update, from 1.
-      last: update.
-      most: of one dispatch.
+      first: the first update, from 1.
+      last: the last update.
+      most: updates per dispatch, at most.
       alone: is the first update dispatched alone?
-      breaks: must a dispatch end with this update, for what is done after it?
+      breaks: must a dispatch end with this update, because other work follows it?
     """
 
     first: int
@@ -71,7 +71,7 @@ class Feeding(Protocol):
 
     @property
     def steps(self) -> int:
-        """Updates of one dispatch, at most; where there may be several, fed["steps"] says."""
+        """The most updates per dispatch; if above 1, fed["steps"] has the actual number."""
         ...
 
     @property
@@ -88,6 +88,7 @@ class Feeding(Protocol):
 
         `image` (b, R, R, 3) uint8; `label`, `index`, `epoch`, `position`, `place` (b,) int32;
         `mask`, `bad`, `stop` (b,) float32: a good image, a bad one, was the process told to end?
+        A resident feed's `stop` is (1,).
         """
         ...
 
@@ -113,7 +114,7 @@ class Feed(Protocol):
         ...
 
     def training(self, dispatches: Dispatches, stop: Callable[[], bool]) -> Generator[Fed]:
-        """Yields what each dispatch is fed with.
+        """Yields the arrays that feed each dispatch.
 
         Args:
           dispatches: the updates.
@@ -122,7 +123,7 @@ class Feed(Protocol):
         ...
 
     def evaluation(self, stop: Callable[[], bool] = lambda: False) -> Generator[Fed]:
-        """Yields what evaluation steps over the whole split are fed with.
+        """Yields the arrays that feed evaluation steps over the whole split.
 
         Args:
           stop: asked before each: was this process told to end?
@@ -130,7 +131,7 @@ class Feed(Protocol):
         ...
 
     def sample(self) -> Fed:
-        """Returns something to try an update on."""
+        """Returns fed arrays for a trial update."""
         ...
 
     def describe(self) -> str:
@@ -139,7 +140,7 @@ class Feed(Protocol):
 
 
 def stop_flags(mesh: Mesh, config: Config, count: int, value: int) -> jax.Array:
-    """Returns (count,) float32 that is cut like a batch: was the process of each told to end?"""
+    """Returns (count,) float32, sharded like a batch: was each row's process told to end?"""
     rows = meshes.local_rows(mesh, config.mesh, count)
     flags = np.full(rows.stop - rows.start, value, np.float32)
     return meshes.put_batch({"stop": flags}, mesh, config.mesh)["stop"]

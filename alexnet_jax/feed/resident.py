@@ -20,7 +20,7 @@ from alexnet_jax.ops.gather import images_at
 from alexnet_jax.parallel import collectives, processes
 from alexnet_jax.parallel import mesh as meshes
 
-ORDERED = 64  # updates whose order is put on the devices at once, at least
+ORDERED = 64  # the least number of updates whose order is put on the devices at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +29,13 @@ class ResidentSplit:
 
     Attributes:
       config: of the mesh.
-      cut: into batches.
-      side: of the images.
+      cut: how the split is cut into batches.
+      side: of an image, in pixels.
       count: images of the split.
-      data: data shards of the mesh.
-      devices: that share the images of a batch: `mesh.image_devices`.
-      whole: does every data shard hold all of them? Else each holds an equal part, and a batch is
-        exchanged over `data` as uint8.
+      data: number of data shards of the mesh.
+      devices: number of devices that share a batch's images: `mesh.image_devices`.
+      whole: does every data shard hold all images? Else each holds an equal part, and the shards
+        exchange every batch over `data` as uint8.
     """
 
     config: MeshConfig
@@ -77,7 +77,7 @@ class ResidentSplit:
 
     @property
     def padded(self) -> int:
-        """`count`, made to divide over the data shards that hold parts."""
+        """`count`, rounded up to a multiple of the data shards that hold parts."""
         shards = 1 if self.whole else self.data
         return -(-self.count // shards) * shards
 
@@ -114,7 +114,7 @@ class ResidentSplit:
         return batch | {"image": self._images(fed["image"], index)}
 
     def evaluation(self, fed: Fed) -> DeviceBatch:
-        """Gathers the rows of batch `number`, in the order of the split; past its end are none."""
+        """Gathers the rows of batch `number` in the split's order; masks rows past its end."""
         index = fed["number"] * self.batch_size + self._places(ordered=False)
         inside = (index < self.count).astype(jnp.float32)
         index = jnp.minimum(index, self.count - 1)
@@ -124,7 +124,7 @@ class ResidentSplit:
         return batch | {"image": self._images(fed["image"], index), "stop": fed["stop"]}
 
     def _places(self, ordered: bool = True) -> jax.Array:
-        """Places in the global batch, of the rows of this device and of those it exchanges with.
+        """Returns the global-batch places of this device's rows and of its exchange partners' rows.
 
         Returns:
           (data shards, b) int32: row d is that of data shard d.
@@ -179,13 +179,13 @@ class ResidentFeed:
         """Reads the split.
 
         Raises:
-          DataError: an image that cannot be read, where such are not to be skipped.
+          DataError: an image cannot be read, and such images are not to be skipped.
         """
         self.feeding = resident_split(config, mesh, len(reader), cut, whole)
         self.count = len(reader)
         self._config, self._mesh, self._reader = config, mesh, reader
         self._fed = self._place(progress)
-        self._epoch = -self.feeding.orders  # the first of those whose orders are on the devices
+        self._epoch = -self.feeding.orders  # the first epoch whose order is on the devices
 
     @property
     def bad_images(self) -> list[str]:
@@ -212,7 +212,7 @@ class ResidentFeed:
                 first = (updates.start - 1) * size // self.count
                 last = ((updates.stop - 1) * size - 1) // self.count
                 if not self._epoch <= first <= last < self._epoch + orders:
-                    # From the last that is there: a batch may hold its end and the next's start.
+                    # Start from the last one there: a batch may span its end and the next's start.
                     start = self._epoch + orders - 1
                     if drawn is None or not start <= first <= last < start + orders:
                         start, drawn = first, thread.submit(self._orders, first)
@@ -240,7 +240,7 @@ class ResidentFeed:
         return self._fed
 
     def _place(self, progress: Callable[[int], None]) -> Fed:
-        """Reads what this process's devices hold, each image once, and puts it there."""
+        """Reads the images of this process's devices, each image once, and puts them there."""
         feeding, threads = self.feeding, self._config.read_threads
         abstract = feeding.abstract(self._mesh)
         indices = abstract["image"].sharding.addressable_devices_indices_map(
@@ -262,7 +262,7 @@ class ResidentFeed:
         image = jax.make_array_from_single_device_arrays(
             abstract["image"].shape, abstract["image"].sharding, placed
         )
-        # Labels and masks are everywhere: each process tells those of the images that it read.
+        # Every device has all labels and masks: each process shares those of the images it read.
         known = processes.filled_in([label, good], list(owners))
         return {
             "image": image,

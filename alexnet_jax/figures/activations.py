@@ -10,12 +10,12 @@ SHOWN = 4  # maps of a layer and column
 
 
 def draw(image: np.ndarray, maps: Mapping[str, np.ndarray], columns: int, title: str) -> Picture:
-    """Draws a row for each column: the photograph, and of each layer the maps that answer most.
+    """Draws a row for each column: the photograph, then the strongest maps of each layer.
 
     Args:
       image: (R, R, 3) uint8.
       maps: by layer (H, W, C), in the order of the layers.
-      columns: of the network; their channels lie behind each other.
+      columns: of the network; each has a contiguous block of channels.
       title: above it.
     """
     across = len(maps) + 1

@@ -20,7 +20,7 @@ def matrix(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
 
 
 def of_answers(answers: Answers, names: Sequence[str], title: str) -> Picture | None:
-    """Draws the confusion matrix of a split; nothing where nobody could read it.
+    """Draws the confusion matrix of a split; returns None for one class, or too many to read.
 
     Args:
       answers: of its images.

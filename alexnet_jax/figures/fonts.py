@@ -16,7 +16,7 @@ _said: list[str] = []
 
 
 def with_letters_that_a_font_has(text: str) -> str:
-    """Returns a text with Latin letters for those that no font of the machine has.
+    """Replaces letters that no font of the machine has by Latin ones.
 
     >>> with_letters_that_a_font_has("crane") == "crane"
     True
@@ -52,7 +52,7 @@ def _is_shaped(letter: str) -> bool:
 
 
 def _is_lacking(letter: str) -> bool:
-    """Does it need another font than the usual one, or none?"""
+    """Does the usual font not have it, or would matplotlib draw it in the wrong order?"""
     return not letter.isascii() and (ord(letter) not in _usual() or not _is_shaped(letter))
 
 

@@ -1,4 +1,4 @@
-"""The kernels of conv1 by column (figure 3 of the paper), and how much they are about colour."""
+"""The kernels of conv1 by column (figure 3 of the paper), and their colour selectivity."""
 
 import numpy as np
 

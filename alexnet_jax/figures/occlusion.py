@@ -1,4 +1,4 @@
-"""Which part of a photograph carries the answer: how it suffers where a square is covered."""
+"""The parts of a photograph that the answer depends on: its log odds as a square covers each."""
 
 import dataclasses
 

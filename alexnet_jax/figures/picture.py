@@ -67,7 +67,7 @@ class Picture(Figure):
         return axes
 
     def savefig(self, fname: Any, **options: Any) -> None:
-        """Draws the figure, with fonts that have the letters of its texts."""
+        """Saves the figure, with fonts that have the letters of its texts."""
         fonts.fit(self)
         with matplotlib.rc_context({"svg.fonttype": "none"}):  # texts stay texts
             super().savefig(fname, **options)
@@ -82,7 +82,7 @@ class Picture(Figure):
         return self.png()
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes the picture, and the folders that lead to it; the ending says the format."""
+        """Writes the picture in the format of the path's suffix; creates missing folders."""
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         self.savefig(buffer, format=path.suffix.removeprefix(".") or "png")

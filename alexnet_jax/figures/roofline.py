@@ -31,8 +31,8 @@ def draw(points: Sequence[Point], flops: float, bandwidth: float, title: str) ->
 
     Args:
       points: those without products are left out.
-      flops: that the machine can do a second.
-      bandwidth: bytes a second of its memory.
+      flops: the machine's peak, FLOP/s.
+      bandwidth: of its memory, bytes/s.
       title: which machine, and what it computes.
     """
     figure = Picture(figsize=(8, 5.2), layout="constrained", dpi=130)

@@ -19,7 +19,7 @@ from alexnet_jax.steps.communication import Collective
 
 FORWARD, BACKWARD, UPDATE = colours.VERMILION, colours.BLUE, colours.GREEN
 COLUMNS = (colours.SKY, colours.ORANGE, colours.PINK, colours.GREY)
-MOST_ROWS = 8  # devices that are drawn; a mesh of more is told in words
+MOST_ROWS = 8  # devices that are drawn; the title describes a larger mesh
 INPUT, LOSS = "images", "loss"  # before the first layer and after the last
 
 
@@ -70,7 +70,7 @@ class Exchange:
 
 
 def shares(config: Config, num_classes: int, data: int) -> list[Share]:
-    """Returns what each device computes of each layer, the input first; on all devices alike.
+    """Returns a device's share of each layer, the input first; it is the same on all devices.
 
     Args:
       config: with `mesh.model` set.
@@ -240,7 +240,7 @@ def _sum_of(e: Exchange) -> str:
 
 
 def _tell(axes: Axes, x: float, y: float, here: list[Exchange]) -> None:
-    """Writes what is sent under the place where it is."""
+    """Labels the exchanges at one place, below the devices."""
     for e in here:
         many = f"{e.count} \N{MULTIPLICATION SIGN} " if e.count > 1 else ""
         layer = f"{e.of}: " if e.of != e.before and e.of != "logits" else ""

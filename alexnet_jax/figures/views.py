@@ -15,7 +15,7 @@ def draw(image: np.ndarray, size: int, rows: Mapping[str, np.ndarray], title: st
     Args:
       image: (R, R, 3) uint8.
       size: side of the crops.
-      rows: by what they are, (N, S, S, 3) uint8 each, as many in each row.
+      rows: title -> views, (N, S, S, 3) uint8, with the same N in each row.
       title: above all.
     """
     across = max(len(views) for views in rows.values())

@@ -16,7 +16,7 @@ from alexnet_jax.host import files
 
 SCHEME = "gs://"
 LEASE = "lease"  # the object that says who works in a folder
-EXPIRES_AFTER = 40.0  # seconds without being renewed: so long waits a start after a kill
+EXPIRES_AFTER = 40.0  # seconds without renewal; a start after a kill waits this long
 GIVE_UP_AFTER = 120.0  # seconds in which a request is tried again
 
 
@@ -55,7 +55,7 @@ def crc32c(path: pathlib.Path) -> str:
 
 
 class Bucket:
-    """The objects whose names begin as a URL does. Its methods may be called from any thread."""
+    """The objects under a URL. Its methods may be called from any thread."""
 
     def __init__(self, url: str) -> None:
         """Opens a folder, or what is one file.
@@ -146,7 +146,7 @@ class Bucket:
         return objects
 
     def download(self, name: str, path: pathlib.Path) -> None:
-        """Copies an object to a file, whose bytes are compared with its checksum.
+        """Downloads an object to a file, and verifies its checksum.
 
         Raises:
           BucketError: it cannot be read.
@@ -212,10 +212,10 @@ class Bucket:
                 return None
 
     def write_if(self, name: str, data: bytes, generation: int) -> int | None:
-        """Writes an object if nobody has since that generation.
+        """Writes an object if nobody has written it since that generation.
 
         Returns:
-          Its generation; None where somebody has.
+          Its new generation; None if somebody has written it.
 
         Raises:
           BucketError: it cannot be written.
@@ -227,7 +227,7 @@ class Bucket:
             try:
                 blob.upload_from_string(data, if_generation_match=generation, retry=self._retry)
             except PreconditionFailed:
-                # A try whose answer was lost may be what wrote it.
+                # An earlier try of this process may have written it, if its answer was lost.
                 if self.read(name) != data:
                     return None
                 return self.generation(name)
@@ -238,7 +238,7 @@ def _seconds() -> float:
     """Returns how long a lease of this process lasts.
 
     Raises:
-      BucketError: the environment says what is no time.
+      BucketError: the environment variable is not a valid time.
     """
     text = os.environ.get("ALEXNET_LEASE_SECONDS", str(EXPIRES_AFTER))
     try:
@@ -317,16 +317,16 @@ class Lease:
             try:
                 self.renew()
             except HeldError:
-                return  # `renew` says so to whoever saves next
+                return  # `renew` raises it again at the next save
             except BucketError as error:  # the network may be back before it runs out
                 print(printable(f"warning: {error}"), file=sys.stderr, flush=True)
 
     def renew(self) -> None:
-        """Makes sure that the folder is still this process's.
+        """Renews the lease, which confirms that this process still holds the folder.
 
         Raises:
-          HeldError: another one has taken it.
-          BucketError: the bucket does not say.
+          HeldError: another process has taken it.
+          BucketError: the bucket cannot be read or written.
         """
         with self._turn:
             written = None

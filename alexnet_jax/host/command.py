@@ -29,7 +29,7 @@ def begin(name: str) -> None:
         return
     _begun.append(name)
     signals.end_in_one_line(name)
-    # A notebook's, for the commands that it starts: nothing is shown on a display here.
+    # A notebook sets it for the commands that it starts, but a command shows nothing on a display.
     os.environ.pop("MPLBACKEND", None)
     here = os.getcwd()
     if sys.path and os.path.abspath(sys.path[0]) == here:  # as -m does
@@ -39,7 +39,7 @@ def begin(name: str) -> None:
 
 
 def _forget_flags() -> None:
-    """Removes what commands before declared in this process; other flags stay."""
+    """Removes the flags that earlier commands declared in this process; other flags stay."""
     from absl import flags
 
     known, package = flags.FLAGS, pathlib.Path(alexnet_jax.__file__).parent

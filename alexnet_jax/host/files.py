@@ -76,7 +76,7 @@ def replace_bytes(path: pathlib.Path, data: bytes) -> None:
 
 
 def sync_folder(folder: pathlib.Path) -> None:
-    """Returns when what was made, renamed or removed in a folder is on the disk."""
+    """Flushes to the disk what was created, renamed or removed in a folder."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)
@@ -107,9 +107,9 @@ def room(folder: pathlib.Path) -> str:
 
 
 def size_of(folder: pathlib.Path) -> int:
-    """Returns the bytes of a folder's files; of what is moved away meanwhile, none.
+    """Returns the total bytes of a folder's files; files moved away meanwhile count as 0.
 
-    Links count nothing: what they lead to lies elsewhere.
+    Links count as 0 too: their targets lie elsewhere.
     """
     total = 0
     for parent, _, names in os.walk(folder):  # leaves out what it cannot list
@@ -150,19 +150,19 @@ def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
-# What tells a file from others and from itself before a change.
+# Identifies a file in one state: another file, or a change to this one, gives another.
 Identity = tuple[str, int, int, int, int, int]
 # Digests of files that are hashed ahead.
 _ahead: dict[Identity, Future[str]] = {}
 
 
 def hash_ahead(paths: Iterable[pathlib.Path]) -> None:
-    """Begins to hash files in a thread, largest first; `sha256` then takes each digest, once.
+    """Starts hashing files in a thread, largest first; `sha256` then takes each digest, once.
 
-    The thread ends with the process, whose end does not wait for it.
+    A process that ends does not wait for the thread.
 
     Raises:
-      OSError: a file that is not there.
+      OSError: a file does not exist.
     """
     begun = [(path, _identity(path), Future()) for path in paths]
     begun.sort(key=lambda each: -each[1][1])
@@ -189,7 +189,7 @@ def forget_ahead() -> None:
 def sha256(path: pathlib.Path) -> str:
     """Returns the digest of a file's bytes, in hexadecimal."""
     begun = _ahead.pop(_identity(path), None) if _ahead else None
-    # What has not begun yet is hashed here, beside the other.
+    # A file that the thread has not begun yet is hashed here, in parallel to the thread.
     return begun.result() if begun and not begun.cancel() else _hashed(path)
 
 
@@ -245,11 +245,11 @@ def named(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_turn(folder: pathlib.Path, waiting: str) -> Iterator[None]:
-    """Makes a folder and holds it; waits, with a line, while another process does.
+    """Creates and locks a folder; if another process holds it, prints a line and waits.
 
     Args:
-      folder: to hold.
-      waiting: the line.
+      folder: the folder to lock.
+      waiting: the line to print.
     """
     with _lock_of(folder) as file:
         if not _taken(file, folder):
@@ -291,9 +291,9 @@ def _lock_of(folder: pathlib.Path) -> IO[str]:
 
 
 def _taken(file: IO[str], folder: pathlib.Path) -> bool:
-    """Takes a lock, if no other process has it; it is free again when the file is closed.
+    """Takes a lock, if no other process has it; closing the file releases it.
 
-    Not every disk that machines share can do so; there a warning says that nothing is held.
+    Some disks that machines share have no locks; there it prints a warning that nothing is held.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,14 +13,14 @@ TUNABLES = {
     "glibc.malloc.mmap_max": "0",
     "glibc.malloc.trim_threshold": "8589934592",
 }
-# Of NVIDIA's (in WSL dxg) and AMD's GPUs, and of TPUs.
+# Device files of NVIDIA GPUs (dxg in WSL), AMD GPUs and TPUs.
 ACCELERATORS = tuple(
     f"/dev/{name}" for name in ("nvidia0", "nvidiactl", "dxg", "kfd", "accel0", "vfio/0")
 )
 
 
 def tunables() -> str:
-    """Returns what GLIBC_TUNABLES says of them."""
+    """Returns the value of GLIBC_TUNABLES that requests large pages."""
     return ":".join(f"{name}={value}" for name, value in TUNABLES.items())
 
 

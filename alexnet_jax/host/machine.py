@@ -1,4 +1,4 @@
-"""The processor, and the cores and memory of it that this machine grants a process."""
+"""The processor, and the cores and memory that this machine grants a process."""
 
 import os
 import pathlib
@@ -34,7 +34,7 @@ def memory() -> int:
 
 
 def _limits() -> Iterator[int]:
-    """What Linux's control groups allow, both versions of them, from this process's own upwards."""
+    """Yields the limits of Linux's control groups (v1 and v2), from this process's own upwards."""
     try:
         groups = OWN_GROUPS.read_text().splitlines()
     except OSError:  # not Linux, or hidden

@@ -21,7 +21,7 @@ from alexnet_jax.host.bucket import Bucket, BucketError, Lease
 from alexnet_jax.host.progress import Progress
 
 TOGETHER = 8  # objects on their way at once
-AT_ONCE = 8 * 2**20  # bytes of a file that is read before it is sent
+AT_ONCE = 8 * 2**20  # bytes; a smaller file is read whole before it is sent
 MARK = ".working"  # a file in a copy: who works there, until the bucket has all of it
 # Files that commands make, some with others beside them; a folder may have a dot in its name too.
 MADE = (".csv", ".html", ".json", ".jsonl", ".npz", ".onnx", ".pdf", ".png", ".safetensors", ".svg")
@@ -30,7 +30,7 @@ _opened: dict[str, "Mirror"] = {}
 
 
 def copy_of(url: str) -> pathlib.Path:
-    """Returns where this machine has its copy of a folder or file, brought up to date once.
+    """Returns the path of this machine's copy of a folder or file; the first call updates the copy.
 
     Raises:
       BucketError: it cannot be read.
@@ -59,20 +59,20 @@ def any_opened() -> bool:
 
 
 def write_back() -> None:
-    """Writes what a command made in the copies it was given, but for a run's checkpoints.
+    """Uploads what a command made in its copies, except a run's checkpoints.
 
     Raises:
-      BucketError: it cannot be written; it is in the copy.
+      BucketError: the upload failed; the files are still in the copy.
     """
     for mirror in _opened.values():
         mirror.push(holds=False)
 
 
 def publish(folder: pathlib.Path) -> None:
-    """Writes all of a folder that this process has made, where it is the copy of a bucket's.
+    """Uploads all of a folder that this process made, if it is the copy of a bucket's folder.
 
     Raises:
-      BucketError: it cannot be written; it is in the copy.
+      BucketError: the upload failed; the files are still in the copy.
     """
     if mirror := of(folder):
         mirror.push()
@@ -159,7 +159,7 @@ class Mirror:
         """
         ahead = self._is_ahead()
         whose = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4()}"
-        if ahead:  # as it stays, whichever of the two leases a kill leaves
+        if ahead:  # it still is, whichever of the two leases a kill leaves
             text = self._mark.read_bytes() + b"\n" + Lease.text(whose)
             files.replace_bytes(self._mark, text)
         self._lease = Lease(self._bucket, whose)
@@ -190,7 +190,7 @@ class Mirror:
         return not self._there
 
     def leave(self) -> None:
-        """Takes the copy as it is: what changes from here on is written."""
+        """Accepts the copy as it is: only later changes are uploaded."""
         self._known = dict(self._files())
 
     def settle(self) -> None:
@@ -198,8 +198,8 @@ class Mirror:
         self._mark.unlink(missing_ok=True)
 
     def pull_unless_held(self) -> None:
-        """Brings the copy up to date, unless a process of this machine works in it, or what one
-        wrote has not come to the bucket."""
+        """Updates the copy, unless a process of this machine works in it, or the copy holds changes
+        that were never uploaded."""
         with files.in_turn(self._pulling, f"{self.url}: another process copies it"):
             if files.is_held(self.holder) or self._is_ahead():
                 self.leave()
@@ -207,9 +207,9 @@ class Mirror:
                 self.pull()
 
     def pull(self) -> None:
-        """Makes the copy what the bucket has: fetches what differs, removes what is not there.
+        """Makes the copy equal to the bucket: fetches what differs, removes what the bucket lacks.
 
-        Checkpoints that a kill left half written or removed are left out.
+        It skips checkpoints that a kill left half written or half removed.
 
         Raises:
           BucketError: it cannot be read.
@@ -244,9 +244,9 @@ class Mirror:
         return {name: objects[name] for name in self._there if wholeness.is_whole(name, objects)}
 
     def _is_same(self, name: str, here: dict[str, Signature], stored: bucket.Stored) -> bool:
-        """Has a file the bytes of its object?"""
+        """Does a file have the bytes of its object?"""
         if wholeness.is_folder(name):
-            return True  # made at last
+            return True  # `pull` creates folders last
         signature = here.get(name)
         if signature is None or signature[0] != stored.size:
             return False
@@ -304,7 +304,7 @@ class Mirror:
             self._behind = False
 
     def _still_ours(self) -> None:
-        """Makes sure of the lease before what others would see as whole."""
+        """Confirms the lease before each write that would make something look whole to others."""
         if self._lease:
             self._lease.renew()
 
@@ -342,9 +342,10 @@ class Mirror:
         return self.folder / name if name else self.folder
 
     def _files(self) -> Iterator[tuple[str, Signature]]:
-        """Names the copy's files but those that are half done, each with what tells it changed.
+        """Yields the copy's finished files, each with a signature that shows whether it changed.
 
-        And its folders, which are there while they are empty: a run's without a checkpoint, say.
+        It also yields the top-level folders, which exist even while empty: a run's folder of
+        checkpoints before the first one, say.
         """
         if self.folder.is_file():
             yield "", _signature(self.folder)

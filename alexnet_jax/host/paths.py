@@ -15,14 +15,14 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def local(path: str | os.PathLike[str], flag: str) -> pathlib.Path:
-    """Returns a path of this machine, with ~ for the home; for gs://BUCKET/PATH a copy's.
+    """Returns a path on this machine, with ~ expanded; for gs://BUCKET/PATH, the path of a copy.
 
     Args:
-      path: as it was given.
-      flag: that gave it, for the error.
+      path: as the user gave it.
+      flag: the flag that gave it, for the error.
 
     Raises:
-      PathError: it is empty, of another kind of bucket, or of a home that nobody knows.
+      PathError: it is empty, of another kind of bucket, or in a home folder that is not known.
       BucketError: the bucket cannot be read.
     """
     text = os.fspath(path)

@@ -31,8 +31,8 @@ class _OutputBar(tqdm.tqdm):
 
 
 def _kind_of_bar() -> Callable[..., Any]:
-    """Returns tqdm's bar: in a notebook one that moves in its place."""
-    if not in_notebook() or "IPython" not in sys.modules:  # which another front end may be without
+    """Returns the kind of tqdm bar to use: in a notebook, one that updates in place."""
+    if not in_notebook() or "IPython" not in sys.modules:  # not every front end has it
         return tqdm.tqdm
     if importlib.util.find_spec("ipywidgets"):
         from tqdm.notebook import tqdm as of_notebook
@@ -42,8 +42,8 @@ def _kind_of_bar() -> Callable[..., Any]:
 
 
 COLUMNS = 100  # of a notebook's output
-SECONDS = 0.2  # between two looks of a bar
-# Of a run: on 80 columns all of it is seen, and what is left is the bar.
+SECONDS = 0.2  # between two updates of a bar
+# For a run: all of the text fits into 80 columns, and the bar takes the rest.
 _OF_STEPS = "{desc} {bar} {n_fmt}/{total_fmt}, {remaining} left{postfix}"
 
 
@@ -107,11 +107,11 @@ class Progress:
         self._bar.update(min(count, (self._bar.total or count) - self._bar.n))
 
     def show(self, at: str, figures: str) -> None:
-        """Puts the latest figures beside the bar, or on a line where there is none.
+        """Puts the latest figures beside the bar, or on a line if there is no bar.
 
         Args:
-          at: where that is, which a bar shows itself.
-          figures: of it.
+          at: the position in the work, for the line; a bar shows it anyway.
+          figures: the figures at that position.
         """
         if self.live:
             short = figures.replace("top-1 ", "")

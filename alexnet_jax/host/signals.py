@@ -1,8 +1,8 @@
 """SIGINT and SIGTERM: they end a command in one line at once, or a training loop once it has saved.
 
-Python's own handlers run when the main thread is back from native code: a compilation takes many
-seconds, and an exception that a handler raises can be swallowed by a callback. So a command also
-has a thread that C's handler wakes up, and that ends the process where nothing else did.
+Python's own handlers run only when the main thread is back from native code, and a compilation
+takes many seconds; besides, a callback can swallow the exception that a handler raises. So a
+command also has a thread, which C's handler wakes up: it ends the process if nothing else did.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ _name = ""
 
 
 def end_in_one_line(name: str) -> None:
-    """Lets SIGINT and SIGTERM end this process with one line, from here on, and 128 + the signal.
+    """Makes SIGINT and SIGTERM end this process with one line and exit code 128 + the signal.
 
     Args:
-      name: of the module that runs; nothing is done where it is imported by another.
+      name: the module's `__name__`; does nothing if another module imports it.
     """
     global _name
     if name != "__main__" or threading.current_thread() is not threading.main_thread():
@@ -50,11 +50,11 @@ def end_in_one_line(name: str) -> None:
 def also_tell(listener: Callable[[int], None]) -> None:
     """Calls a function with the signal that ends this process, before it ends.
 
-    Open `with` and `finally` blocks do not run in every case: not while a module is loaded, nor
-    where the main thread is in native code.
+    Open `with` and `finally` blocks do not always run: not while a module is loaded, and not while
+    the main thread is in native code.
 
     Args:
-      listener: called in a handler or in a thread; short, and raises nothing.
+      listener: called in a signal handler or a thread; it must be short and raise nothing.
     """
     _listeners.append(listener)
 
@@ -80,8 +80,8 @@ def _end(number: int, frame: types.FrameType | None) -> None:
     _say(number)
     _ignore_more()
     if _is_importing(frame):
-        # An exception may come out in the middle of what a native module does when it is loaded,
-        # and some of those then crash: one SIGINT of a few hundred ended in a SIGSEGV of jaxlib's.
+        # An exception could interrupt a native module while it is loaded, and some then crash: one
+        # SIGINT in a few hundred ended in a SIGSEGV in jaxlib.
         os._exit(128 + number)
     # A destructor or a callback may swallow the exception, and says so with a traceback; then the
     # thread ends the process.
@@ -99,8 +99,8 @@ def _is_importing(frame: types.FrameType | None) -> bool:
 
 
 def _ignore_more() -> None:
-    """Lets later signals do nothing: Python gives them their default effect before it has ended,
-    which would change the code that it ends with."""
+    """Ignores later signals: Python restores their default effect before the process has ended,
+    which would change its exit code."""
     for number in NUMBERS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -120,11 +120,11 @@ def _watch(ours: socket.socket, woken: socket.socket) -> None:
 
 @contextlib.contextmanager
 def handled(number: int, handler: Callable[..., None]) -> Iterator[None]:
-    """Leaves a signal to a handler of the caller's own, however long that takes to end the work.
+    """Leaves a signal to the caller's own handler, however long the work then takes to end.
 
     Args:
       number: of the signal.
-      handler: as of `signal.signal`; in the main thread alone.
+      handler: as for `signal.signal`; only in the main thread.
     """
     before = signal.signal(number, handler)
     _handled.add(number)
@@ -135,7 +135,7 @@ def handled(number: int, handler: Callable[..., None]) -> Iterator[None]:
 
 
 class Remembered(contextlib.AbstractContextManager):
-    """Remembers SIGINT and SIGTERM for who asks; the second SIGINT, a person's, ends at once.
+    """Remembers SIGINT and SIGTERM for whoever asks; a second SIGINT, from a user, ends at once.
 
     Further SIGTERMs are only remembered: Slurm, mpirun and `timeout` send several, and a save that
     is under way must finish. Only the main thread gets signals.

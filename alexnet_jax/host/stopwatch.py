@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 
 class Stopwatch:
-    """Time by the kind of work that it went to; all of it, and each second once.
+    """All the time since the start, split by kind of work; every second counts exactly once.
 
     >>> seconds = iter([0.0, 1.0, 4.0, 5.0])
     >>> watch = Stopwatch("start", lambda: next(seconds))
@@ -24,7 +24,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def on(self, kind: str) -> Iterator[None]:
-        """Gives the time of a block to another kind; within it to further ones."""
+        """Counts the time of a block as another kind of work; blocks can be nested."""
         before = self._switch(kind)
         try:
             yield

@@ -1,4 +1,4 @@
-"""A watchdog: ends a process that makes no progress, with what all its threads were doing."""
+"""A watchdog: ends a process that makes no progress, and writes the stacks of all its threads."""
 
 import contextlib
 import faulthandler
@@ -13,23 +13,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 STUCK = 124  # the exit code, as of `timeout`
-USUAL = 20  # so many usual updates are never too long
+USUAL = 20  # usual updates; the limit is at least the time that so many take
 
 
 class Watchdog(contextlib.AbstractContextManager):
-    """A thread that wants to hear of progress every `seconds`.
+    """A thread that expects progress every `seconds`.
 
-    A loop that waits for another process, or for a device, cannot find out itself that it does so
-    for ever.
+    A loop that waits for another process, or for a device, cannot itself notice that it waits for
+    ever.
     """
 
     def __init__(self, seconds: float, trace: pathlib.Path, say: Callable[[str], None]) -> None:
-        """Prepares it; it begins with the first `beat`.
+        """Prepares the watchdog; it starts to count at the first `beat`.
 
         Args:
-          seconds: without progress; more where usual updates are long.
+          seconds: the limit without progress; it is higher if usual updates are long.
           trace: a file for the stacks of all threads.
-          say: tells a line to whom it concerns, before the process ends.
+          say: reports a line before the process ends.
         """
         self._seconds, self._trace, self._say = seconds, trace, say
         self._times: deque[float] = deque(maxlen=50)
@@ -51,8 +51,9 @@ class Watchdog(contextlib.AbstractContextManager):
         """Notes progress.
 
         Args:
-          at: where, for the line that is said at the end.
-          updates: since the beat before; 0: of another kind, which says nothing of their time.
+          at: the position in the work, for the last line before the process ends.
+          updates: number of updates since the last beat; 0 for other progress, which is not part of
+            the usual time of an update.
         """
         now = time.monotonic()
         if updates and self._last is not None:
@@ -61,7 +62,7 @@ class Watchdog(contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Waits for something that takes as long as it takes: compiling, drawing, reading."""
+        """Suspends the limit during work of any length: compiling, drawing, reading."""
         self._paused += 1
         try:
             yield
@@ -72,7 +73,7 @@ class Watchdog(contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def while_growing(self, measure: Callable[[], Any]) -> Iterator[None]:
-        """Waits for work whose progress can be measured: a save, by the bytes that are there."""
+        """Counts a change of the measure as progress during a block: of a save's bytes, say."""
         self._growing = measure
         try:
             yield

@@ -1,7 +1,7 @@
 """The order in which the files of a folder are written to a bucket, and which of them are whole.
 
-A file that vouches for others is written after them and removed before them. A checkpoint that is
-being written or removed has one more object that says so: the first to come and the last to go.
+A file that vouches for others is written after them and removed before them. While a checkpoint is
+being written or removed, one more object in it says so: it is written first and removed last.
 """
 
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ RECORD = "checkpoints.json"  # what it knows of them
 SEAL = "digests.json"  # of a checkpoint
 MANIFEST = "manifest.json"  # of a store
 PROGRESS = "progress.npz"  # of one that is being made
-UNSEALED = ".unsealed"  # in the name of what is not a checkpoint yet, or no longer
-CHANGING = "changing"  # the object in a checkpoint
+UNSEALED = ".unsealed"  # in the name of a folder that is no checkpoint yet, or no longer one
+CHANGING = "changing"  # the object in a checkpoint that is being written or removed
 
-# In this order, after all others: Orbax's sign on file systems that cannot rename, what seals a
-# folder, what tells of it.
+# Written after all others, in this order: Orbax's success marker on file systems that cannot
+# rename, then the files that seal a folder, then those that describe it.
 LAST = ("commit_success.txt", SEAL, PROGRESS, MANIFEST, RECORD)
 _UNFINISHED = (UNSEALED, ".orbax-checkpoint-tmp", ".part-")
 
@@ -26,12 +26,12 @@ def is_folder(name: str) -> bool:
 
 
 def is_unfinished(name: str) -> bool:
-    """Is a file or folder of this name half done, and nobody else's?"""
+    """Is a file or folder of this name unfinished, and of no use to others?"""
     return name.endswith(".tmp") or any(sign in name for sign in _UNFINISHED)
 
 
 def is_of_checkpoints(name: str) -> bool:
-    """Is a file of a run's checkpoints, or what tells of them?"""
+    """Is a file part of a run's checkpoints, or the record of them?"""
     return name.split("/")[0] in (CHECKPOINTS, RECORD)
 
 
@@ -59,12 +59,12 @@ def signs_of(names: Iterable[str]) -> set[str]:
     >>> signs_of(["checkpoints/5/data", "checkpoints/5/digests.json", "metrics.jsonl"])
     {'checkpoints/5/changing'}
     """
-    decisive = (SEAL, CHANGING)  # the second of one that was killed before
+    decisive = (SEAL, CHANGING)  # the second is left by a process that was killed
     return {_sign(name) for name in names if name.rpartition("/")[2] in decisive} - {""}
 
 
 def by_rank(names: Iterable[str]) -> list[list[str]]:
-    """Deals names out by the order in which they are written; they are removed in the other.
+    """Groups names by the order in which they are written; removal is in the reverse order.
 
     >>> [rank for rank in by_rank(["checkpoints.json", "a", "plots/"]) if rank]
     [['plots/'], ['a'], ['checkpoints.json']]
@@ -77,7 +77,7 @@ def by_rank(names: Iterable[str]) -> list[list[str]]:
 
 
 def _sign(name: str) -> str:
-    """Returns the sign of the checkpoint that a file is of; "" of what is in none."""
+    """Returns the sign of the checkpoint that a file is in; "" if it is in none."""
     parts = name.split("/")
     if parts[0] != CHECKPOINTS or len(parts) < 3:
         return ""

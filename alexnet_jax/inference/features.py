@@ -24,7 +24,7 @@ from alexnet_jax.layers.standard_tree import variables
 from alexnet_jax.ops import compilation, elementwise
 
 LINEAR = ("fc7_linear", "fc8")  # without ReLU
-POOLS = {"pool1": "stage1", "pool2": "stage2", "pool5": "stage5"}  # with norms, as the next reads
+POOLS = {"pool1": "stage1", "pool2": "stage2", "pool5": "stage5"}  # norms included
 
 
 def there(network: TrainedNetwork) -> list[str]:
@@ -95,8 +95,8 @@ def of_split(
       layers: as for `activations`.
 
     Yields:
-      By layer activations (b, D) float32, labels (b,) int32 and (b,) bool: can the image be read?
-      In the order of the split.
+      For each batch, in the order of the split: layer -> activations (b, D) float32, labels (b,)
+      int32, and which images are readable, (b,) bool.
     """
     compute, c = of_layers(network, layers), network.config
     size = c.eval_batch_size or c.batch_size

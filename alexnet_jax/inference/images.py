@@ -66,7 +66,7 @@ def _square(image: Any, name: str, side: int, exif_orientation: bool) -> np.ndar
 
 
 def _of_pil(image: Image.Image, name: str, exif_orientation: bool) -> np.ndarray:
-    """Returns (H, W, 3) uint8; of 16 bits a channel the upper 8, as files are decoded."""
+    """Returns (H, W, 3) uint8; 16-bit channels keep their upper 8 bits, as in decoded files."""
     try:
         turned = ImageOps.exif_transpose(image) if exif_orientation else image
         if turned.mode.startswith("I"):

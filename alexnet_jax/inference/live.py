@@ -17,7 +17,7 @@ from alexnet_jax.training.run_files import read_rows
 def moving_curves(workdir: str | os.PathLike[str], seconds: float = 3.0) -> Iterator[None]:
     """Draws a run's curves below the cell, again every few seconds, while the block trains it.
 
-    Elsewhere than in a notebook nothing is drawn.
+    Outside a notebook it draws nothing.
 
     Args:
       workdir: of the run; it may not exist yet.

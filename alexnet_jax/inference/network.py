@@ -28,7 +28,7 @@ BATCH = 16  # images that are computed at once
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a network says of one image.
+    """A network's prediction for one image.
 
     Attributes:
       image: its path, or its number.
@@ -210,7 +210,7 @@ class Network(TrainedNetwork):
 
     @functools.cached_property
     def _programs(self) -> dict[int | str | tuple[str, ...], Callable[[np.ndarray], Any]]:
-        """What was compiled, by the number of views, the layer or several layers."""
+        """Compiled functions, keyed by the number of views, a layer, or a tuple of layers."""
         return {}
 
     def _probabilities(self, views: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -222,7 +222,7 @@ class Network(TrainedNetwork):
         return self._programs[views]
 
     def _of_one_image(self, views: int) -> jax.stages.Compiled:
-        """Compiles what `_probabilities` computes of one image; parameters may be shapes."""
+        """Compiles `_probabilities` for one image; the parameters may be abstract."""
         image = jax.ShapeDtypeStruct((1, self.config.resize, self.config.resize, 3), np.uint8)
         numerics = compilation.Numerics.of(self.config)
         return compilation.kept(self._computation(views), self.params, image, numerics=numerics)

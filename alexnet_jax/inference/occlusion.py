@@ -41,7 +41,7 @@ def covered(network: Network, image: AnyImage, patch: int = 0, places: int = 15)
 
 
 def _odds(logits: np.ndarray, answer: int) -> np.ndarray:
-    """Returns log(p / (1 - p)) of a class from (N, K) logits; of one near certainty too."""
+    """Returns log odds log(p / (1 - p)) of a class from (N, K) logits, accurate even near p = 1."""
     others = np.delete(logits, answer, axis=1).astype(np.float64)
     most = others.max(axis=1)
     return logits[:, answer] - most - np.log(np.exp(others - most[:, None]).sum(axis=1))

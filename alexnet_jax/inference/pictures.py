@@ -123,7 +123,7 @@ def activations(network: Network, image: AnyImage) -> Picture:
 
 
 def occlusion(network: Network, images: AnyImage | Sequence[AnyImage]) -> Picture:
-    """Draws which part of a photograph carries the answer: a square is covered at each place.
+    """Draws which part of a photograph the answer depends on, by covering one square at a time.
 
     Args:
       network: from `inference.load`.
@@ -381,6 +381,6 @@ def draw_split(config: Config, exchanged: Sequence[Collective]) -> Picture:
 
 
 def _with_classes(config: Config) -> Config:
-    """Returns a copy that says how many classes there are."""
+    """Returns a copy of the config with `num_classes` set."""
     classes = config.num_classes or len(open_dataset(config).class_names)
     return dataclasses.replace(config, num_classes=classes)

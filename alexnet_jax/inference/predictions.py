@@ -45,9 +45,9 @@ def predict_split(
     """Computes the likeliest classes of every image of a split, once.
 
     Args:
-      networks: from `trained.load`, on one mesh; the probabilities of several are averaged, and the
-        first says how the split is read.
-      split: of the data set in its config; classes are the network's by their names.
+      networks: from `trained.load`, on one mesh; the result averages the probabilities of several,
+        and the first's config says how to read the split.
+      split: of the data set in that config, whose classes are matched to the network's by name.
       views: 1 or 10.
       progress: show a bar.
 
@@ -200,7 +200,7 @@ def write_submission(path: pathlib.Path, predictions: Predictions, numbers: list
     Args:
       path: of the file.
       predictions: of a split in the order that its judges want.
-      numbers: what the judges call each of the network's classes: `label_numbers`.
+      numbers: the judges' number of each of the network's classes, from `label_numbers`.
 
     Raises:
       ConfigError: an image could not be read.

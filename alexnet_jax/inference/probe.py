@@ -29,7 +29,7 @@ TOLERANCE = 1e-3  # of the gradient's norm, relative to that at zero weights
 
 
 class Activations(NamedTuple):
-    """Of a split's images that can be read: by layer (N, D) float32, and labels (N,)."""
+    """Activations, (N, D) float32 by layer, and labels, (N,): of readable, labelled images."""
 
     layers: dict[str, np.ndarray]
     labels: np.ndarray
@@ -40,10 +40,10 @@ class Probe(NamedTuple):
 
     Attributes:
       layer: whose activations it read.
-      size: numbers that it read of an image.
-      penalty: that was chosen.
+      size: activations per image.
+      penalty: the chosen one.
       top1_error, top5_error: fractions of the test images; top-5 of five classes or fewer is 0.
-      seconds: that it took, the activations left out.
+      seconds: that the fit and the count of errors took, without computing activations.
     """
 
     layer: str
@@ -99,7 +99,7 @@ def collect(
 
 
 def _refuse_too_many(layers: dict[str, np.ndarray], images: int, bytes_held: int = 0) -> None:
-    """Refuses what does not fit: the activations, and a copy of one layer's while it learns.
+    """Refuses activations that need over half the memory, with a copy of one layer's to fit on.
 
     Raises:
       DataError: says how many images would.
@@ -158,11 +158,11 @@ def probe(layer: str, train: Activations, test: Activations, classes: int) -> Pr
 
 
 Weights = tuple[jax.Array, jax.Array]
-Scaling = tuple[jax.Array, jax.Array]  # of each number: its mean, and what it is multiplied by
+Scaling = tuple[jax.Array, jax.Array]  # each activation's mean and scale factor
 
 
 def _logits(weights: Weights, scaling: Scaling, x: Any) -> jax.Array:
-    """Returns the logits of activations; the scaling goes into the kernel, x is not copied."""
+    """Returns the logits of activations; scales the kernel rather than x, which saves a copy."""
     (kernel, bias), (mean, scale) = weights, scaling
     kernel = scale[:, None] * kernel
     return x @ kernel + (bias - mean @ kernel)
@@ -171,7 +171,7 @@ def _logits(weights: Weights, scaling: Scaling, x: Any) -> jax.Array:
 def _errors(
     weights: Weights, scaling: Scaling, x: np.ndarray, labels: np.ndarray
 ) -> tuple[float, float]:
-    """Returns the top-1 and top-5 errors; a class that ties with the right one counts as before."""
+    """Returns the top-1 and top-5 errors; a class that ties with the right one ranks before it."""
     logits = np.asarray(_logits(weights, scaling, x))
     right = logits[np.arange(len(x)), labels]
     before = (~(logits < right[:, None])).sum(axis=1) - 1  # NaN is as bad as can be

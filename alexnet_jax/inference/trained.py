@@ -61,7 +61,7 @@ class TrainedNetwork:
         return open_dataset(self.config, silent=False)
 
     def source(self, split: str = "") -> tuple[Source, str]:
-        """Opens a split or slice of its data set, empty: its evaluation split; says its name too.
+        """Opens a split or slice of its data set, with its name; empty: its evaluation split.
 
         Raises:
           DataError: no such data set or split.
@@ -116,7 +116,7 @@ def load(
         reading = beside.submit(lambda: stored.restore_weights(choosing.result(), form.abstract))
         stored.compile_for_weights(form.abstract)
         if choosing.done():
-            choosing.result()  # what is wrong with it is said at once
+            choosing.result()  # raises its error at once
         if meanwhile:
             meanwhile(setup, form.abstract_weights)
         step, state = choosing.result(), reading.result()

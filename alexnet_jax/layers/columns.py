@@ -1,7 +1,7 @@
 """A device's share of the channels, and what it gathers from others (paper figure 2).
 
-Channels are shared out in order over the devices of the `model` axis: with two columns on two
-devices each holds its column; with more, equal parts of one; with one device, everything.
+The devices of the `model` axis share the channels in order. With two columns, each of two devices
+holds one column, each of more devices an equal part of one; a single device holds everything.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ class Columns:
         return collectives.exchange_edges(x, count, self.devices, together)
 
     def own_units(self, per_unit: jax.Array) -> jax.Array:
-        """Cuts this device's units out of something for all of them, (..., units)."""
+        """Slices this device's units out of an array over all units, (..., units)."""
         if self.devices == 1:
             return per_unit
         size = self.share(per_unit.shape[-1])

@@ -1,4 +1,4 @@
-"""Dropout (paper section 4.2): which units stay belongs to the image, not to the device."""
+"""Dropout (paper section 4.2): which units stay depends on the image, not on the device."""
 
 import dataclasses
 import math
@@ -16,8 +16,8 @@ class Dropout:
     """Leaves units out, each with probability `config.dropout_rate`.
 
     Attributes:
-      config: after which layers, and where the outputs are scaled.
-      columns: the share of the units that is here.
+      config: says which layers dropout follows, and whether training or evaluation scales outputs.
+      columns: this device's share of the units.
     """
 
     config: ModelConfig

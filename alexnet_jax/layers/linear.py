@@ -21,15 +21,15 @@ def left_out(x: jax.Array, see: View | None = None) -> jax.Array:
 
 
 def parameter_dtype(compute: jnp.dtype) -> jnp.dtype:
-    """Returns the type of parameters: float32, but float64 where that is computed in."""
+    """Returns the type of parameters: float64 if the network computes in it, else float32."""
     return jnp.promote_types(compute, jnp.float32)
 
 
 def packed_kernel(layer: nn.Module, pack: Callable[[], jax.Array | None]) -> jax.Array | None:
-    """Returns a layer's kernel as `standard_tree.packed` made it; None where it did not.
+    """Returns a layer's kernel as `standard_tree.packed` packed it; None if it did not.
 
     Args:
-      layer: the kernel's. Packs it now if the layer's collection `packed` is mutable.
+      layer: the kernel's layer. If its collection `packed` is mutable, packs the kernel now.
       pack: packs the kernel, or returns None where that gains nothing.
     """
     if layer.is_mutable_collection(PACKED) and not layer.is_initializing():
@@ -53,7 +53,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, see: View | None = None) -> jax.Array:
-        """Maps (B, H, W, C) to (B, H', W', features); `see` fetches what it reads of x first."""
+        """Maps (B, H, W, C) to (B, H', W', features); first, `see` fetches the channels to read."""
         x = see(x) if see else x
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
         dtype = parameter_dtype(self.dtype)
@@ -80,7 +80,7 @@ class FullyConnected(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, see: View | None = None) -> jax.Array:
-        """Maps (B, ..., C) to (B, features); `see` fetches what it reads of x first."""
+        """Maps (B, ..., C) to (B, features); first, `see` fetches the channels to read."""
         x = see(x) if see else x
         shape = (math.prod(x.shape[1:]) // self.groups, self.features)
         dtype = parameter_dtype(self.dtype)

@@ -23,13 +23,13 @@ Step = Callable[[jax.Array], jax.Array]
 
 
 class Stage(nn.Module):
-    """Maps a convolution's output (B, H, W, C) to what the next one reads, (B, H', W', C).
+    """Maps a convolution's output (B, H, W, C) to the next one's input, (B, H', W', C).
 
     Attributes:
       config: `layerN` has the order, such as "relu norm pool" (paper section 3.5).
       number: of the convolution, 1 .. 5.
-      columns: the share of the channels that is here.
-      batch_norm: what normalises, where `config.normalisation` is batch.
+      columns: this device's share of the channels.
+      batch_norm: the normalisation if `config.normalisation` is batch.
     """
 
     config: ModelConfig
@@ -99,7 +99,7 @@ class Stage(nn.Module):
         return Lrn.named(c.convention, c.size, c.alpha, c.beta)
 
     def _columns_apart(self) -> int:
-        """How many arrays hold the columns: those that a GPU convolves apart stay apart."""
+        """How many arrays hold the columns: one each if a GPU convolves them apart, else one."""
         c, layer = self.config, f"conv{self.number}"
         if self.batch_norm is not None or c.lrn.across_columns or layer in c.without:
             return 1

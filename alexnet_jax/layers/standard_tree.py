@@ -1,4 +1,4 @@
-"""The standard tree, conv1 .. fc8 and norm1 .. norm5: drawn, counted, and as modules take it."""
+"""The standard tree, conv1 .. fc8 and norm1 .. norm5: drawn, counted, and passed to modules."""
 
 import math
 from typing import Any
@@ -33,7 +33,7 @@ def of_classifier(params: Any) -> Any:
 def parameters_and_statistics(tree: Any) -> tuple[Any, Any]:
     """Splits the standard tree: conv1 .. fc8, and norm1 .. norm5 ({} without batch normalisation).
 
-    The statistics are a collection of their own in linen, and in a file beside the parameters.
+    Linen keeps the statistics in a collection of their own; a file has them beside the parameters.
     """
     statistics = {layer: leaves for layer, leaves in tree.items() if layer.startswith("norm")}
     return {layer: tree[layer] for layer in tree if layer not in statistics}, statistics
@@ -65,7 +65,7 @@ def packed(network: nn.Module, tree: Any, image_size: int) -> Any:
 def logits(
     network: nn.Module, params: Any, views: jax.Array, dropout_keys: jax.Array | None = None
 ) -> jax.Array:
-    """Applies a module to what its device holds of the standard tree.
+    """Applies a module to its device's part of the standard tree.
 
     Returns:
       (B, num_classes) float32 from (B, S, S, 3), equal on the devices that share the channels.

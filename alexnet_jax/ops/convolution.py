@@ -1,4 +1,4 @@
-"""Convolutions with their biases, whose columns are plain convolutions, on every back end."""
+"""Convolutions and their biases on every back end; each column is a plain convolution."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def pack(
 
 
 def packed_conv(x: jax.Array, packed: jax.Array, padding: int | Padding = 0) -> jax.Array:
-    """Convolves as `conv` does, with what `pack` returned; to 1e-5 of the largest output."""
+    """Convolves as `conv` does, with a kernel from `pack`; to within 1e-5 of the largest output."""
     return convolution_cpu.packed_conv(x, packed, _both_ways(padding))
 
 
@@ -62,7 +62,8 @@ def add_bias(x: jax.Array, bias: jax.Array, groups: int = 1) -> jax.Array:
     Args:
       x: (B, H, W, C).
       bias: (C,).
-      groups: of the convolution. A GPU adds to each group's array by itself: both are one kernel.
+      groups: of the convolution. A GPU adds to each group's array separately: then the addition and
+        the convolution are one kernel.
     """
     way = platform.choose(
         reference=convolution_xla.add_bias,

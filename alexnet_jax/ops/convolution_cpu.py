@@ -106,7 +106,8 @@ def _bias_forward(x: jax.Array, bias: jax.Array, groups: int) -> tuple[jax.Array
 
 
 def _bias_backward(groups: int, _: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # oneDNN sums over images only: over all places it would sum fewer channels in another order.
+    # oneDNN sums over images only: in a sum over all places, a device with fewer channels would
+    # add in another order.
     images = dy.reshape(len(dy), -1)
     if not onednn.takes(images, images):
         return dy, dy.sum(axis=(0, 1, 2))

@@ -15,7 +15,7 @@ def relu(x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _relu(x: jax.Array) -> jax.Array:
-    """Keeps for its gradient what it puts out, which the next layer needs too."""
+    """Saves its output for the gradient: the next layer needs it too."""
     return jnp.maximum(x, 0)
 
 
@@ -39,10 +39,10 @@ def keep_mask(keys: jax.Array, units: int, rate: float) -> jax.Array:
     """Draws which units stay, (B, units) bool.
 
     Args:
-      keys: (B,) typed keys, one an example, so that the mask belongs to the example and the unit
-        and not to the device that computes it.
+      keys: (B,) typed keys, one per example, so that the mask depends on the example and the unit,
+        not on the device that computes it.
       units: of the whole layer, over all devices.
-      rate: probability of a unit being left out.
+      rate: probability that a unit is dropped.
     """
     return jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, (units,)))(keys)
 

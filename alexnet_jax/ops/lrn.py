@@ -84,7 +84,7 @@ def _normalised(x: jax.Array, c: Lrn, axes: tuple[int, ...], groups: int) -> jax
 def _normalise_forward(
     x: jax.Array, c: Lrn, axes: tuple[int, ...], groups: int, rectified: bool
 ) -> tuple[jax.Array, jax.Array]:
-    # In memory: a GPU's compiler would otherwise keep, in float32, what both passes compute of x.
+    # Write x to memory: else a GPU's compiler would keep what both passes compute, in float32.
     x = platform.in_memory(elementwise.relu(x) if rectified else x)
     return _normalised(x, c, axes, groups), x
 

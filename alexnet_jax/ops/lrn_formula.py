@@ -63,8 +63,8 @@ class Lrn:
 def sum_windows(x: jax.Array, size: int, axis: int, groups: int = 1) -> jax.Array:
     """Sums a centred window of odd `size` along one axis, zero past the border of a group.
 
-    A mask hides other groups from a window. Rows of one group each, such as (..., 48), would be too
-    short for a CPU, which is four times slower with them; a GPU is faster (experiments/speed, s6).
+    A mask hides other groups from a window. With a row for each group, such as (..., 48), a CPU is
+    four times slower, because the rows are too short; a GPU is faster (experiments/speed, s6).
     """
     axis %= x.ndim
     half, length = size // 2, x.shape[axis]
@@ -89,9 +89,9 @@ def _masked(x: jax.Array, where: np.ndarray) -> jax.Array:
 
 
 def _masked_by_bits(x: jax.Array, where: np.ndarray) -> jax.Array:
-    """Masks by AND-ing bits, which JAX cannot differentiate: for hand-written gradients alone.
+    """Masks with a bitwise AND, which JAX cannot differentiate: for hand-written gradients only.
 
-    A CPU reads a mask of whole words with the `and` itself; one of bools it widens for each value.
+    A CPU's `and` reads a mask of whole words directly; a mask of bools it widens for each value.
     """
     word = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
     mask = np.where(where, np.iinfo(word).max, 0).astype(word)
@@ -136,7 +136,7 @@ WindowSum = Callable[[jax.Array], jax.Array]
 
 
 def by_formula(x: jax.Array, c: Lrn, window_sum: WindowSum) -> jax.Array:
-    """x normalised as the file's first lines have it, like x; sums at least in float32."""
+    """Returns x normalised by the formula at the top, like x; sums in float32 or wider."""
     wide = widened(x)
     base = c.k + c.scale * window_sum(wide * wide)
     return (wide * inverse_power(base, c.beta)).astype(x.dtype)
@@ -156,7 +156,7 @@ def gradient_by_formula(
       dy: the gradient of its result.
       c: constants of the formula.
       window_sum: as of `by_formula`.
-      between: applied to (dy d^-beta, dy x d^(-beta - 1)), which windows are then summed over.
+      between: applied to (dy d^-beta, dy x d^(-beta - 1)) before windows of the second are summed.
     """
     # With d = k + s * W(x^2) and a symmetric window sum W:
     # dx = dy * d^-beta - 2 s beta x W(dy * x * d^(-beta - 1)). Recomputing d costs less than

@@ -40,7 +40,7 @@ def normalised(x: jax.Array, c: Lrn, groups: int) -> jax.Array:
 
 
 def gradient(x: jax.Array, dy: jax.Array, c: Lrn, groups: int, rectified: bool) -> jax.Array:
-    """The gradient of `normalised` at x, with that of the ReLU before it where x is `rectified`."""
+    """The gradient of `normalised` at x; if `rectified`, through the ReLU before it too."""
     x, dy = platform.in_memory((x, dy))
     rows, dy_rows = (a.reshape(-1, a.shape[-1] // groups) for a in (x, dy))
 

@@ -1,6 +1,6 @@
-"""Local response normalisation of a device's channels, with windows that reach into others'.
+"""Local response normalisation with windows that reach into other devices' channels.
 
-The formula is that of `lrn_formula`. Whoever fetched the channels beside a part sends their
+The formula is that of `lrn_formula`. A device that fetched its neighbours' channels sends their
 gradient back.
 """
 
@@ -17,7 +17,7 @@ Edges = tuple[jax.Array, jax.Array]
 
 
 def lrn_between(x: jax.Array, edges: Edges, constants: Lrn) -> jax.Array:
-    """Normalises across adjacent channels, the first and last of them beside other devices'.
+    """Normalises across adjacent channels, with other devices' channels at both ends.
 
     Args:
       x: activations, (..., C).
@@ -55,7 +55,8 @@ def _backward(c: Lrn, residual: tuple[jax.Array, Edges], dy: jax.Array) -> tuple
     wide, dy, half = widened(x), widened(dy), c.size // 2
     base = c.k + c.scale * _sum_squares(wide * wide, edges, c)
     power = inverse_power(base, c.beta)
-    # What windows centred in x owe to each channel that they cover, the edges too.
+    # What the windows centred in x contribute to the gradient of each channel that they cover,
+    # edges included.
     pad = [(0, 0)] * (x.ndim - 1) + [(half, half)]
     crossed = sum_windows(jnp.pad(dy * wide * power / base, pad), c.size, -1)
     before, middle, after = jnp.split(crossed, [half, half + x.shape[-1]], axis=-1)

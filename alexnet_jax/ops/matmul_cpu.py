@@ -1,4 +1,4 @@
-"""Matrix products for a CPU: oneDNN's where they can be called, else what XLA is fast with."""
+"""Matrix products for a CPU: oneDNN's where they can be called, else the forms fastest in XLA."""
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,7 @@ _deep_product.defvjp(_deep_forward, _deep_backward)
 
 
 def _columns_in_order(x: jax.Array, matrix: jax.Array) -> int:
-    """Returns the number of columns with which a CPU sums any share of them in the same order."""
+    """Returns how many columns a CPU needs to sum any share of them in the same order."""
     rows, (depth, columns) = x.shape[0], matrix.shape
     least = -(-SMALL_MATRIX // depth) if rows < FEW_ROWS else columns
     return -(-max(columns, least) // TILE) * TILE

@@ -1,14 +1,14 @@
 """Convolutions and matrix products by oneDNN on a CPU.
 
-jaxlib's wheels for x86-64 Linux hold oneDNN, and XLA calls it where a program says `__onednn$...`;
-none of XLA's own passes does so there. It convolves the layers of `paper` a seventh to a third
+jaxlib's wheels for x86-64 Linux include oneDNN. XLA calls it where a program says `__onednn$...`;
+there, XLA's own passes never insert it. oneDNN convolves the layers of `paper` a seventh to a third
 faster than XLA's products, those of `default` up to two and a half times (experiments/speed, s1).
 For a kernel's gradient, whose windows are as large as the images, XLA's products are faster. oneDNN
 multiplies matrices up to a fifth faster; with several rows, it seldom sums a share of the rows or
 columns in another order than the whole matrix. Three things limit its use:
 
 - a call's configuration is private to XLA and changes between versions; a wrong one aborts the
-  process. Only the versions of jaxlib in `VERSIONS`, which the tests passed with, are called;
+  process. So it is called only with the jaxlib versions in `VERSIONS`, which passed the tests;
 - XLA cannot serialise such a program, and reads out of bounds when it tries. So these programs stay
   out of JAX's persistent cache (`calls`), and each run compiles its steps again;
 - it has no gradients: `convolution_cpu` and `matmul_cpu` define them.

@@ -1,4 +1,4 @@
-"""What devices can do at best, from their makers' data sheets."""
+"""The peak FLOP/s of devices, from their makers' data sheets."""
 
 _H100 = {"bfloat16": 989e12, "float16": 989e12, "TF32": 494e12, "float32": 67e12}
 _A100 = {"bfloat16": 312e12, "float16": 312e12, "TF32": 156e12, "float32": 19.5e12}
@@ -30,11 +30,11 @@ _OF_KINDS: dict[str, dict[str, float]] = {
 
 
 def flops(device_kind: str, numbers: str) -> float | None:
-    """Returns the FLOP/s of a device at best, None where nobody says.
+    """Returns a device's peak FLOP/s, or None if it is unknown.
 
     Args:
       device_kind: as JAX names it.
-      numbers: that are multiplied: bfloat16, TF32, float32, ...
+      numbers: the operand type: bfloat16, TF32, float32, ...
 
     >>> flops("NVIDIA A100-SXM4-80GB", "TF32") / 1e12
     156.0

@@ -81,7 +81,7 @@ def simulated() -> bool:
 
 @contextlib.contextmanager
 def using(kernels: str, platform: str | None = None) -> Iterator[None]:
-    """Traces the programs inside for these kernels, and for this platform or another.
+    """Traces the programs inside for the given kernels and platform.
 
     Args:
       kernels: one of KERNELS.

@@ -95,7 +95,7 @@ TILINGS = {
 
 
 def transformed(kernel: jax.Array) -> jax.Array:
-    """Maps a kernel, (r, r, I, O), to what tiles are multiplied with, ((m + r - 1)^2, I, O)."""
+    """Maps a kernel, (r, r, I, O), to the factors that multiply tiles, ((m + r - 1)^2, I, O)."""
     t = TILINGS[len(kernel)]
     taps = [[kernel[i, j] for j in range(t.taps)] for i in range(t.taps)]
     return jnp.stack(_on_both_sides(t.of_kernel, taps))
@@ -166,7 +166,7 @@ def _tiles(x: jax.Array, t: Tiling, down: int, across: int) -> jax.Array:
 
 def _on_both_sides(matrix: Matrix, square: Sequence[Sequence[jax.Array]]) -> list[jax.Array]:
     """Multiplies a square of arrays by a matrix from the left, and by its transpose from the right;
-    returns the rows of what that gives, one after the other."""
+    returns the rows of the product, one after the other."""
     half = [_times(matrix, column) for column in zip(*square, strict=True)]
     return [one for row in zip(*half, strict=True) for one in _times(matrix, row)]
 

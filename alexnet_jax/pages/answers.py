@@ -26,7 +26,7 @@ from alexnet_jax.inference.network import Network
 from alexnet_jax.steps.answers import Answers
 from alexnet_jax.training import answers_file
 
-MOST_IMAGES = 2000  # that are answered; of more, so many in equal steps
+MOST_IMAGES = 2000  # answered at most; a larger split is sampled at equal steps
 SHOWN = 10  # best, and worst
 AT_ONCE = 256
 
@@ -56,7 +56,7 @@ def as_uri(picture: Picture, form: str = "webp") -> str:
 
 
 def shown(network: Network, workdir: pathlib.Path) -> list[Shown]:
-    """Draws what is seen in answers to images of the evaluation split.
+    """Draws a run's pictures from answers to images of the evaluation split.
 
     Args:
       network: of the run, for its kernels and activations.

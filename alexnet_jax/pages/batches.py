@@ -20,7 +20,7 @@ class BusyError(UserError, RuntimeError):
 
 
 class Batches:
-    """A thread that answers images, as many at a time as are there."""
+    """A thread that answers waiting images in batches."""
 
     def __init__(
         self, compute: Callable[[np.ndarray], np.ndarray], most_waiting: int = MOST_WAITING
@@ -37,7 +37,7 @@ class Batches:
         self._thread.start()
 
     def submit(self, image: np.ndarray) -> Answer:
-        """Returns the answer to come for an image, (R, R, 3).
+        """Queues an image, (R, R, 3); returns a future of its answer.
 
         Raises:
           BusyError: too many wait already.

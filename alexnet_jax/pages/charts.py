@@ -1,7 +1,7 @@
-"""Curves of runs as the page's charts have them: numbers alone, drawn in the browser by uPlot.
+"""Curves of runs as plain numbers for the page's charts, which uPlot draws in the browser.
 
-uPlot 1.6.32 (MIT) stands in templates/: 53 kB that a page can hold, with hover, zoom and
-logarithmic axes. Plotly's smallest is twenty times that.
+uPlot 1.6.32 (MIT) is in templates/: its 53 kB fit in a page, and it has hover, zoom and
+logarithmic axes. Plotly's smallest bundle is twenty times as large.
 """
 
 import dataclasses
@@ -87,7 +87,7 @@ def charts(runs: list[Run]) -> list[Chart]:
 
 
 def _told_apart(of_runs: list[list[Curve]]) -> list[Curve]:
-    """Gives each run its colour and each series its line; of a single run each series a colour."""
+    """Gives each run a colour and each series a dash; with one run, each series gets a colour."""
     if len(of_runs) == 1:
         return [
             dataclasses.replace(curve, colour=i, dash=i // COLOURS)

@@ -18,8 +18,8 @@ class Group:
 
     Attributes:
       names: of the runs.
-      steps: that their last evaluations are of, one where all are alike.
-      errors: by views: the mean top-1 error, and half of its 95 % interval (NaN of one run).
+      steps: of their last evaluations, each once.
+      errors: views -> mean top-1 error, and half of its 95 % interval (NaN for one run).
     """
 
     names: list[str]

@@ -18,7 +18,7 @@ KEEPING = (
     *("data_dir", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
     *("check_replicas_every", "replay_every", "feed", "resident_gib", "read_ahead"),
 )
-LEAST_SHARE = 0.002  # of a time line that can be seen
+LEAST_SHARE = 0.002  # of a time line: the shortest visible stretch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Run:
     """One run, as its workdir has it.
 
     Attributes:
-      name: of its folder, or all of its path where two are alike.
+      name: of its folder, or its whole path if two folders have the same name.
       workdir: of it.
       config: of it.
       rows: of metrics.jsonl.
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def last(self) -> dict[int, dict[str, Any]]:
-        """The last evaluation by its views."""
+        """The last evaluation with each number of views."""
         rows_by_views: dict[int, dict[str, Any]] = {}
         for row in self.rows:
             if row["split"] != "train":
@@ -77,7 +77,7 @@ class Run:
 
     @property
     def step(self) -> int:
-        """The last step that there is a row of."""
+        """The step of the last row."""
         return self.rows[-1]["step"] if self.rows else 0
 
     @property

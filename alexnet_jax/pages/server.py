@@ -80,7 +80,7 @@ def app(network: Network, views: int = 1) -> Starlette:
 
 
 class _Server:
-    """What is answered, and how much of it at once."""
+    """The request handlers, and their limits."""
 
     def __init__(self, network: Network, views: int) -> None:
         self._network = network
@@ -144,7 +144,7 @@ class _Server:
         self._drawings -= 1
 
     def close(self) -> None:
-        """Lets nothing begin any more."""
+        """Answers the images that wait for a batch, and starts no other work."""
         self.batches.close()
         for threads in (self._decoding, self._drawing):
             threads.shutdown(wait=False, cancel_futures=True)

@@ -26,7 +26,7 @@ def mean_over_images(x: jax.Array, config: MeshConfig) -> jax.Array:
 
 
 def _sum(tree: Any, axes: tuple[str, ...]) -> Any:
-    """Sums over axes; one of a single device is left out, where XLA would copy."""
+    """Sums over axes; skips an axis of one device, for which XLA would make a copy."""
     several = tuple(axis for axis in axes if lax.axis_size(axis) > 1)
     return lax.psum(tree, several) if several else tree
 
@@ -37,7 +37,7 @@ def any_device(flags: Any) -> Any:
 
 
 def of_every_device(x: jax.Array) -> jax.Array:
-    """Gathers what each device has, (data, model, ...), on all of them."""
+    """Gathers every device's array on all devices, (data, model, ...)."""
     return lax.all_gather(lax.all_gather(x, MODEL), DATA)
 
 
@@ -52,17 +52,17 @@ def data_index() -> jax.Array:
 
 
 def image_index_in_shard(config: MeshConfig) -> jax.Array | int:
-    """Returns which of the devices that share a data shard's images this is, 0-d."""
+    """Returns this device's index among those that share a data shard's images, 0-d."""
     return lax.axis_index(MODEL) if MODEL in scheme_of(config).images else 0
 
 
 def scatter_rows(x: jax.Array) -> jax.Array:
-    """Adds up rows over `data`, (D * b, ...), and leaves each data shard its own b."""
+    """Sums rows, (D * b, ...), over `data`; each data shard keeps its own b of them."""
     return lax.psum_scatter(x, DATA, scatter_dimension=0, tiled=True)
 
 
 def gather_channels(x: jax.Array, together: int) -> jax.Array:
-    """Gathers the last axis over neighbours along `model`, `together` devices a group."""
+    """Gathers the last axis over groups of `together` neighbours along `model`."""
     return lax.all_gather(x, MODEL, axis=-1, tiled=True, axis_index_groups=_groups(together))
 
 
@@ -72,13 +72,13 @@ def gather_images(x: jax.Array) -> jax.Array:
 
 
 def broadcast_from(x: jax.Array, device: int) -> jax.Array:
-    """Returns what one device of `model` holds, on all of them."""
+    """Broadcasts x from one device of `model` to all of them."""
     return lax.psum(jnp.where(lax.axis_index(MODEL) == device, x, jnp.zeros_like(x)), MODEL)
 
 
 def units_to_inputs(x: jax.Array, units: int) -> jax.Array:
-    """Turns a kernel's share of units into its share of inputs of all units, unpadded; gathers a
-    bias whole."""
+    """Reshards a kernel: from a share of its units to a share of its inputs with all units, without
+    padding. Gathers a bias whole."""
     if x.ndim == 1:
         return gather_channels(x, lax.axis_size(MODEL))[:units]
     return lax.all_to_all(x, MODEL, split_axis=0, concat_axis=1, tiled=True)[:, :units]
@@ -104,9 +104,9 @@ def _groups(together: int) -> list[list[int]] | None:
 def exchange_edges(
     x: jax.Array, count: int, devices: int, together: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Fetches the last `count` channels of the device before and the first of the one after.
+    """Fetches the previous device's last `count` channels and the next device's first ones.
 
-    Groups of `together` devices exchange among themselves; at their ends there are zeros.
+    Groups of `together` devices exchange among themselves; past a group's ends there are zeros.
     """
     pairs = [(i, i + 1) for i in range(devices - 1) if (i + 1) % together]
     before = lax.ppermute(x[..., -count:], MODEL, pairs)
@@ -115,7 +115,7 @@ def exchange_edges(
 
 
 def whole_over_data(params: Any, specs: Specs) -> Any:
-    """Gathers what is cut over `data` (ZeRO), for as long as a step needs it."""
+    """Gathers parameters that are sharded over `data` (ZeRO), for as long as a step needs them."""
 
     def whole(leaf: jax.Array, spec: P) -> jax.Array:
         if DATA not in spec:
@@ -126,10 +126,10 @@ def whole_over_data(params: Any, specs: Specs) -> Any:
 
 
 def sum_gradients(grads: Any, specs: Specs) -> Any:
-    """Adds up what each device knows of the gradients; each keeps the part that it holds.
+    """Sums the gradients over the devices; each keeps the part for the parameters it holds.
 
     Args:
-      grads: of this device's loss, whole over `data`.
+      grads: of this device's loss, not sharded over `data`.
       specs: of the parameters.
     """
 

@@ -1,7 +1,7 @@
-"""What launchers say in the environment: how many processes there are, which this is, who is first.
+"""Launchers' environments: the number of processes, this one's number, and who is first.
 
-JAX knows OpenMPI 4, Slurm, TPU pods and Kubernetes, and asks MPI itself where it is told to
-(mpi4py: OpenMPI 5, MPICH). torchrun's variables are read here.
+JAX knows OpenMPI 4, Slurm, TPU pods and Kubernetes, and on request asks MPI itself (mpi4py:
+OpenMPI 5, MPICH). This file reads torchrun's variables.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from typing import Any
 from alexnet_jax.errors import UserError
 
 METHODS = ("", "mpi4py")
-# What tells of each, in the order in which JAX asks; `torchrun` comes last.
+# The variables of each launcher, in the order in which JAX asks; `torchrun` comes last.
 VARIABLES: dict[str, tuple[str, ...]] = {
     "OpenMPI 4": (
         *("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -37,7 +37,7 @@ OF_MPICH = ("PMI_RANK", "PMI_SIZE")
 
 
 class LauncherError(UserError, ValueError):
-    """The environment does not say of which processes a run is."""
+    """The environment does not say which processes make up a run."""
 
 
 def detect(seconds: float, method: str = "") -> dict[str, Any]:
@@ -84,7 +84,7 @@ def detect(seconds: float, method: str = "") -> dict[str, Any]:
 
 
 def of_torchrun(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """Returns what torchrun, or what sets its variables, says; None where one is missing.
+    """Reads torchrun's variables, whoever set them; returns None if one is missing.
 
     >>> of_torchrun({"MASTER_ADDR": "a", "MASTER_PORT": "5", "WORLD_SIZE": "2", "RANK": "1"})
     {'coordinator_address': 'a:5', 'num_processes': 2, 'process_id': 1}
@@ -112,7 +112,7 @@ def _alone_on_its_node(environment: Mapping[str, str]) -> bool:
 
 
 def nothing(environment: Mapping[str, str]) -> str:
-    """Says what was looked for, and what was there of it in part.
+    """Says which launchers were looked for, and which of their variables are set.
 
     >>> "SLURM_JOB_ID is there" in nothing({"SLURM_JOB_ID": "7"})
     True
@@ -131,7 +131,7 @@ def nothing(environment: Mapping[str, str]) -> str:
 
 
 def _refuse_without_mpi4py() -> None:
-    """Refuses to ask MPI where nothing can.
+    """Refuses to ask MPI if mpi4py is not installed or finds no MPI.
 
     Raises:
       LauncherError: says what to install.

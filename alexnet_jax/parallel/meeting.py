@@ -56,7 +56,7 @@ class Line:
 
     def send(self, **about: Any) -> None:
         """Sends an object."""
-        with contextlib.suppress(OSError):  # who is gone is found by reading
+        with contextlib.suppress(OSError):  # reading detects a lost peer
             self.socket.sendall(json.dumps(about).encode() + b"\n")
 
     def close(self) -> None:
@@ -84,7 +84,10 @@ class Line:
 
 
 class Meeting:
-    """One process's part in it; `lines` are its connections, to the first process or of it."""
+    """One process's part in the rendezvous.
+
+    `lines` connect the first process to all others, and every other one to the first.
+    """
 
     def __init__(self, coordinator: str, count: int, process: int, seconds: float) -> None:
         """Prepares to meet.
@@ -237,7 +240,7 @@ class Meeting:
                     return
 
     def _waits(self, ready: selectors.BaseSelector) -> Iterator[Any]:
-        """Yields what can be read, and None every ten seconds and at the end."""
+        """Yields each readable line or socket, and None every ten seconds and at the deadline."""
         last_said = self._started
         while True:
             now = time.monotonic()

@@ -18,7 +18,7 @@ Specs = Any  # a tree of PartitionSpec
 
 
 def build(config: MeshConfig) -> Mesh:
-    """Returns a (data, model) mesh over the first devices, or over all of several processes.
+    """Returns a (data, model) mesh over the first devices, or with several processes over all.
 
     Raises:
       ConfigError: there are fewer devices than asked for, they do not divide, several processes
@@ -66,9 +66,9 @@ def check_batch(field: str, batch_size: int, parts: int, mesh: Mesh, config: Mes
     Args:
       field: the config field to name.
       batch_size: global images.
-      parts: further equal parts of each device's share.
+      parts: equal parts into which each device's share must divide further.
       mesh: from `build`.
-      config: that it was built from.
+      config: the config that the mesh was built from.
 
     Raises:
       ConfigError: names the nearest sizes that divide.
@@ -133,12 +133,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def data_spec() -> P:
-    """Returns where something lives whose first axis is cut over `data` alone."""
+    """Returns the spec of arrays whose first axis is sharded over `data` alone."""
     return P(DATA)
 
 
 def batch_spec(config: MeshConfig) -> P:
-    """Returns where something lives whose first axis is the global batch."""
+    """Returns the spec of arrays whose first axis is the global batch."""
     return P(scheme_of(config).images)
 
 
@@ -158,7 +158,7 @@ def data_devices(mesh: Mesh) -> int:
 
 
 def row_order(mesh: Mesh, config: MeshConfig, batch_size: int, passes: int) -> np.ndarray:
-    """Returns the place in the global batch of each row of its arrays, (B,)."""
+    """Returns, for each row of a batch's arrays, its place in the global batch, (B,)."""
     return order_of_rows(config, mesh.shape[DATA], image_devices(mesh, config), batch_size, passes)
 
 
@@ -211,18 +211,18 @@ def cut_by_inputs(spec: P) -> P:
 
 
 def placed_as(leaf: Any, mesh: Mesh, spec: P) -> jax.ShapeDtypeStruct:
-    """Returns an array as its shape, where it lives by a spec."""
+    """Returns an array's shape with the sharding of a spec."""
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
 
 def put_everywhere(value: Any, mesh: Mesh) -> Any:
-    """Puts what every process knows alike on every device: an array, or several in a tree."""
+    """Puts an array or a tree of arrays, equal in all processes, on every device."""
     with jax.transfer_guard("allow"):  # several processes also compare it
         return jax.device_put(value, replicated(mesh))
 
 
 def zeros(abstract: Any) -> Any:
-    """Returns arrays of zeros where abstract ones say that they live."""
+    """Returns arrays of zeros with the shapes and shardings of abstract ones."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     make = jax.jit(
         lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract),
@@ -241,11 +241,11 @@ def per_device(
     """Maps `function(state, fed)`, written for one device, over the mesh.
 
     Args:
-      function: of the device's parts.
+      function: computes with the device's parts.
       mesh: from `build`.
-      state: where the leaves of the state live.
-      fed: where those of what a step is fed with live.
-      out: where those of the result live; by default each is equal on all devices.
+      state: specs of the state's leaves.
+      fed: specs of the arrays that feed a step.
+      out: specs of the result's leaves; by default each is equal on all devices.
     """
     out_specs = P() if out is None else out
     return jax.shard_map(

@@ -19,7 +19,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.parallel.meeting import GONE_SECONDS, Line, Meeting
 
 WITHOUT_A_WORD = ("died", "stands still")
-GRACE_SECONDS = 4.0  # in which a process whose partner has ended may say something of its own
+GRACE_SECONDS = 4.0  # in which a process may report an error of its own, after another ended
 
 
 class Peers:
@@ -30,7 +30,7 @@ class Peers:
         self._ended: dict[str, Any] | None = None  # of the first process that ended
         self._found = threading.Event()
         self._leaving = False
-        self._lock = threading.RLock()  # a signal's handler may come into a thread that has it
+        self._lock = threading.RLock()  # a signal handler may run in the thread that holds it
         self._figures: dict[int, dict[str, float]] = {}
 
     @classmethod
@@ -45,7 +45,7 @@ class Peers:
         return peers
 
     def _listen(self) -> None:
-        """Reads what the others say, until one of them ends."""
+        """Reads the others' messages until every connection is closed."""
         with selectors.DefaultSelector() as ready:
             for process, line in self._lines.items():
                 line.socket.settimeout(None)
@@ -87,9 +87,9 @@ class Peers:
         threading.Timer(GRACE_SECONDS, self.leave_with_blame).start()
 
     def is_to_blame(self, error: Exception) -> bool:
-        """Does an error here come from another process's end? Waits for the news of one.
+        """Did another process's end cause this error? Waits for news of such an end.
 
-        A wrong flag or file is found by every process itself, and each says so.
+        Every process finds a wrong flag or file by itself, and reports it.
         """
         is_user_error = isinstance(error, UserError)
         self._found.wait(1.0 if is_user_error else GONE_SECONDS)
@@ -117,11 +117,11 @@ class Peers:
         os._exit(self._ended["code"])
 
     def leave(self, why: str = "", code: int = 0) -> None:
-        """Tells the others that this process ends, in order or not; they are not surprised then.
+        """Tells the others that this process ends, normally or not, so that they expect it.
 
         Args:
-          why: what ended it, as the end of a sentence; empty where all went well.
-          code: that it ends with.
+          why: what ended it, as the end of a sentence; empty if all went well.
+          code: its exit code.
         """
         with self._lock:
             self._leaving = True
@@ -138,14 +138,14 @@ class Peers:
         self.leave(f"was ended by {signal.Signals(number).name}", 128 + number)
 
     def tell(self, **figures: float) -> None:
-        """Tells the first process this one's latest figures; it costs no device anything."""
+        """Sends this process's latest figures to the first one, without using any device."""
         if self.process == 0:
             self._figures[0] = figures
         else:
             self._lines[0].send(figures=figures)
 
     def spread(self, name: str) -> dict[str, float]:
-        """Returns the least, median and most of a figure over the processes, as last told."""
+        """Returns a figure's minimum, median and maximum over the processes, as last sent."""
         values = [figures[name] for figures in list(self._figures.values()) if name in figures]
         if len(values) < 2:
             return {}

@@ -30,11 +30,11 @@ from alexnet_jax.parallel.relay import Relay
 __all__ = ["ProcessesError"]
 
 T = TypeVar("T")
-SHUTDOWN_SECONDS = 20  # how long an end waits for the others'
+SHUTDOWN_SECONDS = 20  # how long shutdown waits for the other processes
 A_DAY = 24 * 3600
 
 
-# As JAX's own state, one for a process: it joins one run, or none.
+# At most one, like JAX's own state: a process joins one run, or none.
 _peers: list[Peers] = []
 
 
@@ -48,16 +48,16 @@ def start(
     """Joins this process with the others; call it before anything asks for devices.
 
     Args:
-      coordinator: HOST:PORT of the first process. Empty: everything is found in the environment
-        that a launcher sets (`launchers`).
-      num_processes: how many the run has.
-      process_id: of this one, from 0. Both are ignored where coordinator is empty.
-      join_seconds: how long the others are waited for.
-      method: of finding them, where coordinator is empty; one of `launchers.METHODS`.
+      coordinator: HOST:PORT of the first process. Empty: read everything from the environment that
+        a launcher sets (`launchers`).
+      num_processes: how many the run has; ignored if coordinator is empty.
+      process_id: of this process, from 0; ignored if coordinator is empty.
+      join_seconds: how long to wait for the others.
+      method: how to find the others if coordinator is empty; one of `launchers.METHODS`.
 
     Raises:
-      ConfigError: flags that do not fit together.
-      ProcessesError: the environment is not one of those, or the others do not come.
+      ConfigError: the flags do not fit together.
+      ProcessesError: no launcher's environment is found, or the others do not come.
     """
     launch: dict[str, Any] = {}
     if coordinator:
@@ -73,13 +73,13 @@ def start(
             "process_id": process_id,
         }
         if coordinator.rpartition(":")[0] in ("localhost", "127.0.0.1") and not process_id:
-            launch["coordinator_bind_address"] = coordinator  # nobody else's business
+            launch["coordinator_bind_address"] = coordinator  # closed to other machines
     try:
         launch = launch or launchers.detect(join_seconds, method)
         count, number = launch["num_processes"], launch["process_id"]
         if count == 1 and not coordinator:
             return  # nobody else to join
-        if count > 1:  # before JAX waits for them, silently, and ends the process
+        if count > 1:  # JAX alone would wait silently, then end the process
             peers = Peers.meet(launch["coordinator_address"], count, number, join_seconds)
             signals.also_tell(peers.leave_by_signal)
             _peers.append(peers)
@@ -98,14 +98,14 @@ def _initialize(launch: dict[str, Any]) -> None:
     known = inspect.signature(jax.distributed.initialize).parameters
     if "shutdown_timeout_seconds" in known:  # jax 0.8
         launch = launch | {"shutdown_timeout_seconds": SHUTDOWN_SECONDS}
-    if "heartbeat_timeout_seconds" in known:  # `peers` finds who is gone, the watchdog who stands
+    if "heartbeat_timeout_seconds" in known:  # `peers` finds lost processes, the watchdog hung ones
         launch = launch | {"heartbeat_timeout_seconds": A_DAY}
     if launch["process_id"]:
         relay = Relay(address_of(launch["coordinator_address"]))
         launch = launch | {"coordinator_address": relay.address}
     before = signal.getsignal(signal.SIGTERM)
     if "jax_enable_preemption_service" in jax.config.values:
-        # Its handler takes SIGTERM away from ours, and nobody asks what it has seen.
+        # Its handler for SIGTERM replaces ours, and nothing here reads what it records.
         jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(**launch)
     if threading.current_thread() is threading.main_thread() and before is not None:
@@ -128,7 +128,7 @@ def ending_together() -> Iterator[None]:
         peers.leave()
         raise
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        # Whatever fails here may be a partner's end: its connection tells within seconds.
+        # Another process's end may have caused this; its connection shows it within seconds.
         if isinstance(error, Exception) and peers.is_to_blame(error):
             peers.leave_with_blame()
         code = error.code if isinstance(error, SystemExit) else 130
@@ -158,13 +158,13 @@ def tell_stuck(line: str) -> None:
 
 
 def tell_figures(**figures: float) -> None:
-    """Tells the first process how this one does; over the network, not over devices."""
+    """Sends this process's figures to the first one: over the network, not through devices."""
     for peers in _peers:
         peers.tell(**figures)
 
 
 def spread(name: str) -> dict[str, float]:
-    """Returns the least, median and most of a figure that several processes told, in the first."""
+    """In the first process: a figure's minimum, median and maximum over all that sent it."""
     return {key: value for peers in _peers for key, value in peers.spread(name).items()}
 
 
@@ -180,15 +180,15 @@ def say(text: str) -> None:
 
 
 def _from_all(value: Any) -> np.ndarray:
-    """Returns what each process has, in their order along a new first axis."""
-    # Devices carry it, which is not what the guard of the training loop is for.
+    """Gathers each process's value, in process order along a new first axis."""
+    # This goes through devices; the training loop's transfer guard is not meant to stop that.
     with jax.transfer_guard("allow"):
         gathered = np.asarray(multihost_utils.process_allgather(value))
     return gathered.reshape(jax.process_count(), *np.shape(value))
 
 
 def told_by_all(text: str) -> list[str]:
-    """Returns what each process says, in their order; all of them must call it."""
+    """Gathers each process's text, in process order; all of them must call it."""
     encoded = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
     lengths = _from_all(np.int32(len(encoded)))
     padded = np.zeros(max(1, int(lengths.max())), np.uint8)
@@ -243,7 +243,7 @@ def first_then_all(action: Callable[[], T]) -> T:
     """Runs `action` in the first process and then in the others, which find what it prepared.
 
     Raises:
-      ProcessesError: in all that have no error of their own, where one has.
+      ProcessesError: if one process fails, in all that have no error of their own.
     """
     results: list[T] = []
     first_does(lambda: results.append(action()))
@@ -288,7 +288,7 @@ def same_data(name: str, fingerprint: Callable[[], str]) -> None:
 
     Args:
       name: of the data set.
-      fingerprint: says what it is, as this process sees it; asked for where there are several.
+      fingerprint: identifies the data as this process sees it; called if there are several.
 
     Raises:
       ConfigError: in all of them; names a process that sees others.

@@ -42,7 +42,7 @@ class Relay:
 
 def _pass_on(source: socket.socket, target: socket.socket, ends: bool) -> None:
     """Passes bytes on until the source ends; `ends`: then the target ends too."""
-    with contextlib.suppress(OSError):  # as an end: who is gone is said by `peers`
+    with contextlib.suppress(OSError):  # treated as an end: `peers` reports who is gone
         while data := source.recv(1 << 16):
             target.sendall(data)
     if ends:

@@ -2,11 +2,11 @@
 
 Only this file compares their names.
 
-columns          every layer by its channels: the paper's columns (figure 2)
-hybrid           convolutions by images, fully connected layers by their units; the activations of
-                 everyone's images are gathered between them, at once, or where the fully connected
-                 layers learn K times a step, a K-th of everyone's each time (Krizhevsky 2014,
-                 schemes (a) and (c))
+columns          shards every layer by its channels: the paper's columns (figure 2)
+hybrid           shards convolutions by images, fully connected layers by their units. In between,
+                 gathers the activations of all devices' images, all at once; or, if the fully
+                 connected layers learn K times a step, a K-th of each device's images each time
+                 (Krizhevsky 2014, schemes (a) and (c))
 hybrid_in_turns  the same, but one device's images at a time (scheme (b))
 
 A new scheme is a row of SCHEMES, and a name in LAYOUTS for comparisons. Where it needs another
@@ -58,14 +58,14 @@ LAYOUTS = ("data", "columns", "hybrid", "hybrid_in_turns", "zero")
 
 
 def layout(name: str, devices: int) -> tuple[MeshConfig, int]:
-    """Returns a mesh by what people call it, for comparisons.
+    """Returns the mesh of a layout by its common name, for comparisons.
 
     Args:
       name: one of LAYOUTS.
-      devices: that it is for; two at least of all but `data`.
+      devices: number of devices; at least two for every layout but `data`.
 
     Returns:
-      The mesh, and in how many parts a batch goes through the classifier.
+      The mesh, and the number of parts in which a batch goes through the classifier.
 
     >>> layout("columns", 8)[0].data
     4

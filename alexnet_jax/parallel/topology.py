@@ -23,7 +23,7 @@ def grid(devices: Sequence[Any], data: int, model: int) -> np.ndarray:
     plain = sorted(devices, key=lambda device: (device.process_index, device.id))
     plain = plain[: data * model]
     in_order = np.array(plain).reshape(data, model)
-    if not hasattr(plain[0], "coords") or len(plain) < len(devices):  # a TPU's have their place
+    if not hasattr(plain[0], "coords") or len(plain) < len(devices):  # only TPUs have coordinates
         return in_order
     slices = len({getattr(device, "slice_index", 0) for device in plain})
     if data % slices:
@@ -39,7 +39,7 @@ def grid(devices: Sequence[Any], data: int, model: int) -> np.ndarray:
             )
     except (AssertionError, NotImplementedError, ValueError):  # a part of a slice, say
         return in_order
-    # Which group is which part of the batch is free.
+    # Any group may take any part of the batch: sort the groups by process.
     order = sorted(range(data), key=lambda row: sorted(d.process_index for d in near[row]))
     near = near[order]
     return near if _together(near) else in_order

@@ -22,7 +22,7 @@ def likeliest(probabilities: jax.Array) -> Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a network says of every image of a split, in its order.
+    """A network's answers for every image of a split, in the split's order.
 
     Attributes:
       labels: (N,) int32, -1 where they are not known.
@@ -60,7 +60,7 @@ class Collector:
         self._count = 0
 
     def add(self, rows: Rows) -> None:
-        """Adds a batch: arrays by the names of `Answers`, whose first axis is shared out."""
+        """Adds a batch: arrays named as in `Answers`, whose first axis is sharded."""
         self._fetch()
         self._last = rows
 

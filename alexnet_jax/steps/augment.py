@@ -35,7 +35,7 @@ LIGHTING = {
     "eigenvalue_unit_range": (EIGENVALUE_SCALES, EIGENVALUE_AXES),
 }
 
-# What a key is for, so that no two purposes share a stream.
+# The purposes of keys: no two purposes share a random stream.
 CROP, FLIP, LIGHT, DROPOUT = range(4)
 
 
@@ -136,7 +136,8 @@ class Views:
             return pixels / self._spread
 
         drawn = jax.vmap(draw)(batch["index"], batch["epoch"], batch["position"])
-        # Drawn once for an image; fused with what follows it would be drawn for each pixel.
+        # The barrier keeps the draw at one per image; fused with what follows, XLA would draw for
+        # each pixel.
         return jax.vmap(one)(batch["image"], *lax.optimization_barrier(drawn))
 
     def lighting(self, key: jax.Array) -> jax.Array:

@@ -44,7 +44,7 @@ class Collective:
 
     @property
     def moved(self) -> float:
-        """Bytes that each device must send, at the least (a ring reaches it)."""
+        """The least bytes that each device must send (a ring achieves it)."""
         others = (self.group - 1) / self.group
         factor = {"all-reduce": 2 * others, "collective-permute": 1.0}
         return self.payload * factor.get(self.kind, others)
@@ -89,7 +89,7 @@ def _group(rest: str) -> int:
     """Returns how many devices take part, in any of the forms that XLA's versions write.
 
     Raises:
-      ValueError: they are written in another.
+      ValueError: this jaxlib writes them in another form.
     """
     if "replica_groups=" not in rest:
         return 2  # a permute has pairs
@@ -97,7 +97,7 @@ def _group(rest: str) -> int:
         return len(listed[1].split(","))
     if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
         return int(iota[2])
-    # Since jaxlib 0.12: axes of the mesh, those over which it goes named again.
+    # Since jaxlib 0.12: all axes of the mesh, then the names of those that it goes over.
     if axes := re.search(r"replica_groups=mesh\[([^\]]*)\] \{('[^}]*')\}", rest):
         sizes = {name: int(size) for name, size in re.findall(r"('\w+')=(\d+)", axes[1])}
         return math.prod(sizes[name] for name in axes[2].split(","))
@@ -156,7 +156,7 @@ def _over(group: int, kind: str, layer: str, payload: float) -> list[Collective]
 
 
 def _convolutions(config: Config, images: int) -> Iterator[Collective]:
-    """The forward pass to what fc6 reads, of columns."""
+    """The exchanges of a forward pass up to fc6's input, in the scheme `columns`."""
     model, devices = config.model, config.mesh.model
     columns = Columns(model.columns, devices)
     sides = feature_sizes(config)
@@ -164,7 +164,7 @@ def _convolutions(config: Config, images: int) -> Iterator[Collective]:
     one = images * _WIDTH[config.precision]  # bytes of one channel of one pixel
 
     def edges(layer: int, before: int, after: int, steps: str) -> Iterator[Collective]:
-        """LRN's; its maps have side `before` the layer's pooling and `after` it."""
+        """LRN's exchanges; maps have side `before` ahead of the pooling, `after` behind it."""
         order = steps.split()
         together = devices if model.lrn.across_columns else columns.per_column
         if "norm" not in order or together == 1 or model.normalisation == "batch":
@@ -197,7 +197,7 @@ def _convolutions(config: Config, images: int) -> Iterator[Collective]:
 
 
 def _batch_norms(config: Config, data: int) -> Iterator[Collective]:
-    """What the devices that share a batch tell each other of its mean and variance."""
+    """The exchanges of a batch's mean and variance among the devices that share it."""
     model, devices = config.model, config.mesh.model
     if model.normalisation == "local":
         return
@@ -221,7 +221,7 @@ def _fully_connected(
     one = images * _WIDTH[config.precision]
     pooled = one * channels * feature_sizes(config)[-1] ** 2
     if scheme_of(config.mesh).in_turns and passes > 1:
-        # A broadcast would do with half of it, but XLA has none everywhere.
+        # A broadcast would need half as much, but not every back end of XLA has one.
         yield from _over(devices, "all-reduce", "fc6", pooled)
     else:
         yield from _over(meeting, "all-gather", "fc6", pooled * met)

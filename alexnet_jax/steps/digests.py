@@ -31,10 +31,10 @@ class ReplicaError(UserError, RuntimeError):
 
 @contextlib.contextmanager
 def at_step(step: int) -> Iterator[None]:
-    """Names the step in a difference between devices.
+    """Adds the step to the message of a ReplicaError that is raised inside.
 
     Raises:
-      ReplicaError: in the place of the one that came.
+      ReplicaError: in place of the original one.
     """
     try:
         yield
@@ -92,7 +92,7 @@ def of_tree(tree: Any) -> Digests:
 
 
 def _words(leaf: jax.Array) -> jax.Array:
-    """Returns a leaf's words; the two of a number of 64 bits along a new last axis."""
+    """Returns a leaf's words; a 64-bit number's two lie along a new last axis."""
     if leaf.dtype == jnp.bool_:
         return leaf.astype(jnp.uint32)
     kind = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
@@ -132,7 +132,7 @@ def _added(one: tuple[jax.Array, ...], other: tuple[jax.Array, ...]) -> tuple[ja
 class StateDigests:
     """The digests of a state on a mesh; each device adds up what it holds.
 
-    Replicas are compared on the way: whatever several devices hold alike has to be so to the bit.
+    Replicas are compared on the way: copies on several devices must be equal to the bit.
     """
 
     def __init__(self, tree: Any) -> None:
@@ -164,7 +164,7 @@ class StateDigests:
         )
 
     def fits(self, tree: Any) -> bool:
-        """Does a tree lie as the one that this was compiled for?"""
+        """Does a tree have the shardings that this was compiled for?"""
         return [leaf.sharding for leaf in jax.tree.leaves(tree)] == self._shardings
 
     def start(self, tree: Any) -> jax.Array:

@@ -148,8 +148,8 @@ def evaluate(
       stop: asked before each: was this process told to end?
 
     Raises:
-      EvaluationError: the images counted are not those of the split less the bad ones.
-      DataError: an image that cannot be read.
+      EvaluationError: the number of images counted is not that of the split less the bad ones.
+      DataError: an image cannot be read.
       EvaluationStopped: a process was told to end.
     """
     total, stopped, alone = None, False, jax.process_count() == 1

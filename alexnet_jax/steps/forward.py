@@ -22,9 +22,9 @@ class Forward:
     """A network shared out by a scheme; its methods work inside `mesh.per_device`.
 
     Attributes:
-      scheme: what is shared out over which axis.
-      convolutions: what the device computes of them; averages over the images when training.
-      classifier: what it computes of the fully connected layers.
+      scheme: which axis shards what.
+      convolutions: the device's share of them; when training, averages statistics over the images.
+      classifier: the device's share of the fully connected layers.
       passes: parts in which a batch goes through the classifier.
     """
 
@@ -58,10 +58,10 @@ class Forward:
         return self.classifier.columns.devices
 
     def features(self, weights: Weights, views: jax.Array) -> tuple[jax.Array, Any]:
-        """Maps the device's views, (b, S, S, 3), to what fc6 reads of them.
+        """Maps the device's views, (b, S, S, 3), to the activations that fc6 reads.
 
         Returns:
-          The activations, and the statistics of batch normalisation: as they were when evaluating.
+          The activations, and batch normalisation's statistics, which evaluation leaves unchanged.
         """
         module_variables = variables(weights)
         activations, changed = self.convolutions.apply(
@@ -88,7 +88,7 @@ class Forward:
             return collectives.gather_images(jnp.split(x, self.passes)[turn])
 
     def all_rows(self, rows: Rows) -> Rows:
-        """Gathers the rows, numbers (b,), of all images whose activations the device sees."""
+        """Gathers per-image numbers, (b,) each, of all images whose activations the device sees."""
         if not self.scheme.gathers_images:
             return rows
         names = sorted(rows)
@@ -99,7 +99,7 @@ class Forward:
         return {name: gathered[:, i].astype(rows[name].dtype) for i, name in enumerate(names)}
 
     def rows_of(self, rows: Rows, turn: int) -> Rows:
-        """Returns the rows of a pass from `all_rows`', in the order of `gather`."""
+        """Selects one pass's rows from those of `all_rows`, in the order of `gather`."""
         devices = self.devices if self.scheme.gathers_images else 1
         if self.scheme.in_turns and self.passes > 1:
             return jax.tree.map(lambda a: jnp.split(a, devices)[turn], rows)

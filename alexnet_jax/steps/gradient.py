@@ -34,7 +34,7 @@ class Gradient:
     def __call__(
         self, params: Any, batch_stats: Any, batch: DeviceBatch, step: jax.Array
     ) -> tuple[Any, metrics.Sums, Any]:
-        """Computes all layers in `accumulate_steps` equal parts of the batch.
+        """Computes all layers' gradients, summed over `accumulate_steps` equal parts of the batch.
 
         Returns:
           The gradient, the sums, and the new statistics of batch normalisation.
@@ -101,7 +101,7 @@ class Gradient:
         return grads, dx, sums
 
     def _kept(self, batch_stats: Any) -> Any:
-        """Returns the statistics that frozen layers keep: an average of them may round."""
+        """Returns the frozen layers' statistics unchanged: averaging over parts may round them."""
         frozen = [layer.replace("conv", "norm") for layer in self._config.optimizer.frozen]
         return {layer: leaves for layer, leaves in batch_stats.items() if layer in frozen}
 

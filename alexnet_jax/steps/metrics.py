@@ -53,7 +53,7 @@ def merge(a: Sums, b: Sums) -> Sums:
 
 
 def compute(sums: Sums) -> dict[str, float]:
-    """Divides fetched sums; the images counted come as `count`, and means of none are NaN."""
+    """Divides fetched sums by their counts, and adds the images' `count`; means of none are NaN."""
     means = {
         name: float(value.total) / float(value.count) if value.count else math.nan
         for name, value in sums.items()

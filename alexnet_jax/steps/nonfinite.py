@@ -22,8 +22,8 @@ def first_nonfinite_layer(setup: Setup, feeding: Feeding, weights: Any, fed: Fed
       setup: of the run.
       feeding: of the run.
       weights: the standard tree that the step started from, on the mesh.
-      fed: what gave the NaN or Inf.
-      at: the update that it was given to, from 1.
+      fed: the arrays fed to the update that gave the NaN or Inf.
+      at: the number of that update, from 1.
     """
     config, mesh = setup.config, setup.mesh
     specs = meshes.specs(weights, mesh, config.mesh)

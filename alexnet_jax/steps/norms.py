@@ -11,12 +11,12 @@ from alexnet_jax.steps.state import TrainState
 
 
 def mean_sizes(state: TrainState) -> dict[str, jax.Array]:
-    """Returns mean |w| and mean |v| of each tensor, v the velocity, which is what is added next.
+    """Returns mean |w| and mean |v| of each tensor, v the velocity: the last update.
 
     convnet.py printed both after every test ("Layer 'conv1' weights[0]: 1.2e-02 [3.1e-05]").
 
     Args:
-      state: of which nothing is padded: `StoredForm.of`.
+      state: without padding, as from `StoredForm.of`.
 
     Returns:
       "weights/conv1.kernel", "updates/conv1.kernel", ...: 0-d each.

@@ -23,7 +23,7 @@ class Plateau(NamedTuple):
 
     Attributes:
       best: lowest validation error so far, 0-d float32 (NumPy's or JAX's, as the others).
-      waited: evaluations since, 0-d int32.
+      waited: evaluations since the best one or the last drop, 0-d int32.
       drops: times the rate was divided by ten, 0-d int32.
     """
 
@@ -140,7 +140,7 @@ def build(
 
     Args:
       config: of the optimizer.
-      squared_norms: from a tree of what this device holds to each whole leaf's squared norm.
+      squared_norms: maps a tree of this device's parts to each whole leaf's squared norm.
     """
     decayed = None if config.decay_biases else kernels
     pieces = [optax.add_decayed_weights(config.weight_decay, decayed)]
@@ -163,7 +163,7 @@ def of_layers(opt_state: Any, layers: Any) -> Any:
 
 
 def replaced(opt_state: Any, part: Any) -> Any:
-    """Returns an optimizer state with some layers' from `of_layers` in it."""
+    """Returns an optimizer state in which `part`, from `of_layers`, replaces some layers' state."""
     trace = opt_state[-1].trace | part[-1].trace
     return (*opt_state[:-1], opt_state[-1]._replace(trace=trace))
 
@@ -253,7 +253,7 @@ def rate_tree(rates: dict[str, jax.Array], params: Any, fc_factor: float = 1.0) 
     Args:
       rates: of one step.
       params: some layers of the standard tree.
-      fc_factor: what fc6 .. fc8's rates are multiplied by, where they have none of their own.
+      fc_factor: multiplies the rates of those of fc6 .. fc8 that have none of their own.
     """
 
     def leaf(path: tuple[Any, ...], _: Any) -> jax.Array:

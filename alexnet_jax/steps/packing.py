@@ -47,5 +47,5 @@ class Packing:
             }
 
     def __call__(self, weights: Weights) -> Weights:
-        """Returns weights that a step which was compiled for `abstract` takes."""
+        """Returns weights for a step that was compiled for `abstract`."""
         return weights if self._pack is None else weights | {PACKED: self._pack(weights)}

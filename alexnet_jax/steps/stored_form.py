@@ -75,15 +75,15 @@ class StoredForm:
         return self._placed.weights
 
     def of(self, state: TrainState) -> TrainState:
-        """Returns what a checkpoint holds of a state."""
+        """Returns a state in its checkpoint form."""
         return _with_fc8(state, self._unpadded(_fc8(state))) if self._pads else state
 
     def state(self, stored: TrainState) -> TrainState:
-        """Returns the state of what a checkpoint holds."""
+        """Returns the state that a checkpoint form stands for."""
         return _with_fc8(stored, self._padded(_fc8(stored))) if self._pads else stored
 
     def weights(self, stored: TrainState) -> Any:
-        """Returns the standard tree of what a checkpoint holds; the velocity may be left out."""
+        """Returns the standard tree of a checkpoint form, which may lack the velocity."""
         if not self._pads:
             return stored.weights
         return stored.weights | {"fc8": self._padded_weights(stored.params["fc8"])}

@@ -97,7 +97,7 @@ class TrainStep:
     def _update(
         self, state: TrainState, grads: Any, sums: metrics.Sums
     ) -> tuple[TrainState, jax.Array]:
-        """Changes the layers that the summed gradients are of, while everything is finite.
+        """Updates the layers that the summed gradients cover, while everything is finite.
 
         v <- momentum v - rate (decay w + g / count); w <- w + v.
 

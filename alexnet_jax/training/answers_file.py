@@ -1,4 +1,4 @@
-"""answers.safetensors in a workdir: what the last evaluation said of each image, by one view."""
+"""answers.safetensors in a workdir: the answer of the last one-view evaluation to each image."""
 
 import dataclasses
 import json

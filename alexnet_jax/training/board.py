@@ -33,7 +33,7 @@ class Board:
         self._folder, self._flushed = folder, time.monotonic()
         with files.named(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            # Its name has the second; another start may be as quick.
+            # The timestamp in the name has whole seconds: two starts could share one.
             self._events = EventsWriter(str(folder / f"events.{last_step}.{os.getpid()}"))
         self._add(last_step + 1, session_log=_events.SessionLog(status=_events.SessionLog.START))
 
@@ -64,7 +64,7 @@ class Board:
         self._add(step, summary=_summaries.Summary(value=[value]))
 
     def write_histogram(self, name: str, values: np.ndarray, step: int) -> None:
-        """Adds how values lie, in 30 equal parts from the least to the most."""
+        """Adds a histogram of values: 30 equal bins from the least to the greatest."""
         self._add(step, summary=board_summary.histogram(name, values, bins=30))
 
     def write_settings(self, fields: dict[str, Any], results: dict[str, float], step: int) -> None:

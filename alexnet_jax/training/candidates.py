@@ -1,4 +1,4 @@
-"""Which checkpoints of a workdir there are, and which one is meant; known before JAX is there."""
+"""Checkpoints of a workdir, and which one a person means; works before JAX is imported."""
 
 import pathlib
 import re
@@ -20,11 +20,11 @@ def steps(workdir: pathlib.Path) -> list[int]:
 
 
 def in_order(workdir: pathlib.Path, record: Record, which: str) -> list[int]:
-    """Returns the steps that may be meant, the first choice first.
+    """Returns the steps that `which` can mean, the first choice first.
 
     Args:
       workdir: of the run.
-      record: its own.
+      record: of the workdir.
       which: best (least validation error), latest, or a step.
 
     Raises:

@@ -51,9 +51,9 @@ class Checkpoints(Stored):
 
         Args:
           workdir: of the run, which holds it.
-          keep: how many of the last ones are kept, beside the best.
-          run: what goes into the seals, and is compared with them.
-          mirror: of the bucket that the workdir is a copy of; each save is written there too.
+          keep: how many of the newest to keep, besides the best.
+          run: identity of the run; the seals carry it, and reading compares it with theirs.
+          mirror: of the bucket that the workdir is a copy of; each save is uploaded too.
         """
         self._mirror = mirror
         if jax.process_index() == 0:
@@ -76,7 +76,7 @@ class Checkpoints(Stored):
             self._orbax.close()
 
     def prepare(self, abstract: Any) -> digests.StateDigests:
-        """Compiles what a save computes on the devices, so that the first one does not wait."""
+        """Compiles the digests that a save computes on the devices, ahead of the first save."""
         self._digests = digests.StateDigests(abstract)
         return self._digests
 
@@ -133,7 +133,7 @@ class Checkpoints(Stored):
             with digests.at_step(step):
                 leaves = compute_digests()
             folder = self.path / f"{step}{UNSEALED}"
-            files.drop_cached(folder)  # what is read now is what the disk has
+            files.drop_cached(folder)  # so that the read below is from the disk
             read = {name: digests.of_array(value) for name, value in self.read(folder).items()}
             compare(read, leaves)
             seal.write(folder, step, self.run, rows, leaves)
@@ -146,10 +146,10 @@ class Checkpoints(Stored):
 
     @contextlib.contextmanager
     def _failing(self, step: int) -> Iterator[None]:
-        """Names the checkpoint in whatever goes wrong, and frees the space that it took.
+        """Adds the checkpoint's name to an error, and frees the space that the save took.
 
         Raises:
-          CheckpointError: in the place of what the disk, TensorStore or Orbax raise.
+          CheckpointError: replaces an error of the disk, TensorStore or Orbax.
         """
         try:
             yield
@@ -169,7 +169,7 @@ class Checkpoints(Stored):
             ) from error
 
     def bytes_written(self) -> int:
-        """Returns the bytes of saves that are under way."""
+        """Returns the bytes of saves under way and of all uploads: it grows while a save works."""
         sent = self._mirror.sent if self._mirror else 0
         return sent + sum(files.size_of(folder) for folder in self.path.glob(f"*{UNSEALED}*"))
 
@@ -200,7 +200,7 @@ class Checkpoints(Stored):
         self.prune()
 
     def prune(self) -> None:
-        """Removes all but the last few and the best, and writes what is known of the rest."""
+        """Removes all but the newest few and the best, and writes the record of the rest."""
         steps = self.steps()
         to_keep = {*steps[-self.keep :], *self.candidates("best")[:1]} if steps else set()
         self.record.errors = {

@@ -1,4 +1,4 @@
-"""Checks that the devices compute and keep what they should, between the updates of a run."""
+"""Checks, between a run's updates, that the devices compute and keep the right bits."""
 
 import functools
 from collections.abc import Callable
@@ -55,7 +55,7 @@ class Checks:
         return [functools.partial(self._replay.compare, once, again)]
 
     def compare_replicas(self, state: TrainState, updates: range) -> list[Check]:
-        """Compares what several devices hold alike, if that is due."""
+        """Compares the replicas on the devices, if that is due."""
         if not _due(updates, self._config.check_replicas_every):
             return []
         with jax.transfer_guard("allow"):

@@ -47,7 +47,7 @@ def _tell(workdir: pathlib.Path) -> None:
         return
     kept = workdir / f"{NAME}.txt"
     text = traces[0].read_text(errors="replace")
-    for trace in reversed(traces):  # the first one's stays
+    for trace in reversed(traces):  # the first trace is renamed last, and stays
         trace.replace(kept)
     first = text.splitlines()[0].removeprefix("Fatal Python error: ")
     processes.say(

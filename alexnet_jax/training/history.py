@@ -120,7 +120,7 @@ class History(contextlib.AbstractContextManager):
 
 
 def read(path: pathlib.Path) -> list[Event]:
-    """Returns the events of a history.jsonl; says which lines are none, and leaves them out."""
+    """Returns the events of a history.jsonl; warns of lines that are no events, and skips them."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -143,10 +143,10 @@ def read(path: pathlib.Path) -> list[Event]:
 
 
 def _checked(event: Event) -> Event:
-    """Returns an event as the accounts need it.
+    """Checks that an event has what `account` needs; returns it.
 
     Raises:
-      ValueError, TypeError, KeyError, AttributeError, OverflowError: it is none.
+      ValueError, TypeError, KeyError, AttributeError, OverflowError: it lacks something.
     """
     if event["event"] not in ("start", "save", "evaluate", "end"):
         raise ValueError("another event")

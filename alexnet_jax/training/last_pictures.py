@@ -32,7 +32,7 @@ def draw(run: Run, state: TrainState) -> dict[str, bytes]:
 def _confusion(run: Run) -> Picture | None:
     try:
         evaluated = answers_file.read(run.workdir)
-    except FileNotFoundError:  # older code evaluated, and this process wrote what followed
+    except FileNotFoundError:  # older code evaluated, and wrote no answers
         return None
     except files.DamagedFileError as error:  # a picture is no part of the run
         print(printable(error), file=sys.stderr, flush=True)

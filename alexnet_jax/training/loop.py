@@ -137,7 +137,7 @@ class Loop:
                     self._write_pending(state)
                     self.clock.restart()
 
-                # The previous dispatch's figures say this; they are the same in all processes.
+                # `_stop` is from the last fetched figures, which are the same in all processes.
                 stops = self._stop
                 if stops or self._is_due(at):
                     self.profiler.stop(state)
@@ -184,7 +184,7 @@ class Loop:
         raise Interrupted(message, 128 + (self.signals.received or signal.SIGTERM))
 
     def _is_due(self, at: int) -> bool:
-        """Is there something to do after update `at` but for writing a row?"""
+        """Is a save or an evaluation due after update `at`?"""
         saves = at % self._run.config.checkpoint_every_steps == 0
         return saves or at == self._run.last_step or self._is_epoch_end(at)
 
@@ -202,7 +202,7 @@ class Loop:
         """
         run, sealed = self._run, self._run.checkpoints.newest_seal()
         if sealed is None or not (at == run.last_step or self._is_epoch_end(at)):
-            return state, {}  # older code evaluated first, and saved what followed from it
+            return state, {}  # older code evaluated before it saved
         written = [
             row for row in self.writers.rows if row["step"] == at and row["split"] == run.eval_split
         ]
@@ -212,19 +212,19 @@ class Loop:
     def _evaluate(
         self, state: TrainState, at: int, known: dict[int, dict[str, Any]]
     ) -> tuple[TrainState, dict[str, Any]]:
-        """Evaluates with one view, at the end with the config's too.
+        """Evaluates with one view; after the last update also with the config's views.
 
         Args:
-          state: that was saved.
+          state: the saved one.
           at: its step.
-          known: the rows that are there already, by their views.
+          known: the rows that are written already, by their views.
 
         Returns:
           The state to go on with, and the last row. The plateau schedule follows the one-view
           errors, because these are comparable between all evaluations.
 
         Raises:
-          NonFiniteError: the loss is NaN or Inf; nothing of this state is kept.
+          NonFiniteError: the loss is NaN or Inf; the checkpoint of this state is moved aside.
           Interrupted: a signal came; the state was saved before.
         """
         run = self._run

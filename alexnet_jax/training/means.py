@@ -14,7 +14,7 @@ class Means:
     """
 
     def __init__(self, totals: dict[str, Any] | None = None) -> None:
-        """Begins, or goes on with what `state` told."""
+        """Starts from zero, or from what `state` returned."""
         self._totals: dict[str, float] = dict.fromkeys((*SUMS, "gradient_norm"), 0.0)
         self._counts: dict[str, int] = dict.fromkeys(("images", "updates"), 0)
         if totals:
@@ -35,9 +35,9 @@ class Means:
         self._counts["updates"] += 1
 
     def take(self) -> dict[str, float]:
-        """Returns the means, with the numbers of `images` and `updates`, and begins anew.
+        """Returns the means and the counts `images` and `updates`, and resets all of them.
 
-        Those over images are NaN where none could be read.
+        Means over images are NaN if no image could be read.
         """
         images, updates = self._counts["images"], self._counts["updates"]
         means: dict[str, float] = {

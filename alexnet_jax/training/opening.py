@@ -13,15 +13,15 @@ from alexnet_jax.steps import evaluation
 
 
 def validate(config: Config) -> None:
-    """Refuses what cannot run; the network of weights is refused once it is known."""
+    """Refuses what cannot run; a network that comes with weights is checked once it is known."""
     validate_fields(config) if config.init.weights else validate_all(config)
 
 
 def build_mesh(config: Config) -> Mesh:
-    """Builds the mesh that a config asks for, and says which devices are left.
+    """Builds the mesh that a config asks for, and says how many devices are unused.
 
     Raises:
-      ConfigError: there is no such mesh here, or the batch cannot be shared out over it.
+      ConfigError: the devices cannot form that mesh, or the batch does not divide over it.
     """
     if config.precision == "float64" and not jax.config.values["jax_enable_x64"]:
         raise ConfigError(
@@ -32,7 +32,7 @@ def build_mesh(config: Config) -> Mesh:
     unused = len(jax.devices()) - mesh.devices.size
     if unused:
         processes.say(f"mesh: {unused} of {len(jax.devices())} devices are not used")
-    # In turns a device's images go through the classifier together: they need not be cut.
+    # In turns, the classifier takes a device's images all at once: they are not cut further.
     turns = 1 if scheme_of(config.mesh).in_turns else config.optimizer.fc_updates
     parts = config.optimizer.accumulate_steps * turns
     meshes.check_batch("batch_size", config.batch_size, parts, mesh, config.mesh)

@@ -34,7 +34,7 @@ class PageMaker:
         if time.monotonic() - self._last < self._seconds:
             return
         self._last = time.monotonic()
-        # Without answers: the devices, and the processor, are the run's.
+        # Without answers, and at low priority: the devices and the processor belong to the run.
         nice = [path] if (path := shutil.which("nice")) else []
         try:
             self._process = subprocess.Popen(
@@ -48,16 +48,16 @@ class PageMaker:
             print(printable(f"{self._workdir / PAGE}: {error}"), file=sys.stderr, flush=True)
 
     def stop(self) -> None:
-        """Ends the process, if it still is at it: the page at the end is another's."""
+        """Ends the process if it still runs: another one makes the final page."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
 
 
 def make_page(workdir: pathlib.Path) -> str:
-    """Makes the page of a run that has ended; returns where it is, or "" where that failed.
+    """Makes the page of a run that has ended; returns its path, or "" on failure.
 
-    A page is no part of the run: what goes wrong is a line, and the run stays finished.
+    The run does not depend on the page: a failure prints one line, and the run stays finished.
     """
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What a run will be, before anything is written: its layers, and the memory that it takes."""
+"""Preview of a run before it writes anything: its layers and its memory."""
 
 import math
 import os
@@ -22,11 +22,11 @@ from alexnet_jax.training import start as starts
 from alexnet_jax.training.stored import Stored
 
 MIB = 2**20
-ON_THEIR_WAY = 2  # batches that a host puts on the devices while one is learned from
+ON_THEIR_WAY = 2  # batches that the host copies to the devices during a step
 
 
 def layers(setup: Setup) -> str:
-    """Returns a table: of each layer the shapes of its output and kernel, and its parameters.
+    """Returns a table with each layer's output shape, kernel shape and parameters.
 
     Args:
       setup: of the run; its mesh decides what a device holds.
@@ -63,7 +63,7 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def _counts(whole: Any, placed: Any) -> tuple[str, str]:
-    """Returns how many numbers a tree holds, and how many one device does where it is placed."""
+    """Returns how many numbers a tree holds in all, and how many of them one device holds."""
     leaves = jax.tree.leaves(placed)
     on_device = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
     shape = leaves[0].sharding.mesh.shape
@@ -73,14 +73,14 @@ def _counts(whole: Any, placed: Any) -> tuple[str, str]:
 
 
 def memory(setup: Setup, evaluated: int) -> str:
-    """Compiles the steps of a run; returns a line of what it takes of a device.
+    """Compiles the steps of a run; returns a line on the device memory that they take.
 
     Args:
       setup: of the run.
       evaluated: images of the evaluation split.
 
     Raises:
-      ConfigError: a feed that cannot be had.
+      ConfigError: `feed` = resident, and the images do not fit.
     """
     config, state = setup.config, abstract_state(setup)
     budget = choice.resident_budget(config)
@@ -104,7 +104,7 @@ def memory(setup: Setup, evaluated: int) -> str:
 
 
 def _feeding(setup: Setup, count: int, cut: Cut, budget: int) -> Feeding:
-    """Returns how a split of so many images comes."""
+    """Returns the feeding for a split of `count` images."""
     config = setup.config
     kind = choice.kind_of_feed(config, setup.mesh, count, budget)
     if kind == "host":
@@ -145,7 +145,7 @@ def preview(config: Config, workdir: str | os.PathLike[str], overwrite: bool = F
       overwrite: would it begin anew?
 
     Raises:
-      ConfigError, DataError: what `train` would be ended by before its first update.
+      ConfigError, DataError: those that would end `train` before its first update.
     """
     folder = paths.local(workdir, "--workdir")
     opening.validate(config)

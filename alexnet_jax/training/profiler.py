@@ -11,14 +11,14 @@ from alexnet_jax.config import ConfigError
 from alexnet_jax.host import files
 
 FOLDER = "profile"  # of a workdir; TensorBoard's profile plugin and Perfetto open what is in it
-PROGRAM = "step.hlo.txt"  # beside the trace: which layer each of its instructions is of
+PROGRAM = "step.hlo.txt"  # beside the trace; maps its instructions to layers
 
 
 def steps_of(text: str) -> range:
-    """Returns the updates that FROM:TO means, both ends with it; none for nothing.
+    """Returns the updates FROM to TO, both included; none for an empty text.
 
     Raises:
-      ConfigError: it is no such thing.
+      ConfigError: it is not FROM:TO.
 
     >>> steps_of("20:24")
     range(20, 25)
@@ -69,7 +69,7 @@ class Profiler:
             yield
             return
         self._last = updates[-1]
-        # As many as were dispatched are marked once.
+        # One mark covers all updates of the dispatch.
         with jax.profiler.StepTraceAnnotation("update", step_num=updates[0], updates=len(updates)):
             yield
 
@@ -99,7 +99,7 @@ class Profiler:
         self._first, self._steps = 0, range(0)
 
     def close(self) -> None:
-        """Ends a recording that the run ended in; tells of one that did not begin."""
+        """Ends a recording that still runs; reports one that never began."""
         self.stop()
         if self._steps:
             first, last = self._steps[0], self._steps[-1]

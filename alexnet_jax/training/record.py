@@ -33,7 +33,7 @@ class Record:
 
     @classmethod
     def load(cls, workdir: pathlib.Path) -> "Record":
-        """Reads the record; one that is missing or damaged is made from what else is there."""
+        """Reads the record; rebuilds a missing or damaged one from the workdir's other files."""
         try:
             return cls.read(workdir)
         except FileNotFoundError:
@@ -73,6 +73,6 @@ class Record:
         return cls(after, newest, known)
 
     def save(self, workdir: pathlib.Path) -> None:
-        """Writes the record in one step."""
+        """Writes the record atomically."""
         about = dataclasses.asdict(self)
         files.replace_text(workdir / FILE, json.dumps(about, indent=0) + "\n")

@@ -95,11 +95,11 @@ def header(
 
     Args:
       setup: of the run.
-      sizes: images of each split; none where the data set is not prepared.
+      sizes: images of each split; empty if the data set is not prepared.
       step: the first update.
       last_step: the last.
-      notes: what the data set says of itself.
-      weights: lines of what the run begins with.
+      notes: the data set's notes.
+      weights: lines on the initial weights.
     """
     config, network, mesh = setup.config, setup.network, setup.mesh
     devices = mesh.devices.ravel()

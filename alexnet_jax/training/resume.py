@@ -103,14 +103,14 @@ def _say_changes(run: Run, before: Config, start: int) -> None:
 
 
 def _resume_point(checkpoints: checkpoint.Checkpoints) -> int:
-    """Returns the step to go on from, 0 for none, and moves aside what is damaged.
+    """Returns the step to resume from, or 0, and moves damaged checkpoints aside.
 
     Raises:
       CheckpointError: there are checkpoints, and none is whole.
       ProcessesError: processes do not see the same checkpoints.
     """
 
-    def find() -> None:  # what it leaves is read by every process below
+    def find() -> None:  # every process reads its results below
         step, wrong = checkpoints.newest_whole()
         for at, why in sorted(wrong.items()):
             damage = f"{checkpoints.path / str(at)}: {why}"
@@ -146,7 +146,7 @@ def is_evaluated(run: Run, step: int) -> bool:
 
 
 def _open_dataset(config: Config) -> Dataset:
-    """Opens the data set in every process, and the splits that the run needs.
+    """Opens the data set in every process, and checks that it has the splits that the run needs.
 
     Raises:
       DataError: there is no such data set or split.

@@ -16,8 +16,8 @@ class MetricsError(UserError, RuntimeError):
 
 METRICS = "metrics.jsonl"
 
-# What a row of it holds. Figures of training are means over the updates since the row before; those
-# of an evaluation are over all images of the split.
+# Fields of a row. Training figures are means over the updates since the previous row; evaluation
+# figures cover all images of the split.
 FIELDS = {
     "step": "finished updates",
     "split": "train, or the split that was evaluated",
@@ -100,8 +100,7 @@ def read_rows(path: pathlib.Path) -> list[Row]:
 
 
 def validation_errors(path: pathlib.Path) -> dict[int, float]:
-    """Returns the top-1 error of each evaluation with one view, by step; nothing where a line is
-    broken."""
+    """Returns the top-1 error of each one-view evaluation, by step; none if any line is broken."""
     try:
         rows = read_rows(path)
     except MetricsError:

@@ -57,13 +57,13 @@ class Run:
         """Fits a config to its data set.
 
         Args:
-          config: of the run, with the network and input of the weights that it begins with.
-          mesh: that it is computed on.
+          config: of the run, with the network and input of its initial weights, if any.
+          mesh: to compute on.
           workdir: of the run.
-          checkpoints: in it.
-          dataset: that it reads.
-          history: of it.
-          start: weights that it begins with, where it does and has not begun yet.
+          checkpoints: of the workdir.
+          dataset: to read.
+          history: of the run.
+          start: its initial weights; None for random ones, or if the run has begun already.
         """
         self.config, self.mesh, self.workdir = config, mesh, workdir
         self.checkpoints, self.history = checkpoints, history
@@ -130,11 +130,11 @@ class Run:
         return self._feed(self.eval_split, Cut(evaluation.eval_batch_size(self.config)))
 
     def _feed(self, split: str, cut: Cut) -> HostFeed | ResidentFeed:
-        """Opens a split in the way that suits its size.
+        """Opens a split with the feed that suits its size.
 
         Raises:
           DataError: no such split, or an image that cannot be read.
-          ConfigError: it cannot be resident, and shall be.
+          ConfigError: `feed` = resident, and the split does not fit.
         """
         c, source = self.config, self._dataset.open(split)
         _refuse_unlabelled(source, f"split {split} of {c.dataset}")
@@ -148,7 +148,7 @@ class Run:
         return feed
 
     def describe_feed(self) -> str:
-        """Says how the training images come, and whose colours they are normalised by."""
+        """Describes the source of the training images, and whose colours normalise them."""
         where = "the store" if self._dataset.prepared else "the original images"
         kind = self.config.augment.mean_image
         mean = "mean" if self.setup.views.mean.ndim == 1 else f"mean image ({kind})"
@@ -186,23 +186,23 @@ class Run:
 
     @functools.cached_property
     def _best_rate(self) -> float | None:
-        """Images per second if the devices did at every moment what their makers say."""
+        """Images per second at the peak FLOP/s that the devices' makers state; None if unknown."""
         numbers = Numerics.of(self.config).multiplied_in(self.config.precision)
         best = peaks.flops(self.mesh.devices.flat[0].device_kind, numbers or self.config.precision)
         flops = training_flops(self.config, self.setup.network.num_classes)
         return best and best * self.mesh.devices.size / flops
 
     def utilisation(self, images_per_second: float) -> dict[str, float]:
-        """Returns the share of the devices' best rate as `mfu`; nothing where nobody names it."""
+        """Returns the share of the devices' peak rate as `mfu`; nothing if that is unknown."""
         return {"mfu": images_per_second / self._best_rate} if self._best_rate else {}
 
     def mean_sizes(self, state: TrainState) -> dict[str, float]:
-        """Returns how large weights and updates are, by layer."""
+        """Returns the mean absolute weights and updates of each tensor."""
         sizes = jax.device_get(self._mean_sizes(self.stored_form.of(state)))
         return {name: float(size) for name, size in sizes.items()}
 
     def samples(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Returns some of the values of every tensor, evenly, of this process's first device."""
+        """Returns evenly spaced values of every tensor, from this process's first device."""
         by_layer = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
             values = jax.device_get(leaf.addressable_shards[0].data).ravel()
@@ -211,7 +211,7 @@ class Run:
         return by_layer
 
     def conv1(self, state: TrainState) -> np.ndarray | None:
-        """Returns conv1's kernels, (11, 11, 3, C); None where only other processes have a part."""
+        """Returns conv1's kernels, (11, 11, 3, C); None if other processes hold a part of them."""
         kernel = state.params["conv1"]["kernel"]
         if kernel.is_fully_replicated:
             return jax.device_get(kernel.addressable_data(0))

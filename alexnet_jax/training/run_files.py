@@ -152,7 +152,7 @@ def read_class_names(workdir: pathlib.Path) -> list[str]:
     """Returns the names of a run's classes, in label order.
 
     Raises:
-      ConfigError: nothing says them.
+      ConfigError: dataset.json is missing or damaged.
     """
     about = read_dataset(workdir)
     if not about:
@@ -183,10 +183,10 @@ def read_statistics(workdir: pathlib.Path) -> colour.Statistics | None:
 
 
 def read_own_statistics(workdir: pathlib.Path, config: Config) -> colour.Statistics | None:
-    """Returns the colours that came with the weights that a run began with.
+    """Returns the colour statistics that came with a run's initial weights.
 
     Raises:
-      ConfigError: they are lost; the data set has others.
+      ConfigError: they are lost; those of the data set are different.
     """
     statistics = read_statistics(workdir)
     if statistics is None and config.augment.statistics == "auto":
@@ -270,7 +270,7 @@ def _refuse_another(
 
 
 def write_summary(workdir: pathlib.Path, row: dict[str, Any]) -> None:
-    """Writes summary.json, and says where the one before was no summary."""
+    """Writes summary.json; warns if it replaces a damaged one."""
     path = workdir / SUMMARY_FILE
     try:
         files.read_object(path)
@@ -307,7 +307,7 @@ def refuse_nested(workdir: pathlib.Path, config: Config) -> None:
     """
     data = paths.local(config.dataset, "--config.dataset")
     if not data.is_dir():
-        return  # a name, or what does not exist is said later
+        return  # a TFDS name, or missing, which is reported later
     ours, theirs = workdir.resolve(), data.resolve()
     if ours == theirs or theirs in ours.parents:
         raise paths.PathError(
@@ -321,7 +321,7 @@ def refuse_nested(workdir: pathlib.Path, config: Config) -> None:
 
 
 def refuse_lost_checkpoints(workdir: pathlib.Path) -> None:
-    """Refuses to begin anew where a run was, and its folder of checkpoints is not there.
+    """Refuses to begin anew in a run's workdir whose checkpoint folder is missing.
 
     Raises:
       ConfigError: says what may have happened, and what to do.
@@ -363,11 +363,11 @@ def read_exchanges(workdir: pathlib.Path) -> tuple[dict[str, int], list[Collecti
 
 
 def write_class_names(workdir: pathlib.Path, class_names: list[str]) -> None:
-    """Writes what is known of the data of a network that was trained elsewhere."""
+    """Writes dataset.json for a network that was trained elsewhere: only class names are known."""
     about = {"class_names": class_names, "train_examples": 0, "colour_means": []}
     files.replace_text(workdir / DATASET_FILE, json.dumps(about, indent=0) + "\n")
 
 
 def write_config(workdir: pathlib.Path, config: Config) -> None:
-    """Writes config.json so that it is either the old text or the new."""
+    """Writes config.json atomically."""
     files.replace_text(workdir / CONFIG_FILE, to_json(config))

@@ -116,7 +116,7 @@ def _read_origin(file: pathlib.Path) -> Origin:
 
 
 def _errors(workdir: pathlib.Path, step: int) -> str:
-    """Says what was measured of a run after a step; nothing where nothing was."""
+    """Describes the last evaluation of a step; empty if there was none."""
     path = workdir / METRICS
     rows = read_rows(path) if path.is_file() else []
     evaluations = [r for r in rows if r["split"] != "train" and r["step"] == step]
@@ -137,7 +137,7 @@ def _errors(workdir: pathlib.Path, step: int) -> str:
 
 
 def _write_workdir(weights: Weights, out: pathlib.Path) -> None:
-    """Writes a workdir that evaluates, predicts and can be begun with.
+    """Writes a workdir that one can evaluate, predict with, and start runs from.
 
     Raises:
       WeightsError: something is there already.

@@ -1,4 +1,4 @@
-"""The seal of a checkpoint: digests of its files and leaves, and of which run and step it is.
+"""The seal of a checkpoint: its run and step, and the digests of its files and leaves.
 
 Orbax's and TensorStore's formats have no checksum on values: a flipped bit is read as a number. A
 checkpoint gets its name only after it was sealed, so that a kill leaves a sealed one or none.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_jax.host import files, machine, wholeness
 
-if TYPE_CHECKING:  # this file is read before JAX is there
+if TYPE_CHECKING:  # not at run time: this module loads before JAX
     from alexnet_jax.steps.digests import Digests
 
 FILE = wholeness.SEAL
@@ -31,9 +31,9 @@ class Seal:
     Attributes:
       step: finished updates.
       run: fields of the config that a resume may not change, and the data set's fingerprint.
-      rows: lines of metrics.jsonl up to this save, and their SHA-256; and the sums of the next
-        row so far (`means`). Empty where there are none.
-      leaves: digest of each array, wherever it lies (`steps.digests`).
+      rows: the number of lines in metrics.jsonl at this save, and their SHA-256; and the next
+        row's sums so far (`means`). Empty if there are none.
+      leaves: digest of each array, the same on any mesh (`steps.digests`).
       files: SHA-256 of each file, by its path within the checkpoint.
     """
 

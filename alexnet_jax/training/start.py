@@ -36,12 +36,13 @@ class Start:
 
     Attributes:
       config: of the run, with the network and the input of the weights.
-      gave_way: fields that a recipe or the defaults had otherwise: theirs, and the weights'.
-      weights: that were read.
+      gave_way: fields of a recipe or the defaults that the weights override: (old value, the
+        weights').
+      weights: as read.
       form: their format, one of `run_weights.FORMATS`.
-      path: of them.
-      sha256: of the file; of a workdir, of its checkpoint's seal, or without one of its arrays.
-      layers: that are taken, where they fit.
+      path: of their file or workdir.
+      sha256: of the file; for a workdir, of the checkpoint's seal, or of its arrays if it has none.
+      layers: to take, if they fit.
     """
 
     config: Config
@@ -175,7 +176,7 @@ def _anew(workdir: pathlib.Path) -> list[str]:
 
 
 def _new(layers: dict[str, str]) -> list[str]:
-    """Returns the layers with rates that begin anew, of what becomes of each."""
+    """Returns those of `Fitted.layers` that begin anew and have learning rates."""
     return [layer for layer in LAYERS if layers.get(layer, "").startswith(ANEW)]
 
 
@@ -234,7 +235,7 @@ def fit(start: Start, setup: Setup, class_names: list[str]) -> Fitted:
 def _classes(
     start: Start, classes: int, class_names: list[str]
 ) -> tuple[dict[str, np.ndarray], str]:
-    """Returns what fc8 begins with, and what is said of it; nothing where it begins anew."""
+    """Returns fc8's initial weights, empty if it begins anew, and a description of them."""
     last = start.weights.params["fc8"]
     there, here = (_numbered(names) for names in (start.weights.class_names, class_names))
     count = len(last["bias"])
@@ -273,7 +274,7 @@ def _classes(
 
 
 def _numbered(names: list[str]) -> list[str]:
-    """Returns names of classes to compare: of ImageNet's, the number of the synset alone."""
+    """Returns class names to compare: ImageNet's are cut to their synset numbers."""
     matches = [_SYNSET.fullmatch(name) for name in names]
     numbers = [match[1] if match else name for match, name in zip(matches, names, strict=True)]
     return numbers if len(set(numbers)) == len(numbers) else list(names)

@@ -67,21 +67,21 @@ class Stored:
 
         Args:
           workdir: of the run.
-          run: what its seals say that they are of (`run_files.identity`).
+          run: the identity that its seals must carry (`run_files.identity`).
         """
         self.workdir, self.run = workdir.absolute(), run
         self.path = self.workdir / FOLDER
         self.record = Record.load(self.workdir)
         self._digests: digests.StateDigests | None = None
         self._one_at_a_time = threading.Lock()
-        self._compared: dict[int, Seal | None] = {}  # whose files were, by this object
+        self._compared: dict[int, Seal | None] = {}  # steps whose files this object has compared
 
     def steps(self) -> list[int]:
         """Returns the steps that have a name in the folder, in order; they may be damaged."""
         return candidates.steps(self.workdir)
 
     def missing(self) -> int | None:
-        """Returns the newest step that was ever saved where it is not there, else None."""
+        """Returns the newest step that was ever saved if its checkpoint is missing, else None."""
         newest = self.record.newest
         return newest if newest is not None and newest not in self.steps() else None
 
@@ -94,7 +94,7 @@ class Stored:
         """Finds out whether a checkpoint is whole.
 
         Returns:
-          Its seal, or None where it was saved before there were seals: it was read once instead.
+          Its seal; None if it is older than seals, in which case its arrays were read instead.
 
         Raises:
           DamageError: says what is wrong.
@@ -168,7 +168,7 @@ class Stored:
         return self._restored(step, abstract, weights_alone=True)
 
     def compile_for_weights(self, abstract: Any) -> None:
-        """Compiles what `restore_weights` compares with, beside `choose`, say."""
+        """Compiles the digests for `restore_weights`, while `choose` runs in a thread, say."""
         self._digests_of(replace(abstract, opt_state=()))
 
     def _restored(self, step: int, abstract: Any, weights_alone: bool) -> Any:
@@ -192,7 +192,7 @@ class Stored:
             raise CheckpointError(f"{folder}: cannot be restored ({one_line(error)})") from error
 
     def _digests_of(self, abstract: Any) -> digests.StateDigests | None:
-        """Returns what computes the digests of such a state; None for one that is on no mesh."""
+        """Returns the compiled digests for such a state; None if it is on no mesh."""
         if not digests.StateDigests.suits(abstract):
             return None
         with self._one_at_a_time:  # a thread may read while another compiles
@@ -228,13 +228,13 @@ class Stored:
 
     @staticmethod
     def _form_of(orbax: ocp.Checkpointer, item: Any, wanted: dict[str, Any]) -> dict[str, Any]:
-        """Returns what is wanted in the form of a checkpoint that may be of older code."""
+        """Returns `wanted` in the form of a checkpoint, which older code may have written."""
         stored: Any = orbax.metadata(item)
         tree = stored.item_metadata.tree if hasattr(stored, "item_metadata") else stored.tree
         return earlier_versions.stored_state(wanted, tree)
 
     def candidates(self, which: str) -> list[int]:
-        """Returns the steps that may be meant, the first choice first; see `candidates.in_order`.
+        """Returns the steps that `which` can mean, the first choice first (`candidates.in_order`).
 
         Raises:
           ConfigError: there is none, or not that one.
@@ -242,10 +242,10 @@ class Stored:
         return candidates.in_order(self.workdir, self.record, which)
 
     def choose(self, which: str) -> int:
-        """Returns the first of `candidates` that is whole, and says what is wrong with others.
+        """Returns the first of `candidates` that is whole; warns of damaged ones before it.
 
         Raises:
-          CheckpointError: none is, or not the one that was asked for by its number.
+          CheckpointError: none is whole.
         """
         wrong = []
         for step in self.candidates(which):

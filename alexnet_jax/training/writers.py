@@ -23,7 +23,7 @@ class MetricsWriter(Protocol):
     --config file. Its rows have the fields of metrics.jsonl (`rows.FIELDS`)."""
 
     def write(self, row: Row) -> None:
-        """Takes a row; a run that goes on sends those after its checkpoint again."""
+        """Takes a row; a resumed run sends the rows after its checkpoint again."""
         ...
 
     def close(self) -> None:
@@ -42,7 +42,7 @@ class MetricsFile:
         Args:
           path: of the file.
           last_step: of the checkpoint that the run goes on from.
-          known: `digest()` as it was when that was saved; what was lost since is told of.
+          known: `digest()` at that save; a warning reports what was lost since.
         """
         lines = [line for line in read_lines(path) if line.row["step"] <= last_step]
         # Evaluations of the last step came after its save.
@@ -153,7 +153,7 @@ class Writers:
         from alexnet_jax.training.board import Board  # it loads PyTorch, where that is installed
 
         self._board = Board(workdir / "tensorboard", last_step)
-        with contextlib.suppress(FileNotFoundError):  # of a run, it is there
+        with contextlib.suppress(FileNotFoundError):  # every run has it
             text = (workdir / "config.json").read_text("utf-8", errors="replace")
             self._board.write_text("config", text, last_step)
         self._picture = workdir / "plots" / "learning_curves.png"
@@ -174,14 +174,14 @@ class Writers:
         self._others.write(row)
 
     def histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Shows how values lie, in TensorBoard."""
+        """Adds histograms of values to TensorBoard."""
         for name, values in arrays.items():
             self._board.write_histogram(name, values, step)
 
     def conclude(
         self, fields: dict[str, Any], rows: Sequence[Row], pictures: Mapping[str, bytes]
     ) -> None:
-        """Shows in TensorBoard what was set, what came of it, and pictures of that.
+        """Adds the settings, the results and pictures of them to TensorBoard.
 
         Args:
           fields: of the config.
@@ -204,7 +204,7 @@ class Writers:
         return self._metrics.rows
 
     def sync(self) -> dict[str, Any]:
-        """Returns when every row is on the disk; what a seal says of metrics.jsonl."""
+        """Returns once every row is on the disk, with what a seal records of metrics.jsonl."""
         self._metrics.sync()
         self._board.sync()
         return self._metrics.digest()
@@ -217,7 +217,7 @@ class Writers:
 
 
 class NoWriters(contextlib.AbstractContextManager):
-    """What the other processes of a run have instead of `Writers`."""
+    """Stand-in for `Writers` in all processes but the first."""
 
     def write(self, row: Row) -> None:
         """Leaves the row to the first process."""

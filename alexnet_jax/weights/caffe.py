@@ -81,7 +81,7 @@ def read_dictionary(path: pathlib.Path) -> dict[str, np.ndarray]:
             if shape != () or dtype != np.dtype(object):
                 raise ValueError(f"an array of {dtype}, not a dictionary")
             outer = pickled.read(file.read())
-    # NumPy evaluates a header that is a literal, and compares what it finds.
+    # NumPy evaluates the header as a Python literal and compares its values, hence so many errors.
     except (
         *(ValueError, KeyError, TypeError, OverflowError, RecursionError),
         *(SyntaxError, tokenize.TokenError),
@@ -136,7 +136,7 @@ def _layer(number: int, content: memoryview | int) -> tuple[str, str, list[np.nd
 def _blob(message: memoryview, name: str) -> np.ndarray:
     old = {number: 1 for number in OLD_SHAPE}
     shape: list[int] | None = None
-    # Joined before they are numbers: a file may have each in a field of its own.
+    # Joins the bytes before decoding: a file may keep each number in a field of its own.
     values, doubles = bytearray(), bytearray()
     for field, wire, value in _fields(message):
         if field in OLD_SHAPE and isinstance(value, int):

@@ -49,8 +49,8 @@ def taken(from_images: bool, shape: tuple[object, ...]) -> str:
     """Says what a graph takes.
 
     Args:
-      from_images: images themselves, else views.
-      shape: of them, the channels where the graph has them.
+      from_images: the input is images, else views.
+      shape: of the input, with its axes in the graph's order.
     """
     size = f"({', '.join(map(str, shape))})"
     if from_images:

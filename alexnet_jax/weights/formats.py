@@ -153,10 +153,10 @@ def read_safetensors(path: pathlib.Path, recipe: str) -> Weights:
 
 
 def _bound(config: Config, tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
-    """Refuses a network that is wider than the file, before its shapes are made.
+    """Refuses a config with wider layers than the file's longest tensor, before shapes are built.
 
     Raises:
-      WeightsError: says so.
+      WeightsError: names the widest layer's units and that tensor's length.
     """
     c = config.model
     widest = c.width * max(*c.channels, c.fc_units, c.fc7_units)
@@ -276,7 +276,7 @@ READERS: dict[str, Reader] = {
 WRITERS: dict[str, Writer] = {"torchvision": write_torchvision, "safetensors": write_safetensors}
 GRAPHS: dict[str, GraphWriter] = {"onnx": write_onnx, "stablehlo": write_stablehlo}
 
-# How files end, and where that says nothing, how they begin.
+# Formats by a file's suffix, or else by its first bytes.
 _ENDINGS = {
     **dict.fromkeys((".caffemodel", ".npy"), "caffe"),
     **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".tar"), "torchvision"),

@@ -100,7 +100,7 @@ def to_standard(
 
 
 def _with_last_layer(tensors: Mapping[str, np.ndarray], layout: Layout) -> Mapping[str, np.ndarray]:
-    """Names fc8 what a fine-tuned network calls its last layer, such as `fc8_flickr`."""
+    """Renames a fine-tuned network's last layer, such as `fc8_flickr`, to fc8."""
     names = {part: layout.name("fc8", part) for part in ("kernel", "bias")}
     if any(name in tensors for name in names.values()):
         return tensors
@@ -133,7 +133,7 @@ def from_standard(params: Params, layout: Layout) -> dict[str, np.ndarray]:
 
 
 def _last_convolution(layers: Iterable[str]) -> str:
-    """Returns whose channels fc6 reads."""
+    """Returns the last convolution, whose channels fc6 reads."""
     return max(layer for layer in layers if layer.startswith("conv"))
 
 

@@ -58,7 +58,7 @@ def read(model: Any, path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[st
     for layer, node in zip(LAYERS, nodes, strict=True):
         try:
             flags = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        except ValueError as error:  # one that refers to another's
+        except ValueError as error:  # a reference to another attribute
             raise WeightsError(f"{path}: {layer} has no values of its own ({error})") from error
         _refuse_another_kind(flags, layer, path)
         for part, name in zip(("weight", "bias"), list(node.input)[1:], strict=False):

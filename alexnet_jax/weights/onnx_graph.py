@@ -94,7 +94,7 @@ class _Graph:
         return name
 
     def split(self, x: str, channels: int, parts: int) -> list[str]:
-        """Adds what cuts channels, the second axis, into equal parts."""
+        """Adds a node that splits the channels, the second axis, into equal parts."""
         if parts == 1:
             return [x]
         name = f"Split_{next(self._numbers)}"
@@ -104,7 +104,7 @@ class _Graph:
         return outputs
 
     def join(self, parts: Sequence[str]) -> str:
-        """Adds what puts channels beside each other again."""
+        """Adds a node that concatenates parts along the channels."""
         return parts[0] if len(parts) == 1 else self.add("Concat", parts, axis=1)
 
     def tensor(self, name: str, values: Any) -> str:
@@ -170,7 +170,7 @@ def _stage(g: _Graph, c: ModelConfig, number: int, x: str, channels: int, norm: 
     """What follows a convolution, as `layers.stage` has it."""
     for step in getattr(c, f"layer{number}").split():
         if step == "relu" and f"conv{number}" in c.without:
-            continue  # which goes with the layer
+            continue  # a removed layer has no ReLU either
         if step == "relu":
             x = g.add(ACTIVATIONS[c.activation], [x])
         elif step == "pool":

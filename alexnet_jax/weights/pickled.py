@@ -50,7 +50,7 @@ class Opaque:
     state: Any = None
 
 
-Opaques = Callable[[str], bool]  # may an object of this name stand for itself?
+Opaques = Callable[[str], bool]  # may a call of this name become an `Opaque`?
 ANY_CLASS = ""  # asks `Opaques` about any class's objects: unlike functions, classes are not called
 
 
@@ -89,7 +89,7 @@ def _encoded(text: Any, encoding: Any) -> bytes:
 
 
 def of_pairs(pairs: Any = (), /) -> dict[Any, Any]:
-    """Returns what an OrderedDict is made of, as Python 2 pickles one: [[key, value], ...]."""
+    """Returns the dict of an OrderedDict's pairs, as Python 2 pickles them: [[key, value], ...]."""
     if not isinstance(pairs, list | tuple):
         raise PickleError(f"an OrderedDict of a {type(pairs).__name__}")
     return {_key(key): value for key, value in pairs}
@@ -238,7 +238,7 @@ class _Reader:
         self._stack.append(self._calls[name.path](*arguments))
 
     def _newobj(self, _: Any) -> None:
-        """An object of a class, before its state: the class is not imported."""
+        """Pushes an object of a class, which is not imported; its state comes later (`BUILD`)."""
         _, name = self._stack.pop(), self._stack.pop()
         if not isinstance(name, Name) or not (self._opaque(name.path) or self._opaque(ANY_CLASS)):
             what = name.path[:200] if isinstance(name, Name) else type(name).__name__

@@ -15,7 +15,7 @@ from alexnet_jax.errors import printable
 from alexnet_jax.host import files
 from alexnet_jax.weights.types import Origin, Weights, WeightsError
 
-COLOURS = "statistics."  # before the names of what is not a weight
+COLOURS = "statistics."  # prefix of the tensors that are not weights
 MOST_STEPS = 2**31 - 1  # a step is int32
 
 
@@ -67,10 +67,10 @@ def metadata(weights: Weights) -> dict[str, str]:
 
 
 def described(fields: dict[str, str], path: pathlib.Path) -> Description:
-    """Returns what the metadata say.
+    """Parses a file's metadata.
 
     Raises:
-      WeightsError: they were written by something else, or say what cannot be.
+      WeightsError: another program wrote them, or a value is invalid.
     """
     try:
         config, names = config_of(fields["config"]), json.loads(fields["class_names"])

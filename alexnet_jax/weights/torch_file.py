@@ -40,8 +40,8 @@ _WIDTHS = {
     "ComplexDouble": 16,
 }
 
-# What zipfile raises for archives that are damaged, encrypted (RuntimeError) or of a kind that it
-# does not know (NotImplementedError), and what contents that do not fit raise.
+# Errors of zipfile for archives that are damaged, encrypted (RuntimeError) or of an unsupported
+# kind (NotImplementedError), and errors that malformed contents cause.
 DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, KeyError, ValueError, TypeError),
     *(OverflowError, AttributeError),
@@ -56,7 +56,7 @@ _PACKAGES = (
 )
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the format before the ZIP archive
 _PROTOCOL = 1001
-BESIDE = ("n_averaged", "num_batches_tracked")  # tensors that count, and are no weights
+BESIDE = ("n_averaged", "num_batches_tracked")  # tensors that are counters, not weights
 
 # Keys under which training scripts save the weights, beside an optimizer, epochs and arguments, in
 # order of preference.
@@ -144,10 +144,10 @@ def _of_module(
 
 
 def without_wrappers(state: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out what DataParallel, torch.compile and Lightning put before and into names.
+    """Strips the name parts that DataParallel, torch.compile and Lightning add.
 
     Raises:
-      ValueError: a tensor is there with a wrapper's name and without.
+      ValueError: a tensor is there both with and without a wrapper's name.
     """
     plain: dict[str, Any] = {}
     for name, value in state.items():
@@ -249,7 +249,7 @@ class _File:
 
 
 def _may_stand(name: str) -> bool:
-    """May an object of this name stand for itself? It is never made, nor its module imported."""
+    """May a call of this name become an `Opaque`? It is not made, nor its module imported."""
     sets = ("builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset")
     return name in (pickled.ANY_CLASS, *sets) or name.startswith(_PACKAGES)
 
@@ -316,7 +316,7 @@ class _Legacy(_File):
         return value
 
     def _kept(self, about: Any) -> Any:
-        """Notes how wide a storage's numbers are: those of an optimizer lie among the weights'."""
+        """Also notes a storage's bytes per number, to step over an optimizer's storages."""
         if about[0] == "storage" and isinstance(about[1], pickled.Name):
             kind = about[1].path.removeprefix("torch.").removesuffix("Storage")
             if kind in _WIDTHS:
@@ -331,7 +331,7 @@ class _Legacy(_File):
 
     @functools.cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
-        """Where each storage begins, and how many numbers it has, as far as they are whole."""
+        """Each storage's offset and count of numbers, up to the first storage that is cut short."""
         places, at = {}, self._first
         for key in self._keys:
             if key not in self._widths:

@@ -20,7 +20,7 @@ class WeightsError(UserError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """What a card says of where weights come from; kept through every format of ours.
+    """The origin of weights, for the card; every format of ours keeps it.
 
     Attributes:
       trained_on: data set and split; "" where nobody says.

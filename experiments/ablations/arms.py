@@ -13,7 +13,7 @@ class Arm:
     Attributes:
       change: of a copy of the base recipe.
       run: of the authors' notebook, or the section of the paper.
-      published: points of top-1 error that it is worse by, as measured there; "" if unpublished.
+      published: increase of top-1 error in points, as measured there; "" if unpublished.
     """
 
     change: Callable[[Config], None]

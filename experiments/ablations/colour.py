@@ -3,9 +3,9 @@
     python -m experiments.ablations.colour --out=FOLDER [--arms=base,no_communication,one_column]
 
 Reads conv1's kernels from the workdirs that `experiments.ablations.run` made in FOLDER, and writes
-FOLDER/colour.md and FOLDER/colour.png: for each run the mean colour selectivity of its two halves,
-and how far these are apart beside what chance gives, the same kernels dealt out at random. A
-one-column network's halves are its first and second kernels.
+FOLDER/colour.md and FOLDER/colour.png: each run's mean colour selectivity by half of conv1, the
+halves' difference, and the difference by chance, when the same kernels are dealt into halves at
+random. In a one-column network the halves are the first and the second half of the kernels.
 """
 
 import pathlib
@@ -22,7 +22,7 @@ DEALS = 2000
 
 
 def chance(kernels: np.ndarray) -> float:
-    """Returns the mean difference of two halves into which the kernels are dealt at random.
+    """Returns the mean difference in selectivity between two random halves of the kernels.
 
     Args:
       kernels: (h, w, 3, K).

@@ -3,9 +3,9 @@
     python -m experiments.ablations.run --out=FOLDER [--arms=base,no_norm] [--seeds=0,1,2]
         [--config=NAME --config.FIELD=VALUE ...]
 
-Every run is a workdir FOLDER/ARM/SEED, made as `alexnet_jax.main` makes it: a finished one is not
-made again, one that was stopped goes on. FOLDER/table.md has each arm's errors with one view and
-ten, and its difference from the first arm over the same seeds with its 95 % interval.
+Every run is a workdir FOLDER/ARM/SEED of `alexnet_jax.main`: the command skips finished runs and
+resumes stopped ones. FOLDER/table.md has each arm's errors with one view and ten, and its
+difference from the first arm over the same seeds, with the 95 % interval.
 """
 
 import copy
@@ -41,7 +41,7 @@ def recipe(base: Config, arm: str, seed: int) -> Config:
 
 
 def check(base: Config, arms: list[str]) -> None:
-    """Refuses, before anything is trained, arms that cannot be or are one network twice.
+    """Refuses, before any training, arms that are invalid or the same network as another arm.
 
     Raises:
       ConfigError: names them.

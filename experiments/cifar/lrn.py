@@ -8,9 +8,9 @@ same net without; `13pct`, their net without (layers-conv-local-13pct.cfg), whic
 schedules are the authors' (the heads of their layer-params files), with all images from the start,
 and stretched to --epochs: rate 0.001, then a tenth and a hundredth of it for ten epochs each, 140
 before them for the 13 % net and 500 for the 11 % net (350 without a fifth of the images, 150 with).
-Every arm has the same one. Crops of 24 and flips; tested on ten views and on the centre. Finished
-runs are kept in `--out` and not made again; one that was stopped goes on from the last ten epochs
-that are kept beside it.
+Every arm has the same one. Training crops to 24 pixels and flips; testing takes ten views, and the
+centre. Finished runs stay in `--out` and are not repeated; a stopped one resumes from its state,
+saved beside that file every ten epochs.
 """
 
 import math
@@ -29,7 +29,7 @@ from experiments.statistics import shown
 
 HERE = pathlib.Path(__file__).parent
 SAVED = 80  # reports between two times that an unfinished run is kept, ten epochs
-EPOCHS = {"13pct": 160, "11pct": 520}  # of a whole schedule; the last twice ten are slower
+EPOCHS = {"13pct": 160, "11pct": 520}  # of a whole schedule; its last two stages have ten each
 # Weight costs of the two layer-params files.
 WIDE = (("local3", 0.004), ("local4", 0.004), ("fc10", 0.01))
 NARROW = (("local3", 0.004), ("local4", 0.004), ("fc10", 0.004))
@@ -41,7 +41,7 @@ ARMS = {
 
 
 def stages(schedule: str) -> tuple[tuple[float, float], ...]:
-    """Returns where a schedule's rate falls, as shares of the run, and to what of its first."""
+    """Returns a schedule's drops: (share of the run, factor on the first rate)."""
     whole = EPOCHS[schedule]
     return (((whole - 20) / whole, 0.1), ((whole - 10) / whole, 0.01))
 
@@ -64,7 +64,8 @@ def run(
       schedule: of `EPOCHS`.
       train: to learn from.
       test: to count errors on.
-      unfinished: a file .npz for the run while it goes on; it goes on from there, if it is there.
+      unfinished: a .npz file for the state of the unfinished run; if it exists, the run resumes
+        from it.
 
     Raises:
       ValueError: that file is of another recipe or data set.

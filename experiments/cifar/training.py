@@ -95,7 +95,7 @@ class Training:
     def _steps(
         self, params: Any, velocity: Any, split: dict[str, jax.Array], where: Any, rates: jax.Array
     ) -> tuple[Any, Any, metrics.Sums]:
-        """As many updates as there are rates; the host is not asked between them."""
+        """Does one update for each rate, without returning to the host between them."""
 
         def one(carried: tuple[Any, Any], now: tuple[Any, jax.Array]) -> tuple[Any, metrics.Sums]:
             params, velocity, sums = self._step(*carried, split, *now)
@@ -129,7 +129,7 @@ class Training:
         return jax.tree.map(jnp.add, params, velocity), velocity, sums
 
     def run(self) -> Iterator[tuple[float, dict[str, float]]]:
-        """Trains on from where it is; yields epochs done and the means over the last updates."""
+        """Trains on from the current state; yields epochs done and a dispatch's mean figures."""
         split = {"image": self._train.image, "label": self._train.label}
         count = len(self._train.label)
         total = math.ceil(self._recipe.epochs * count / BATCH)
@@ -157,7 +157,7 @@ class Training:
         return {name: np.asarray(leaf) for name, leaf in self._leaves().items()}
 
     def go_on(self, state: dict[str, np.ndarray]) -> None:
-        """Takes the place of a run that stood at `state`, with the same recipe, data and seed."""
+        """Resumes from the `state` of a run with the same recipe, data and seed."""
         order = list(self._leaves())
         trees = jax.tree.structure(self._trees())
         trees_read = jax.tree.unflatten(trees, [jnp.asarray(state[name]) for name in order])

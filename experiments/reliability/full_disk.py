@@ -1,7 +1,7 @@
 """python -m experiments.reliability.full_disk: what a full disk does wherever one is written.
 
-A small tmpfs lies where checkpoints, rows, TensorBoard's events, pictures, a store or the drawn
-data set are written. Needs the right to mount; elsewhere the tests limit the size of files instead.
+Mounts a small tmpfs as the folder of checkpoints, rows, TensorBoard's events, pictures, a store or
+the drawn data set. This needs the right to mount; without it, the tests limit file sizes instead.
 """
 
 import argparse
@@ -41,7 +41,8 @@ def command(*arguments: str) -> tuple[int, str]:
 
 
 def main() -> None:
-    """Fills each disk; prints what was said, and ends with 1 where something was lost."""
+    """Fills each disk and prints the run's last line; exits with 1 if a run ended as if all were
+    well, did not name the folder, or did not resume once there was room."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     wrong = 0
     with tempfile.TemporaryDirectory() as name:

@@ -1,8 +1,8 @@
 """python -m experiments.reliability.fuzz [--count=2000] [--seed=0]
 
-Changes a file of a finished run's workdir as faults and editors do, and lets every reader at it:
-the list of checkpoints, a network that is loaded, and the train command. Each may work, or end with
-one line that names the file; never with a traceback, and never with another network.
+Changes a file of a finished run's workdir as faults and editors do, and runs every reader on it:
+the list of checkpoints, the loading of a network, and the train command. Each may work, or fail
+with one line that names the file, but must never end with a traceback or another network.
 """
 
 import argparse
@@ -58,7 +58,7 @@ _LEAVES = [
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Returns other bytes than `data`, in one of the ways in which files come to harm."""
+    """Returns `data` after one of the kinds of damage that files suffer."""
     kind = rng.randrange(8)
     if kind == 0:
         return data[: rng.randrange(len(data) + 1)]
@@ -83,7 +83,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def _other_json(data: bytes, rng: random.Random) -> bytes:
-    """Changes one value of a JSON file, or of a line of one; else bytes."""
+    """Changes one value of a JSON file, or of one of its lines; reverses other files' bytes."""
     lines = data.split(b"\n")
     number = rng.randrange(len(lines))
     for whole in (True, False):
@@ -114,7 +114,7 @@ def _with_another_leaf(tree: object, rng: random.Random) -> object:
 
 
 class Fuzz:
-    """A finished run, copies of it in which one file is changed, and all who read it."""
+    """A finished run, copies of it with one changed file, and all readers of a workdir."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    writers.Writers.draw = lambda self: None  # a second each
+    writers.Writers.draw = lambda self: None  # each drawing takes a second
     done: collections.Counter[str] = collections.Counter()
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as folder:

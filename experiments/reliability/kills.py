@@ -1,8 +1,8 @@
 """python -m experiments.reliability.kills [--kills=100] [--pairs=20] [--signals=24] [--seed=0]
 
-Kills runs, and starts them again, until they end: at any moment, and while a save is under way;
-one process, and one of two. Then signals, once and twice, from the start of the command to its end.
-Each run has to end with the rows and the bits of the run that nothing happened to.
+Kills runs at any moment and during saves, and restarts them until they finish: runs of one process,
+and one process of two. Then sends signals, once and twice, at moments from the start of the command
+to its end. Each run must end with the same rows and bits as an undisturbed run.
 """
 
 import argparse
@@ -27,7 +27,7 @@ STEPS = 240
 _RESTED = re.compile(r"stopped and saved after step [\d,]+; run again to go on")
 
 
-# What the others say of one that was killed: while they work, or before all had come.
+# Messages of the other processes when one is killed: at work, or before all have joined.
 _ENDED_WITH_ANOTHER = (
     *("died; the others end", "was not found at", "ended before all had come"),
     *("did not come within", "waits no longer"),
@@ -112,7 +112,7 @@ def finished(
 
 
 def same(chain: Chain, whole: Chain) -> str:
-    """Says in what a run differs from another; empty where in nothing."""
+    """Describes how a run differs from another; "" if it does not."""
     (rows, state), (wanted, other) = chain.end(), whole.end()
     if any(not np.array_equal(state[name], value) for name, value in other.items()):
         return "other parameters"
@@ -124,7 +124,7 @@ def same(chain: Chain, whole: Chain) -> str:
 
 
 def killed(chain: Chain, times: int, share_in_saves: float, rng: random.Random) -> tuple[int, int]:
-    """Kills a run so many times, or until it ends; returns how often, and how often in a save."""
+    """Kills a run `times` times or until it ends; returns the kills, and those during saves."""
     count = in_saves = 0
     while count < times:
         started = chain.start()
@@ -147,7 +147,7 @@ def killed(chain: Chain, times: int, share_in_saves: float, rng: random.Random) 
         codes, outputs = finished(started)
         if all(code == 0 for code in codes):
             break
-        # The others of several end too, each with a line that names the one.
+        # With several processes the others end too, each with a line about the killed one.
         for process, code, text in zip(started, codes, outputs, strict=True):
             known = any(line in text for line in _ENDED_WITH_ANOTHER)
             if process is not victim and (code != 1 or not known):
@@ -161,7 +161,7 @@ def signalled(folder: pathlib.Path, number: int, moments: list[float], twice: bo
     for moment in moments:
         chain = Chain(folder, f"signal_{number}_{moment:.3f}_{twice}")
         [process] = chain.start()
-        time.sleep(max(0.15, moment * 13.0))  # a command takes so long; Python's start is its own
+        time.sleep(max(0.15, moment * 13.0))  # a command takes 13 s; 0.15 s is Python's own start
         process.send_signal(number)
         if twice:
             time.sleep(0.05)

@@ -31,7 +31,7 @@ def write_folder(path: pathlib.Path, train: int = 20, val: int = 14, side: int =
             folder.mkdir(parents=True, exist_ok=True)
             low = 20 + 110 * (i % 2)
             image = rng.integers(low, low + 100, (side, side + i, 3), dtype=np.uint8)
-            # OpenCV itself ends the process where a path is no text.
+            # Not cv2.imwrite, which ends the process if a path is not valid text.
             (folder / f"{i:03}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
 
 
@@ -46,7 +46,7 @@ def config(dataset: pathlib.Path) -> Config:
     c.checkpoint_every_steps = 2
     c.mesh.data = 1
     c.feed = "host"
-    c.report_every_minutes = 0.0  # which other processes would make
+    c.report_every_minutes = 0.0  # no pages, which other processes would make
     return c
 
 

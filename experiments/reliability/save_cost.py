@@ -1,8 +1,8 @@
 """python -m experiments.reliability.save_cost [--rounds=5]: what digests add to a save.
 
-At the size of `paper` (parameters and velocity: 488 MB): the seconds that the loop waits for a save
-with digests and without, in turns; the seconds until it is sealed; and a matrix product's rate
-beside the thread that reads back and seals, and beside Orbax's writing alone.
+Measures saves with digests and without, in turns, at the size of `paper` (parameters and velocity:
+488 MB): the seconds that the loop waits, the seconds until the checkpoint is sealed, and a matrix
+product's rate while the thread reads back and seals, or while only Orbax writes.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from alexnet_jax.training import checkpoint, seal
 
 @contextlib.contextmanager
 def without_digests() -> Iterator[None]:
-    """Leaves out what digests add: on the devices, the reading back, and those of files."""
+    """Disables digests: on the devices, of the values read back, and of the files."""
     originals = digests.StateDigests.start, digests.StateDigests.finished
     finish = checkpoint.Checkpoints._finish
 

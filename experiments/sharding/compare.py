@@ -1,9 +1,8 @@
 """Compares how the network can be shared out: python -m experiments.sharding.compare --out=DIR
 
-For each mesh and scheme the real train step is compiled; its collectives are read from the program
-and set beside what figure 2 asks for; then a few steps are timed. On a machine with fewer devices
-than asked for, CPU devices are simulated: bytes and memory are real, times are not those of
-separate devices.
+For each mesh and scheme it compiles the real train step, compares the program's collectives with
+those that figure 2 needs, and times a few steps. On a machine with fewer devices than asked for, it
+simulates CPU devices: bytes and memory are real, times are not those of separate devices.
 """
 
 import dataclasses
@@ -111,7 +110,7 @@ def compare(arm: str, config: Config, steps: int) -> dict[str, Any]:
     wanted = communication.expected(
         config, config.num_classes, config.mesh.data, exchanged=resident
     )
-    # A split of 250 GB is compiled for, not made.
+    # A resident split of 250 GB is only compiled for, not allocated, so no step can run.
     times = time_steps(config, update, steps) if steps and not resident else []
     predicted = {
         machine.name: {

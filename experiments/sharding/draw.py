@@ -86,7 +86,7 @@ def _sent(row: dict[str, Any]) -> float:
 
 
 def _memory(rows: list[dict[str, Any]]) -> Figure:
-    """Leaves out arms that keep the whole training split too: its size says nothing of theirs."""
+    """Draws memory; omits arms with the whole training split, whose size says nothing of them."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     axis = figure.subplots()
     rows = [row for row in rows if "resident" not in row["arm"]]
@@ -111,7 +111,7 @@ def _memory(rows: list[dict[str, Any]]) -> Figure:
 
 
 def _scaling(rows: list[dict[str, Any]]) -> Figure:
-    """Leaves out arms whose split is resident: they exchange next to nothing more."""
+    """Draws predicted scaling; omits arms with a resident split, which exchange hardly more."""
     machines = list(rows[0]["predicted_step_seconds"])
     figure = Figure(figsize=(5 * len(machines), 5), layout="constrained")
     for axis, machine in zip(figure.subplots(1, len(machines), sharey=True), machines, strict=True):

@@ -1,1 +1,1 @@
-"""How fast the step is, and that what makes it fast changes nothing."""
+"""The speed of the step, and a check that its optimisations change nothing."""

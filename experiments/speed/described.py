@@ -1,13 +1,13 @@
-"""What a train step would ask of a GPU that is not there.
+"""The cost of a train step on a GPU that this machine does not have.
 
     python -m experiments.speed.described [--config=paper] [--batch_size=1024]
         [--precision=bfloat16] [--shown=12]
 
-XLA compiles for a card by its description (an NVIDIA H200's, below), which needs `jax[cuda13]` and
-no card. It prints the kernels that XLA wrote itself, those with the most instructions first: PTX
-instructions as they are written, those of loops and branches once, threads, and how long the card
-takes to issue them all if nothing else holds it up; then how cuDNN is called, and the memory of the
-step. Convolutions and most matrix products are cuDNN's and cuBLAS's and are not counted.
+XLA compiles for the description of a card (an NVIDIA H200, below), which needs `jax[cuda13]` but no
+card. The command lists the kernels that XLA generated, longest issue time first: PTX instructions
+as written (those in loops and branches count once), threads, and the time that the card takes to
+issue them all if nothing else delays it. It then prints the calls of cuDNN and the step's memory.
+Convolutions and most matrix products belong to cuDNN and cuBLAS and are not counted.
 """
 
 import collections
@@ -53,7 +53,7 @@ FEWEST = 100_000  # threads of a kernel that is listed
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """One that XLA wrote: its name, PTX instructions of a thread, and threads."""
+    """A kernel that XLA generated: its name, PTX instructions per thread, and threads."""
 
     name: str
     instructions: int
@@ -91,7 +91,7 @@ def compiled(name: str, batch_size: int, precision: str) -> jax.stages.Compiled:
 
 
 def kernels(dump: pathlib.Path) -> list[Kernel]:
-    """Reads what XLA wrote about its largest program into a folder."""
+    """Reads the kernels of XLA's largest program from its dump in a folder."""
     launches = max(dump.glob("*thunk_sequence.txt"), key=lambda path: path.stat().st_size)
     program = launches.name.split(".")[0]
     shape = re.compile(r"(\S+) grid: \[(\d+), (\d+), (\d+)\] threads: \[(\d+), (\d+), (\d+)\]")

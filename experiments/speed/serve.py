@@ -1,8 +1,8 @@
 """python -m experiments.speed.serve --workdir=W --photographs=FOLDER [--requests=10000]
 
-How many photographs a second `predict --serve` answers on this machine: from sixteen clients at
-once, which it computes in batches, and from one after the other; with the times of single answers,
-and the server's memory at the beginning and at the end.
+Measures how many photographs a second `predict --serve` answers on this machine: to sixteen clients
+at once, which it batches, and to a single client; with the latency of single answers, and the
+server's memory from the beginning to the end.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Client:
         """Returns the seconds that one answer took.
 
         Raises:
-          RuntimeError: it is none.
+          RuntimeError: the answer's status is not 200.
         """
         began = time.perf_counter()
         self._connection.request("POST", "/predict", photograph, {"Content-Type": "image/jpeg"})

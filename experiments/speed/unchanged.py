@@ -1,13 +1,13 @@
-"""Does what makes the step fast change what is learned?
+"""A check that the step's optimisations do not change what is learned.
 
     python -m experiments.speed.unchanged [--config=paper] [--batch_size=16] [--steps=100]
         [--precision=float32] [--width=1] [--dataset=FOLDER|NAME --data_dir=D]
 
-Trains on batches of random images and labels, or on those of a data set, as every run does, once
-from its start and once from one whose parameters are each the next number of their precision; and
-with `kernels=reference`: XLA's own convolutions and products, the formulas of normalisation and
-pooling, JAX's own gradients. It prints the largest relative differences of an update's loss from
-the first run's, every ten updates: what one rounding of the start does, and what the kernels do.
+Trains three times on batches of random images and labels, or on those of a data set: as every run
+does; from a start with each parameter at the next number of its precision; and with
+`kernels=reference`, that is XLA's own convolutions and products, the formulas of normalisation and
+pooling, and JAX's own gradients. Every ten updates it prints the largest relative difference of an
+update's loss from the first run's: the effect of one rounding at the start, and of the kernels.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ def of_dataset(config: Config) -> Batches:
 def losses(
     config: Config, count: int, batches: Batches | None = None, nudged: bool = False
 ) -> Iterator[float]:
-    """Yields the loss of each update, from a start whose parameters may be the next numbers."""
+    """Yields the loss of each update; `nudged` raises each first parameter to the next number."""
     batches = batches or of_noise(config)
     program = steps.compiled_training(config)
     now = state.create_state(Setup.of(config, config.num_classes))

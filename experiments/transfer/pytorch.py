@@ -69,7 +69,7 @@ class Fed:
         self._evaluation = jax.jit(views.evaluation, static_argnums=1)
 
     def training(self, step: int) -> tuple[Any, Any]:
-        """Returns what update `step` (the first is 1) learns from."""
+        """Returns the views and labels of update `step`, counted from 1."""
         where = batch_positions(self._config.seed, step, self._config.batch_size, len(self.labels))
         numbers = where._asdict() | {"image": self.images[where.index]}
         x = self._training({name: jnp.asarray(values) for name, values in numbers.items()})

@@ -4,8 +4,8 @@
         --config.init.weights=runs/146-2009 --config.dataset=PATH/fall2011
 
 The six convolutions begin with those of `fall2009`. Between fc7 and the classes is a linear layer
-of 2 x 1,024 units; on two devices each has its half of the classes, one softmax over all. The
-notebook has no error for this run by itself; what it is for is `original_code_conv6`.
+of 2 x 1,024 units; on two devices each holds half of the classes, with one softmax over all. The
+notebook gives no error for this run; its purpose is `original_code_conv6`, which starts from it.
 """
 
 from alexnet_jax.config import Config

@@ -23,6 +23,6 @@ def get_config() -> Config:
     config.augment.lighting_off_epoch = 0
     config.num_epochs = 90
     schedule = config.optimizer.schedule
-    schedule.kind = "dexp"  # 0.01 by 250 in four stages, biases 0.02 by 10 in two
+    schedule.kind = "dexp"  # 0.01, divided by 250 in four stages; biases 0.02, by 10 in two
     schedule.steps = schedule.bias_steps = schedule.layer_rates = ()
     return config

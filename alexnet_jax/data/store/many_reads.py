@@ -16,8 +16,8 @@ import weakref
 
 import numpy as np
 
-# Numbers of io_setup, io_destroy, io_submit and io_getevents (arch/x86/entry/syscalls, and
-# include/uapi/asm-generic/unistd.h), and what they take (include/uapi/linux/aio_abi.h).
+# System call numbers of io_setup, io_destroy, io_submit and io_getevents (arch/x86/entry/syscalls,
+# include/uapi/asm-generic/unistd.h), and their structures (include/uapi/linux/aio_abi.h).
 CALLS = {"x86_64": (206, 207, 209, 208), "aarch64": (0, 1, 2, 4)}
 READ_VECTOR = 7
 REQUEST = np.dtype(
@@ -43,7 +43,7 @@ MOST_PIECES = 1000  # of one read: Linux takes 1024
 
 
 class _Queue:
-    """What one thread's reads are handed in to."""
+    """The queue that one thread submits its reads to."""
 
     def __init__(self) -> None:
         self._number = ctypes.c_ulong()
@@ -61,7 +61,7 @@ class _Queue:
             first = _pointer(places.ctypes.data + at * places.itemsize)
             try:
                 taken = _call(2, self._number, ctypes.c_long(count - at), first)
-            except OSError as error:  # of the first of these
+            except OSError as error:  # the first of the rest failed
                 results[at], at = -(error.errno or errno.EIO), at + 1
             else:
                 at, handed_in = at + taken, handed_in + taken
@@ -98,10 +98,11 @@ def read(descriptors: np.ndarray, offsets: np.ndarray, pieces: np.ndarray) -> np
     Args:
       descriptors: (n,) of files, n at most MOST.
       offsets: (n,) int64, where in its file each read begins.
-      pieces: (n, k) PIECE, where what it reads goes, one piece after the other; some may be empty.
+      pieces: (n, k) PIECE, the memory that each read fills, one piece after the other; some may be
+        empty.
 
     Returns:
-      (n,) int64: bytes read, fewer where a file ends; or below zero the number of an error.
+      (n,) int64: bytes read, fewer at the end of a file; or a negative error number.
 
     Raises:
       OSError: the system has no such call (ask `is_there` first), or too many are in use.
@@ -118,7 +119,7 @@ def read(descriptors: np.ndarray, offsets: np.ndarray, pieces: np.ndarray) -> np
     try:
         return queue.read(requests)
     except BaseException:
-        queue.end()  # waits for what is under way, whose memory the caller takes back
+        queue.end()  # waits for the reads under way: the caller reuses their memory
         _here.queue = None
         raise
 
@@ -142,7 +143,7 @@ def _libc() -> ctypes.CDLL:
 
 @functools.cache
 def _locked() -> ctypes.CDLL:
-    """The same for calls that do not wait."""
+    """The same, but it keeps the GIL: for calls that do not wait."""
     return ctypes.PyDLL(None, use_errno=True)
 
 

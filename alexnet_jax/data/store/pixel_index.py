@@ -111,7 +111,7 @@ class _Shards:
                 return
             try:
                 opened = os.open(self._paths[which], os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:  # who reads the record says what is wrong
+            except OSError:  # reading the record will report what is wrong
                 return
             weakref.finalize(self, os.close, opened)
             self._descriptors[which] = opened
@@ -119,15 +119,15 @@ class _Shards:
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """The images of a split that lie ready, (N,) of each array.
+    """The stored pixels of a split's images; each array is (N,).
 
     Attributes:
       shards: the files.
       size: bytes of an image.
-      shard: int32, which file has it.
-      offset: int64, of its first byte there.
+      shard: int32, the number of the file that holds each image.
+      offset: int64, of the image's first byte in that file.
       label: int32.
-      sums: uint64, of its bytes.
+      sums: uint64, of the image's bytes.
     """
 
     shards: _Shards
@@ -173,7 +173,7 @@ class Pixels:
         """Reads images into the rows of `out`, (n, size) uint8 without gaps.
 
         Returns:
-          (n,) bool: are the bytes those that were written? A disk's error is such a row too.
+          (n,) bool: are the bytes those that were written? False after a disk error.
         """
         good = np.zeros(len(indices), bool)
         for first in range(0, len(indices), TOGETHER):

@@ -1,6 +1,6 @@
-"""Makes a store: shards written by several processes, each whole or not there.
+"""Makes a store: several processes write its shards, and each shard is whole or absent.
 
-What is finished is noted in STORE/unfinished; the same command goes on from there.
+STORE/unfinished records what is finished; the same command resumes from there.
 """
 
 import concurrent.futures
@@ -41,7 +41,7 @@ from alexnet_jax.host.progress import Progress
 def prepare(
     dataset: Dataset, folder: pathlib.Path, options: Options, workers: int
 ) -> "Preparation | None":
-    """Makes a store, or goes on with one; None where it is finished already.
+    """Makes a store, or resumes an unfinished one; returns None if it is finished already.
 
     Args:
       dataset: whose images are stored.
@@ -85,7 +85,7 @@ def refuse_another_folder(folder: pathlib.Path) -> None:
 
 
 class Preparation:
-    """The making of one store, begun or gone on with."""
+    """The preparation of one store, new or resumed."""
 
     def __init__(
         self,
@@ -100,11 +100,11 @@ class Preparation:
           dataset: whose images are stored.
           folder: of the store.
           options: of the store.
-          publish: called after each shard, for a folder that is the copy of a bucket's.
+          publish: called after each shard, if the folder is the copy of a bucket's folder.
 
         Raises:
-          DataError: the folder holds a store, or the beginning of one, of other data or options;
-            or the disk has not enough room.
+          DataError: the folder holds a finished or unfinished store of other data or options, or
+            the disk has not enough room.
         """
         self._dataset, self._folder, self._options = dataset, folder, options
         self._publish = publish or (lambda: None)
@@ -138,7 +138,7 @@ class Preparation:
         return [message for shard in self._shards for message in self._bad.get(shard.file, [])]
 
     def jpeg_cost(self) -> tuple[float, float] | None:
-        """Returns what jpeg changes: mean absolute difference of a pixel, and bytes an image."""
+        """Returns JPEG's mean absolute difference of a channel's value, and bytes per image."""
         difference, pixels, size = self._cost.tolist()
         if not pixels:
             return None
@@ -167,7 +167,7 @@ class Preparation:
         noted: set[concurrent.futures.Future[Written]] = set()
         seen = 0
         try:
-            with _uninterrupted():  # as are the processes that are started here
+            with _uninterrupted():  # and the processes that start here never get Ctrl-C
                 for shard in self._todo:
                     started[pool.submit(write_shard, shard)] = shard
             while len(noted) < len(started):
@@ -186,7 +186,7 @@ class Preparation:
                 "command again, with fewer --workers"
             ) from error
         finally:
-            stop.value = 1  # for shards under way when an image was bad, or on Ctrl-C
+            stop.value = 1  # ends shards under way after a bad image or Ctrl-C
             pool.shutdown(wait=True, cancel_futures=True)
             for future in started.keys() - noted:
                 if future.done() and not future.cancelled() and not future.exception():
@@ -269,7 +269,7 @@ class Preparation:
                 self._cost += np.array(written.cost)
                 if written.sums:
                     self._sums.merge(written.sums)
-            written.sums = None  # its future stays
+            written.sums = None  # frees the sums: the future keeps `written`
             self._save()
         self._publish()
 

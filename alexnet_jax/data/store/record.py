@@ -59,9 +59,9 @@ def decode(record: bytes) -> tuple[memoryview, int, str]:
 
 
 def _values(record: bytes) -> dict[bytes, tuple[int, int]]:
-    """Maps each feature's name to where its first value lies; a whole number is still packed.
+    """Maps each feature's name to the span of its first value; integers stay packed.
 
-    It looks at the record in place: slices of it would cost more than they say.
+    It parses the record in place, because slices would cost more than they seem to.
     """
     values = {}
     at, end = _field(record, 0, len(record))

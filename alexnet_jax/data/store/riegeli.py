@@ -19,8 +19,9 @@ from alexnet_jax.data.types import DataError
 
 BLOCK, BLOCK_HEADER = 2**16, 24  # bytes
 CONTENT = BLOCK - BLOCK_HEADER
-_SKIPPED = bytearray(BLOCK_HEADER)  # where headers of blocks go, which nobody reads
-# Of a chunk: how many bytes its data has, its type and above it the records; hashes lie between.
+_SKIPPED = bytearray(BLOCK_HEADER)  # receives block headers, which nobody reads
+# Of a chunk: the size of its data; then its type in the lowest byte, and the number of records
+# above it. Hashes lie between.
 CHUNK_HEADER = struct.Struct("<8x Q 8x Q 8x")
 MOST_PARTS = many_reads.MOST_PIECES  # of one call
 Position = TypeVar("Position", int, np.ndarray)
@@ -73,12 +74,12 @@ def _before_record(data: bytes | bytearray) -> tuple[int, int]:
 
 
 def _content_before(offset: int) -> int:
-    """Returns how many bytes of a file's first `offset` are no headers of blocks."""
+    """Returns how many of a file's first `offset` bytes are not in block headers."""
     return offset // BLOCK * CONTENT + max(0, offset % BLOCK - BLOCK_HEADER)
 
 
 def in_file(position: Position) -> Position:
-    """Returns where in the file a position is, or each of an array."""
+    """Returns the file offset of a position, or of each position in an array."""
     return position // CONTENT * BLOCK + BLOCK_HEADER + position % CONTENT
 
 
@@ -115,12 +116,12 @@ def read_rows(descriptors: np.ndarray, starts: np.ndarray, out: np.ndarray) -> n
     """Fills each row of `out` from its own place in a file: one system call for all rows.
 
     Args:
-      descriptors: (n,) int32 of files, open for reading; below zero where there is none.
-      starts: (n,) int64, where in its file the first byte of each is; see `in_file`.
+      descriptors: (n,) int32 of files, open for reading; negative if there is none.
+      starts: (n,) int64, the offset of each row's first byte in its file; see `in_file`.
       out: (n, size) uint8, rows without gaps; n at most `many_reads.MOST`.
 
     Returns:
-      (n,) bool: was the whole row there? A disk's error is no row.
+      (n,) bool: was the whole row read? False after a disk error.
     """
     pieces = _pieces(starts, out)
     if many_reads.is_there() and pieces.shape[1] <= MOST_PARTS:
@@ -140,7 +141,7 @@ def _is_read(descriptor: int, start: int, out: memoryview) -> bool:
 
 
 def _pieces(starts: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Returns (n, pieces): the bytes of each row block by block, and each block's header before."""
+    """Returns (n, pieces): the bytes of each row, block by block, each after its block's header."""
     rows, size = out.shape
     room = BLOCK - starts % BLOCK  # of the block that a row begins in
     ends = room[:, None] + CONTENT * np.arange(-(-size // CONTENT) + 1)

@@ -55,15 +55,15 @@ class Shard:
 
 @dataclasses.dataclass
 class Written:
-    """What is known of a finished shard.
+    """The result of writing a shard.
 
     Attributes:
       parts: the final name of its file, and of its index if it has one, each with the temporary
         file that gets the name later.
-      about: of each by name, for the manifest: `bytes`, `sha256`, and of the shard `records`.
+      about: each file's entry in the manifest: `bytes`, `sha256`, and for the shard `records`.
       bad: images left out, a message each.
-      sums: of the images, where they are of the training split.
-      cost: of jpeg: sum of absolute differences of pixels, their number, bytes of JPEG.
+      sums: of the images, if they are of the training split.
+      cost: of JPEG: sum of absolute differences of pixel values, their number, bytes of JPEG.
     """
 
     parts: dict[str, pathlib.Path]
@@ -74,7 +74,7 @@ class Written:
 
 
 class Worker:
-    """What a worker process is given when it starts."""
+    """The state of a worker process, set when it starts."""
 
     sources: dict[str, Source]
     folder: pathlib.Path
@@ -109,7 +109,7 @@ def start_worker(
 
 
 def write_shard(shard: Shard) -> Written:
-    """Writes one shard and its index under other names.
+    """Writes one shard and its index under temporary names.
 
     Raises:
       DataError: names an image that cannot be decoded, or the file that cannot be written.
@@ -166,7 +166,7 @@ def _records(shard: Shard, written: Written, entries: pixel_index.Entries) -> It
             # A file's name need not be text; the manifest is.
             written.bad.append(str(error).encode(errors="backslashreplace").decode())
         else:
-            image = np.ascontiguousarray(image)  # what follows is slower on rows that lie apart
+            image = np.ascontiguousarray(image)  # the next steps are slower on strided rows
             stored = image.data.cast("B")
             if options.encoding == "jpeg":
                 stored, image = _as_jpeg(image, written)
@@ -181,7 +181,7 @@ def _records(shard: Shard, written: Written, entries: pixel_index.Entries) -> It
 
 
 def _as_jpeg(image: np.ndarray, written: Written) -> tuple[bytes, np.ndarray]:
-    """Returns the bytes of a JPEG and the pixels that come out of it; notes what they cost."""
+    """Returns an image as JPEG, and the pixels decoded from that; adds to the cost."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
     decoded = decode(encoded, "an image just encoded", image.shape[0])

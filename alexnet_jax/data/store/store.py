@@ -1,7 +1,7 @@
 """A store: a data set prepared once, as ArrayRecord shards of uint8 squares that TFDS opens too.
 
 STORE/NAME-SPLIT.array_record-00000-of-00004   records of image, label and id
-STORE/NAME-SPLIT.pixels-00000-of-00004.npy     where they lie in it, where they are raw
+STORE/NAME-SPLIT.pixels-00000-of-00004.npy     offsets of the images in it, if they are raw
 STORE/dataset_info.json features.json ...      TFDS's description
 STORE/statistics.npz                           colour statistics of the split `train`
 STORE/manifest.json                            what made it; size and SHA-256 of every file
@@ -69,7 +69,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any]:
-    """Returns what manifest.json holds; it is written last, and says that the store is finished.
+    """Returns the content of manifest.json, which is written last and marks a store as finished.
 
     Raises:
       DataError: the store is unfinished, damaged, or of another version.
@@ -104,8 +104,8 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any]:
 
 
 def damaged_files(path: pathlib.Path, manifest: dict[str, Any]) -> list[str]:
-    """Compares the sizes of all files, and the bytes of those that describe the records, with the
-    manifest; returns a line for each that is wrong."""
+    """Returns a line for each file that differs from the manifest: compares the sizes of all files,
+    and the bytes of those that describe the records."""
     problems = []
     for name, about in manifest["files"].items():
         file = path / name
@@ -276,7 +276,7 @@ class StoredSplit(Source):
         return Example(pixels.reshape(self._shape), label, name)
 
     def pixels(self) -> ReadyPixels | None:
-        """Returns them where they are indexed.
+        """Returns the stored pixels if they are indexed; else None.
 
         Raises:
           DataError: names an index that is damaged.

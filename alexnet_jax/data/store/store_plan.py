@@ -52,10 +52,10 @@ def shards(dataset: Dataset, options: Options) -> list[Shard]:
 
 
 def _refuse_class_names(dataset: Dataset) -> None:
-    """Refuses class names that TFDS's file of one name a line would not give back.
+    """Refuses class names that would change in TFDS's file of one name per line.
 
     Raises:
-      DataError: names a class that would not come back as it is.
+      DataError: names such a class.
     """
     for name in dataset.class_names:
         if name != name.strip() or len(name.splitlines()) != 1 or not _is_text(name):

@@ -23,7 +23,7 @@ MOST_BYTES = 2**25  # of their images
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """What was read of a store.
+    """The result of checking a store.
 
     Attributes:
       files: whole ones.
@@ -67,7 +67,7 @@ def verify(folder: pathlib.Path, workers: int) -> Checked:
                 problems += damage
                 progress.advance()
     finally:
-        over.set()  # after Ctrl-C, of a shard that takes minutes
+        over.set()  # after Ctrl-C, stops checks under way: a shard takes minutes
         pool.shutdown(cancel_futures=True)
     records = sum(about.get("records", 0) for about in manifest["files"].values())
     return Checked(len(whole), records, problems)
@@ -98,7 +98,7 @@ def check_file(
       name: of the file.
       manifest: the store's.
       class_names: for a file of records; None for another.
-      stop: asked now and then: is nobody waiting any more?
+      stop: called now and then; returns True once nobody waits for the result any more.
     """
     about, path = manifest["files"][name], folder / name
     problems = []
@@ -133,10 +133,10 @@ def _check_records(
 
     Args:
       records: of a file.
-      some: of them.
+      some: the indices of those to check.
       side: of their images, in pixels.
-      classes: how many there are.
-      ready: finds the same records by the file's index.
+      classes: the number of classes.
+      ready: the pixels of the same records, found by the file's index.
     """
     problems: list[tuple[int, str]] = []
     with contextlib.suppress(ValueError, RuntimeError, IndexError, OSError):  # which: one by one
