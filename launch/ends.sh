@@ -1,4 +1,4 @@
-# Sourced: how a command that was started in the background ended.
+# Sourced: waits for a command in the background, and explains its exit code.
 
 # Waits for process $1, whatever signals come meanwhile, and leaves its exit code in `code`.
 wait_for() {
@@ -10,7 +10,7 @@ wait_for() {
   done
 }
 
-# Says what an exit code means that a signal in native code gave: SIGILL, SIGABRT, SIGBUS, SIGSEGV.
+# Explains an exit code from a signal in native code: SIGILL, SIGABRT, SIGBUS, SIGSEGV.
 say_signal() {
   case "$1" in
     132 | 134 | 135 | 139)

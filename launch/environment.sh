@@ -1,4 +1,4 @@
-# Sourced: makes .venv beside the project if it is missing and installs what is asked for into it.
+# Sourced: makes .venv in the checkout if it is missing, and installs packages into it.
 #   install FILE_OR_PACKAGE ...   (pip's arguments; skipped where the same was installed before)
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${ALEXNET_VENV:-$root/.venv}"
@@ -18,7 +18,7 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then  # none yet, or h
   "$python" -m venv --clear "$venv"
 fi
 
-# Large pages for a CPU's arrays, where nothing is said of them (alexnet_jax/host/large_pages.py).
+# Large pages for a CPU's arrays, unless they are set already (alexnet_jax/host/large_pages.py).
 large_pages() {
   case " $* " in *"kernels=reference "* | *"kernels reference "*) return ;; esac
   [ -n "${GLIBC_TUNABLES:-}" ] && return
@@ -27,7 +27,7 @@ print(pages.tunables() if pages.on_a_cpu() else "")')"
   if [ -n "$GLIBC_TUNABLES" ]; then export GLIBC_TUNABLES; fi
 }
 
-# Says which JAX this machine's accelerator wants; nothing for a CPU.
+# Prints the JAX package for this machine's accelerator; nothing for a CPU.
 accelerator() {
   if compgen -G "/dev/nvidia[0-9]*" >/dev/null; then echo "jax[cuda13]"
   elif [ -e /dev/accel0 ] || [ -n "${TPU_WORKER_ID:-}" ]; then echo "jax[tpu]"

@@ -2,10 +2,10 @@
 # Starts a run again until it is finished, however often its process or its machine goes away:
 #   bash launch/keep_running.sh --workdir=runs/long --config=imagenette       (launch/local.sh's way)
 #   bash launch/keep_running.sh COMMAND ... --workdir=runs/long ...           (any command)
-# It waits 1 s after the first end, twice as long after each further one, at most WAIT_AT_MOST
-# (300); a checkpoint more than before is progress, and begins at 1 s again. It gives up after
-# GIVE_UP_AFTER (5) ends without progress, and at once where the command refuses to begin: a flag
-# that is wrong stays wrong. SIGTERM and Ctrl-C go to the command, which saves, and end it all.
+# It waits 1 s after the first end, and twice as long after each further one, at most WAIT_AT_MOST
+# (300). A new checkpoint is progress, and resets the wait to 1 s. The script gives up after
+# GIVE_UP_AFTER (5) ends without progress, and at once if the command refuses to begin: a wrong
+# flag stays wrong. SIGTERM and Ctrl-C go to the command, which saves; then both end.
 # W/history.jsonl has every start and end; summary.json says what the time went to.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/ends.sh"
@@ -26,7 +26,7 @@ case "$workdir" in  # of a bucket there is a copy
 esac
 [ -n "$workdir" ] || { echo "error: --workdir: is needed, to see whether the run gets on" >&2; exit 2; }
 
-# What the history of the run is; it changes when a run begins.
+# A checksum of the run's history; it changes when a run begins.
 history() {
   cksum "$workdir/history.jsonl" 2>/dev/null || true
 }
@@ -38,7 +38,7 @@ newest() {
   echo "${found:-0}"
 }
 
-# Becomes the command; what it shall begin anew it begins anew once, not after each end.
+# Becomes the command. Passes --overwrite on until the run has begun once, not after each end.
 become() {
   local argument own=()
   for argument in "$@"; do

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains in several processes on this machine: bash launch/processes.sh -n 4 --workdir=runs/four ...
-# Each process drives the devices that JAX gives it: one CPU device, or one GPU where there are
-# GPUs. What process 0 says is shown as it is, what the others say with their number. When one
-# fails, or on Ctrl-C, all end.
+# Each process drives the devices that JAX gives it: one CPU device, or one GPU if there are GPUs.
+# Process 0's output is shown as it is, the others' with their number. When one fails, or on Ctrl-C,
+# all end.
 set -euo pipefail
 [ "${1:-}" = "-n" ] && [ "${2:-0}" -ge 1 ] 2>/dev/null || {
   echo "usage: bash launch/processes.sh -n COUNT --workdir=W [--config=NAME] ..." >&2
@@ -38,7 +38,7 @@ while [ -n "$(jobs -rp)" ]; do
   if [ "$code" != 0 ] && [ "$status" = 0 ]; then
     status="$code"
     say_signal "$code"
-    # The others would wait for the one that failed; ten seconds are for their last words.
+    # The others would wait for the failed one; they have ten seconds for their last output.
     [ -n "$told" ] || { sleep 10; kill -KILL "${processes[@]}" 2>/dev/null || true; } &
   fi
 done

@@ -5,9 +5,9 @@
 #   sbatch --ntasks-per-node=4 launch/slurm.sh --workdir=SHARED_PATH ...       a CPU partition
 #   sbatch --array=0-4 launch/slurm.sh --workdir=SHARED_PATH/seed%a --config.seed=%a ...
 # The checkout and the workdir must be on file systems that every node sees. Every task sees all GPUs
-# of its node, so that NCCL finds what connects them, and computes on its own. Two minutes before the
-# time limit (--signal) the run is saved, and the job queues itself again until the run is finished;
-# after a pre-emption, a failed node or `scontrol requeue` Slurm does that. `scancel` saves it and ends.
+# of its node, so that NCCL finds their links, and computes on its own. Two minutes before the time
+# limit (--signal), the run is saved and the job requeues itself, until the run is finished; after a
+# pre-emption, a failed node or `scontrol requeue`, Slurm requeues it. `scancel` saves and ends it.
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=8

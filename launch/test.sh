@@ -4,8 +4,8 @@
 #               of Colab, with the pinned ones, and with the newest, by each Python that is here
 #   --lowest    the lowest versions alone
 #   --release   everything: every case of every family, the wheel, and the matrix
-# Tests that are long or start processes are left out; with -m "not exhaustive" they run too, and
-# with -m "" so does every case of every family.
+# By default, long tests and those that start processes are left out; -m "not exhaustive" runs them
+# too, and -m "" also runs every case of every family.
 # ALEXNET_EXTRAS=dev,torch,onnx also runs the comparisons with PyTorch.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -48,7 +48,7 @@ PYTHON
   part_of_tests lowest "$python" "${pins[@]}"
 }
 
-colab() {  # what a notebook there has (August 2026), and the notebooks
+colab() {  # a Colab notebook's versions (August 2026), and the notebooks
   python_is_supported python3.13 || return 0
   part_of_tests colab python3.13 jax==0.7.2 flax==0.11.2 orbax-checkpoint==0.12.4 numpy==2.1.3 \
     grain==0.2.18 ".[dev]"
@@ -97,7 +97,7 @@ if [ "$wanted" = --matrix ]; then matrix; exit; fi
 "$venv/bin/ruff" format --check .
 "$venv/bin/ruff" check .
 "$venv/bin/pyright" --pythonpath "$venv/bin/python"
-# A file of tests to a worker: what a file shares is built once.
+# One file of tests per worker: what the tests of a file share is built once.
 "$venv/bin/python" -m pytest -n logical --maxprocesses 4 --dist loadfile "${all_of_them[@]}" "$@"
 if [ "$wanted" = --release ]; then
   wheel

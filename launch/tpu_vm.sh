@@ -4,11 +4,11 @@
 #       [--project=P] [--version=IMAGE] [--slices=N] -- --workdir=DIR --config=paper ...
 #   bash launch/tpu_vm.sh create|copy|start|follow|status|delete NAME ... (the parts of it)
 # --dry_run prints the commands, one a line, and runs none. Needs gcloud, logged in, with the Cloud
-# TPU API. What stands after -- goes to alexnet_jax.main; --workdir is a folder that all hosts share (a
+# TPU API. Arguments after -- go to alexnet_jax.main; --workdir is a folder that all hosts share (a
 # bucket mounted on each, Filestore), or nothing is left when the slice is gone. --spot makes a slice
-# that may be taken away: `run` then asks for it again and goes on, until the run is finished. --delete
-# removes the slice once it is; else it stays, and costs, until `delete`.
-# It was not run on a TPU: its commands are compared with gcloud's own words alone (tests/launch).
+# that may be taken away; `run` then requests it again and resumes, until the run is finished.
+# --delete removes the slice after that; otherwise it stays, and costs, until `delete`.
+# The script has not run on a TPU; only its gcloud commands are tested (tests/launch).
 set -euo pipefail
 usage() { sed -n '2,5s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 [ $# -ge 2 ] || usage
@@ -35,7 +35,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
   echo "error: $name: a slice's name is lower-case letters, digits and hyphens" >&2; exit 2; }
 [ -n "$zone" ] || { echo "error: --zone: is needed, such as us-west4-a" >&2; exit 2; }
 
-# The image that suits a type, where none is named.
+# The image for a type, if none is named.
 image() {
   case "$type" in
     v6e*) echo v2-alpha-tpuv6e ;;
@@ -88,8 +88,8 @@ create() {
   done
 }
 
-# Is the slice taken away? A moment after the connection is lost it may still be called active, and
-# a question that fails says nothing.
+# Is the slice taken away? Just after the connection is lost it may still be reported as active, and
+# a failed query tells nothing: so it asks several times.
 taken_away() {
   local tries now
   for ((tries = 0; tries < 5; tries++)); do
@@ -123,7 +123,7 @@ everywhere() {
 
 copy() {
   local archive="${TMPDIR:-/tmp}/alexnet_jax-$name.tar.gz" node
-  # With what is not committed yet; files that git does not know stay here.
+  # Includes changes that are not committed; untracked files stay here.
   local tree
   tree="$(git -C "$root" stash create 2>/dev/null)" || true
   do_it git -C "$root" archive --format=tar.gz --output="$archive" "${tree:-HEAD}"
@@ -134,7 +134,7 @@ copy() {
   everywhere 'mkdir -p alexnet_jax && tar -xzf alexnet_jax.tar.gz -C alexnet_jax'
 }
 
-# XLA's overlap of collectives with what is computed, as Google's own trainers ask for it.
+# Has XLA overlap collectives with computation, as Google's own trainers do.
 overlap="--xla_tpu_enable_data_parallel_all_reduce_opt=true"
 overlap+=" --xla_tpu_data_parallel_opt_different_sized_ops=true"
 overlap+=" --xla_tpu_enable_async_collective_fusion=true"
@@ -142,7 +142,7 @@ overlap+=" --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true"
 overlap+=" --xla_tpu_enable_async_collective_fusion_multiple_steps=true"
 overlap+=" --xla_tpu_overlap_compute_collective_tc=true --xla_enable_async_all_gather=true"
 
-# Starts the run on all hosts; ends with it, and with its code.
+# Starts the run on all hosts; returns when it ends, with its exit code.
 start() {
   local words
   words="$(printf '%q ' "$@")"

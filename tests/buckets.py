@@ -10,7 +10,7 @@ from experiments.input import gcs_server
 
 @contextlib.contextmanager
 def served(bucket: str) -> Iterator[str]:
-    """Serves an empty bucket; gives the address that STORAGE_EMULATOR_HOST is to be."""
+    """Serves an empty bucket; yields its address, for STORAGE_EMULATOR_HOST."""
     with contextlib.ExitStack() as stack:
         try:
             address = stack.enter_context(gcs_server.served(bucket))
@@ -20,7 +20,7 @@ def served(bucket: str) -> Iterator[str]:
 
 
 def forget_copies() -> None:
-    """Makes this process one that has not asked for a copy yet."""
+    """Makes this process forget which copies it has opened."""
     from alexnet_jax.host import mirror
 
     mirror._opened.clear()

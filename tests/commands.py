@@ -26,7 +26,7 @@ print(json.dumps(said))
 
 
 def endings(module: str, folder: pathlib.Path, *runs: list[str]) -> list[str]:
-    """Returns what each run ends with: its one line, or nothing where all went well."""
+    """Returns each run's last line: its error, or an empty text if all went well."""
     command = [sys.executable, "-c", PROGRAM, f"alexnet_jax.{module}", json.dumps(runs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -34,7 +34,7 @@ def endings(module: str, folder: pathlib.Path, *runs: list[str]) -> list[str]:
 
 
 def config_file(path: pathlib.Path, config: Config, more: str = "") -> str:
-    """Writes a --config file of a config, and what else is to be in it; returns the flag."""
+    """Writes a --config file with a config and more code; returns the flag."""
     path.write_text(
         "from alexnet_jax.config import from_json\n\n\n"
         f"def get_config():\n    return from_json({to_json(config)!r})\n\n\n{more}"

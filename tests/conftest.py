@@ -5,8 +5,8 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
-# XLA's own passes as ever, LLVM's left out: programs compile in half the time. Tests about last
-# bits ask for them again (`as_in_production`).
+# XLA's own passes run, LLVM's do not: programs compile in half the time. Tests of the last bits
+# turn LLVM's on again (`as_in_production`).
 _QUICK = "--xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}"
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-# Where TFDS itself needs TensorFlow (its dataset builder lists them): one PNG, 22 CMYK JPEGs.
+# Photographs for which TFDS needs TensorFlow (its dataset builder lists them).
 PNG = "n02105855_2933"
 CMYK = """n01739381_1309 n02077923_14822 n02447366_23489 n02492035_15739 n02747177_10752
 n03018349_4028 n03062245_4620 n03347037_9675 n03467068_12171 n03529860_11437 n03544143_17228
@@ -38,7 +38,7 @@ def write_archives(folder: pathlib.Path, each: int = 1, truncated: int = 0) -> d
     """Writes the three archives; returns how many images are in each.
 
     Every class has an archive of its own; the 23 odd files have their own names and kinds; the
-    first images of some classes are cut short.
+    images of the first `truncated` classes are cut short.
     """
     folder.mkdir(parents=True)
     classes = (LABELS / "labels.txt").read_text().split()

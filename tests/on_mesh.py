@@ -111,7 +111,7 @@ def apart(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def flipped(array: jax.Array, device: jax.Device) -> jax.Array:
-    """An array whose copy on one device has another bit."""
+    """Returns the array with a bit flipped in one device's copy."""
     parts = []
     for shard in array.addressable_shards:
         own = np.array(shard.data)

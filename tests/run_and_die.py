@@ -3,7 +3,7 @@
 run_and_die.py CONFIG.json WORKDIR "step 3" | "save 2" | "committing 2" | "sealing 2"
     | "sealed 2" | "evaluate 3" | "row 3" | "signal 15 2" | "upload 20" | "removal 3" | ""
 
-An upload is the 20th object that is written to a bucket, and a removal the 3rd that is removed.
+"upload 20" dies at the 20th object to be written to a bucket, "removal 3" at the 3rd to be removed.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import pathlib
 import signal
 import sys
 
-sys.modules["torch"] = None  # tensorboardX would load it, for seconds, where it is installed
+sys.modules["torch"] = None  # if it is installed, tensorboardX imports it, which takes seconds
 
 from alexnet_jax import train  # noqa: E402
 from alexnet_jax.config import from_json  # noqa: E402

@@ -1,4 +1,4 @@
-"""The house of CONTRIBUTING.md: what lies where, and that imports point one way."""
+"""The layout in CONTRIBUTING.md: what lies where, and that imports point one way."""
 
 import ast
 import pathlib
@@ -133,8 +133,8 @@ def test_nothing_in_the_package_imports_what_is_around_it():
         assert not {name.split(".")[0] for name in imports(path)} & {"experiments", "tests"}
 
 
-# Who may ask which back end there is, or name one: the choice, what it chooses among, the machine,
-# and the locking of pages. Reports say it, and benchmarks size themselves by it.
+# Modules that may query or name a back end: the choice of kernels, the kernels it chooses from, the
+# machine, and page locking. Reports print the back end, and benchmarks set their size by it.
 MAY_ASK = ("ops.", "host.", "feed.page_locked", "training.report", "benchmarks.")
 BACK_END = re.compile(
     r"default_backend|platform_dependent|[\"'](cpu|gpu|cuda|rocm|tpu)[\"']|\b(cpu|cuda)="
@@ -164,7 +164,7 @@ def test_only_one_file_compares_a_schemes_name():
 
 
 def test_what_is_cited_from_experiments_is_there():
-    """A comment cites a page with a number, which is an anchor of its README."""
+    """A comment cites a page and a number, which must be an anchor in the page's README."""
     cited = 0
     for path in MODULES.values():
         for page, number in re.findall(r"experiments/(\w+)(?:, (\w\d+))?", path.read_text()):

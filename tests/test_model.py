@@ -81,7 +81,7 @@ def test_dropout_scaling():
         return [standard_tree.logits(network, params, x, k) for k in (None, keys)]
 
     results = {scaling: both(scaling) for scaling in ("test", "train")}
-    # Two layers of dropout at 0.5, no later bias but fc8's zero: a factor of about four.
+    # Two dropout layers at 0.5, and no later bias except fc8's zeros: a factor of about four.
     np.testing.assert_allclose(results["train"][0], results["test"][0] * 4, rtol=1e-4)
     np.testing.assert_allclose(results["train"][1], results["test"][1] * 4, rtol=1e-4)
 
@@ -127,7 +127,7 @@ def test_bfloat16_computes_near_float32_with_float32_parameters():
     ],
 )
 def test_a_gpu_s_ways_give_the_same_network(recipe, precision, other):
-    """Its own normalisation, pooling, biases and arrays of columns, logits and gradients."""
+    """A GPU's normalisation, pooling, biases and arrays of columns: same logits and gradients."""
     config = dataclasses.replace(configs.get(recipe).model, **other)
     config.init, config.width = "he", 1 / 16
     network = models.build(config, 7, precision)
@@ -180,9 +180,9 @@ def test_caffe_layer_vectors(shared_data):
         assert float(error.max()) <= 1e-5 * float(largest), name
 
 
-# What the presets' sources say, written again for PyTorch, whose LRN divides alpha by the window:
-# zeros around an image, columns, layers 1 and 2, (alpha, k), windows across columns, and what the
-# outputs of fc6 and fc7 are multiplied by when testing.
+# The presets' sources, written again for PyTorch, whose LRN divides alpha by the window: padding of
+# an image, columns, layers 1 and 2, (alpha, k), windows across columns, and the factor on the
+# outputs of fc6 and fc7 at test time.
 PRESETS = {
     "paper": ((0, 0), 2, "relu norm pool", "relu norm pool", (5e-4, 2.0), False, 0.5),
     "paper_conv6": ((0, 0), 2, "relu norm pool", "relu norm pool", (5e-4, 2.0), False, 0.5),
@@ -249,7 +249,7 @@ def relative_error(got, want):
     return np.linalg.norm(np.asarray(got) - want) / np.linalg.norm(want)
 
 
-# caffenet is bvlc_alexnet in another order, which original_code shows too.
+# caffenet is bvlc_alexnet with layers in another order, which original_code covers too.
 @pytest.mark.parametrize(
     ("preset", "activation"),
     [
@@ -263,10 +263,10 @@ def relative_error(got, want):
 def test_whole_network_against_torch(preset, activation):
     """Logits and the gradient of every parameter, float32; the paper's at its full width.
 
-    About one image in four has a near-tie of a ReLU or a pooling window that rounding decides
-    otherwise in PyTorch, which moves the gradients below it by more than the tolerance; the others
-    agree to 2e-6. So images are drawn until two have every gradient right, six at most; the logits
-    must be right for all.
+    In about one image of four, a ReLU or a pooling window has a near-tie that rounding resolves
+    differently in PyTorch, which moves the gradients below it by more than the tolerance; the other
+    images agree to 2e-6. So the test draws images until every gradient of two is right, six at
+    most; the logits must be right for all.
     """
     torch = pytest.importorskip("torch")
     recipe = configs.get(preset)

@@ -53,7 +53,7 @@ def test_inference_beside_another_runtime(name):
 
 
 def test_input_has_a_row_for_each_part(tmp_path):
-    """As the command: PyTorch forks its processes, where this one's JAX has threads."""
+    """Runs the command in its own process: PyTorch forks, and this process has JAX's threads."""
     write_folder(tmp_path / "set", train=300, val=0)
     with_torch = importlib.util.find_spec("torch") is not None
     command = [sys.executable, "-m", "alexnet_jax.benchmark", "input", "--rounds=1"]
@@ -93,7 +93,7 @@ def test_what_was_done_when_a_rate_begins_is_not_counted(monkeypatch):
 
 
 def test_the_loops_processes_import_what_prepares_do():
-    """Another module more, and what it takes to import and to end is counted against the loop."""
+    """With one more module, its import and shutdown would count against the loop."""
     code = "import sys; import {}; print(*{{n.split('.')[0] for n in sys.modules}})"
     found = [
         set(subprocess.check_output([sys.executable, "-c", code.format(name)], text=True).split())
@@ -169,7 +169,7 @@ def test_parts_of_the_network_have_all_its_products():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_what_parts_must_move_is_what_they_are_given_and_give(precision):
-    """A gradient of a product has the product's three arrays; parameters are float32 always."""
+    """A product's gradient moves the product's three arrays; parameters are always float32."""
     config = steps.prepared(narrow(precision=precision))
     found = {part.name: part for part in layers.parts(config)}
     (x, kernel), width = found["fc7 forward"].arguments, 4 if precision == "float32" else 2
@@ -202,7 +202,7 @@ def test_training_is_compared_with_its_bare_step(trained_run):
 
 
 def test_fast_calls_are_timed_together(monkeypatch):
-    """A clock that goes on by 20 ms a call: three calls fill 50 ms, and each mean is 20."""
+    """Each call advances the clock by 20 ms: three calls fill 50 ms, and each mean is 20 ms."""
     clock, calls = [0.0], []
 
     def called():
@@ -216,7 +216,7 @@ def test_fast_calls_are_timed_together(monkeypatch):
 
 
 def test_the_largest_batch_is_the_largest():
-    """Memory grows by 3 an image beside 100, and by 50 more from 300 images on."""
+    """Needs 100 plus 3 an image, and 50 more from 300 images on."""
 
     def needed(batch):
         return 100 + 3 * batch + (50 if batch >= 300 else 0)

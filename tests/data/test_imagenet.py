@@ -15,7 +15,6 @@ from alexnet_jax.data.store import store
 from alexnet_jax.data.types import DataError
 
 
-# Where TFDS itself needs TensorFlow (its dataset builder lists them): one PNG, 22 CMYK JPEGs.
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     path = tmp_path_factory.mktemp("tfds")
@@ -70,7 +69,7 @@ def test_a_worker_s_copy_of_a_split_is_the_same(data_dir):
 
 
 def test_a_store_beside_the_archives_does_not_hide_them(data_dir, tmp_path):
-    """Under the very name of the data set, finished or not; what TFDS prepared there is TFDS's."""
+    """A store may have the data set's name, finished or not; what TFDS prepared stays TFDS's."""
     (tmp_path / "downloads").symlink_to(data_dir / "downloads")
     (tmp_path / "imagenet2012" / store.UNFINISHED).mkdir(parents=True)
     config = Config(dataset="imagenet2012", data_dir=str(tmp_path))
@@ -99,7 +98,7 @@ def test_missing_and_wrong_archives_are_named(tmp_path):
 
 
 def test_a_damaged_header_is_not_the_end(tmp_path):
-    """`tarfile` stops there without a word, and all that follows would be missing."""
+    """`tarfile` stops there silently, and everything behind it would be missing."""
     write_archives(tmp_path / "whole")
     for file in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"):
         data = bytearray((tmp_path / "whole" / file).read_bytes())

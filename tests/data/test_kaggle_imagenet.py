@@ -13,7 +13,7 @@ CLASSES = ("n01440764", "n02085620", "n03028079")
 
 @pytest.fixture
 def both(tmp_path):
-    """The layout as it is unpacked, with what lies in it beside, and plain folders."""
+    """The unpacked layout with its other files, and plain folders."""
     kaggle, plain = tmp_path / "kaggle", tmp_path / "plain"
     images = kaggle / "ILSVRC" / "Data" / "CLS-LOC"
     rng, rows, number = np.random.default_rng(0), ["ImageId,PredictionString"], 0
@@ -74,7 +74,7 @@ def test_without_a_solution_it_says_what_is_missing(both):
 
 
 def test_where_somebody_sorted_the_validation_images_it_is_a_folder(both):
-    """And a folder that is called as one of the layout's own."""
+    """Also in a folder with the name of one of the layout's own."""
     kaggle, plain = both
     renamed = kaggle.rename(kaggle.parent / "ILSVRC")
     found = open_dataset(Config(dataset=str(renamed)))

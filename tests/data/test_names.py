@@ -1,4 +1,4 @@
-"""Names in two pieces of memory, and the folders whose files have them."""
+"""Names packed into two pieces of memory, and folders whose files have such names."""
 
 import hashlib
 import pickle
@@ -11,7 +11,7 @@ from alexnet_jax.data.folder import UNLABELLED, Folder
 from alexnet_jax.data.names import Names
 from alexnet_jax.data.types import DataError
 
-# As they come from a disk: any bytes but what no file's name has.
+# Names as a disk may have them: any bytes.
 ON_DISK = st.binary(max_size=20).map(lambda name: name.decode(errors="surrogateescape"))
 
 

@@ -1,4 +1,4 @@
-"""Images as strangers' disks have them: decoded as Pillow does, or refused by their name."""
+"""Odd images as found on users' disks: decoded as Pillow does, or refused by name."""
 
 import io
 import random
@@ -94,7 +94,7 @@ def test_a_jpeg_whose_decoder_had_to_make_pixels_up_is_bad(photograph, kind):
 
 
 def header(width: int, height: int) -> bytes:
-    """A PNG's and a JPEG's first bytes, of any size; there is nothing behind."""
+    """The first bytes of a PNG of any size; no pixels follow."""
     return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big")
 
 

@@ -1,4 +1,4 @@
-"""Another data set's labels, by the names of their classes."""
+"""Another data set's labels, mapped by the names of the classes."""
 
 import numpy as np
 import pytest

@@ -68,7 +68,7 @@ def test_sums_do_not_depend_on_the_order(images, monkeypatch):
 
 
 def test_sums_that_were_kept_go_on(images):
-    """As a preparation does that was stopped."""
+    """As in a preparation that resumes after a stop."""
     begun, whole = summed(images[:12]), summed(images)
     pixels, products = begun.pixels, begun.products
     kept = PixelSums.of(12, pixels, products)

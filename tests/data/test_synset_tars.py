@@ -26,7 +26,7 @@ def add(archive, name, data=b"", kind=tarfile.REGTYPE):
 
 @pytest.fixture
 def both(tmp_path):
-    """The archives with what else lies in them and beside, and plain folders."""
+    """The archives, with other files in and beside them, and plain folders."""
     tars, plain, rng = tmp_path / "fall", tmp_path / "plain", np.random.default_rng(0)
     tars.mkdir()
     for name, count in CLASSES.items():
@@ -83,7 +83,7 @@ def test_it_is_the_folder_s_data_set_record_by_record(both):
 
 
 def test_one_archive_of_all_is_the_same(both, tmp_path):
-    """As fall11_whole.tar comes, in a folder of its own or not; other programs' entries too."""
+    """Like fall11_whole.tar, whose archives lie in a folder; with other programs' entries too."""
     tars, plain = both
     whole = tmp_path / "fall11_whole.tar"
     with tarfile.open(whole, "w") as outer:
@@ -104,7 +104,7 @@ def test_one_archive_of_all_is_the_same(both, tmp_path):
 
 @pytest.mark.parametrize("kept", [-1024, 1600, 700])
 def test_an_archive_inside_that_is_cut_short_is_named(both, tmp_path, kept):
-    """What follows it is not taken for its own."""
+    """The entries behind it are not mistaken for its own."""
     tars, _ = both
     whole = tmp_path / "whole.tar"
     data = (tars / "n00004475.tar").read_bytes()
@@ -165,7 +165,7 @@ def test_archives_of_something_else_are_refused(both):
 
 
 def test_memory_is_a_few_bytes_an_image(tmp_path):
-    """Two hundred thousand empty images: of each no object is kept."""
+    """Two hundred thousand empty images: no object is kept for any of them."""
     count = 200_000
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:

@@ -130,7 +130,7 @@ def test_pools_cover_the_whole_map():
 
 @pytest.fixture(scope="module")
 def drawn():
-    """256 images whose class their brightness says."""
+    """256 images whose brightness shows their class."""
     rng = np.random.default_rng(0)
     label = rng.integers(0, 10, 256).astype(np.int32)
     image = rng.integers(0, 25, (256, 32, 32, 3)) + 22 * label[:, None, None, None]
@@ -236,7 +236,7 @@ def test_schedules_are_the_authors():
 
 
 def test_the_fastest_rate_is_looked_for_beyond_the_ends():
-    """Epochs to the goal are least at 0.08; a rate is not trained longer than the best before."""
+    """0.08 reaches the goal in the fewest epochs; no rate trains longer than the best so far."""
     given = {}
 
     def made(rate, epochs):

@@ -1,4 +1,4 @@
-"""Published convolutions out of a package whose file is a pickle, which is never unpickled."""
+"""Published convolutions, read from a package's pickle file without unpickling it."""
 
 import io
 import pickle

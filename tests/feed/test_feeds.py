@@ -1,4 +1,4 @@
-"""Steps are fed the same batches whichever way the images come."""
+"""Every feed gives the steps the same batches."""
 
 import concurrent.futures
 import dataclasses
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 def taken(feeding: Feeding, devices: jax.sharding.Mesh, fed: dict, step: int | None) -> dict:
-    """Returns the batch that devices take from what they are fed with, in the order of rows."""
+    """Returns the batch that the devices make from what a feed gives them, in row order."""
 
     def take(at: jax.Array, fed: dict) -> dict:
         return feeding.evaluation(fed) if step is None else feeding.training(fed, at)
@@ -219,7 +219,7 @@ def test_dispatches_end_where_something_is_due():
 
 
 def test_a_bad_image_stops_the_host_s_feed_at_its_own_batch(folder):
-    """Though each batch is put on the devices before the two before it are asked for."""
+    """Although each batch goes to the devices before the two previous ones are requested."""
     config = small.config(folder)
     source = open_dataset(config).open("train")
     bad = next(i for i in range(len(source)) if source[i].image == b"broken")
@@ -254,7 +254,7 @@ def test_the_loop_does_not_wait_while_two_more_batches_are_put_on_the_devices(fo
 
 
 def test_an_end_before_the_last_batch_waits_for_one_batch_at_most(folder, monkeypatch):
-    """What is on its way when a run ends, which may take long to read."""
+    """A batch may be under way when a run ends, and may take long to read."""
     config = small.config(folder)
     devices = mesh.build(config.mesh)
     reader = ImageReader(open_dataset(config).open("train"), config.resize, on_bad_image="skip")

@@ -1,4 +1,4 @@
-"""What is asked of NVIDIA's driver, with one that only notes it."""
+"""Calls of NVIDIA's driver, with a stand-in that only records them."""
 
 import types
 import weakref
@@ -10,7 +10,7 @@ from alexnet_jax.feed import page_locked
 
 
 class Driver:
-    """Notes the memory that is locked; every call returns `result`."""
+    """Records the locked memory; a call that locks memory returns `result`."""
 
     def __init__(self, result: int = 0) -> None:
         self.locked: dict[int, int] = {}

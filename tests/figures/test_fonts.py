@@ -16,7 +16,7 @@ def matplotlib_is_older() -> bool:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    """A machine with matplotlib's own fonts alone, to which nothing was said yet."""
+    """A machine with only matplotlib's own fonts, where no note was printed yet."""
     own = [font for font in fontManager.ttflist if "mpl-data" in font.fname]
     assert any(font.name.startswith("Last Resort") for font in own) or matplotlib_is_older()
     monkeypatch.setattr(fontManager, "ttflist", own)

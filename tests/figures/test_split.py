@@ -93,7 +93,7 @@ MESHES = {
 
 
 def number(text):
-    """The bytes that a label shows, and to how many digits."""
+    """The bytes that a label shows."""
     shown, unit = re.search(r"([\d.]+(?:e[+-]\d+)?) (MB|kB)", text).groups()
     return float(shown) * {"MB": 1e6, "kB": 1e3}[unit]
 
@@ -108,7 +108,7 @@ def test_the_numbers_are_those_of_the_compiled_step(name):
     collectives = communication.compiled(train.compile_train_step(config))
     picture = split.draw(config, 1000, collectives, data)
     texts = [text for text in picture.axes[0].texts if "B" in text.get_text()[-4:]]
-    # Each label by its place, what it is of, its kind and its direction.
+    # Each label's key: its place, its layer, its kind and its direction.
     layers = [box.layer for box in split.shares(config, 1000, data)]
     places = {at - 0.5: layer for at, layer in enumerate([*layers, split.LOSS])}
     found = {}
@@ -169,7 +169,7 @@ def test_sums_have_arrows_among_the_devices_that_make_them(shape, sets):
     }
     wanted = {pair for own in sets for pair in itertools.pairwise(own)}
     assert pairs >= wanted
-    # Besides them, sums over all devices or over those of one shard alone.
+    # All other arrows are sums over all devices, or over those of one shard.
     rows = shape[0] * shape[1]
     assert pairs - wanted <= set(itertools.pairwise(range(rows)))
 

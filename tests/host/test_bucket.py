@@ -1,4 +1,4 @@
-"""Folders of buckets: copies, what is written back and in which order, and who holds them."""
+"""Folders in buckets: local copies, the order of uploads, and who holds a folder."""
 
 import contextlib
 import shutil
@@ -25,7 +25,7 @@ def server(monkeypatch, tmp_path):
 
 @pytest.fixture
 def elsewhere(monkeypatch, tmp_path):
-    """Returns what another machine sees of a folder."""
+    """Returns a function that reads a folder as another machine sees it."""
 
     def look(url=URL):
         monkeypatch.setenv(
@@ -140,7 +140,7 @@ def test_a_checkpoint_that_a_kill_left_half_written_is_none(elsewhere, monkeypat
 
 
 def step_of(folder, step):
-    """Makes a checkpoint in a copy, of files whose names come before and after its seal's."""
+    """Makes a checkpoint in a copy; its files' names sort before and after the seal's."""
     own = folder / "checkpoints" / str(step)
     (own / "default").mkdir(parents=True)
     for name in ("a", "commit_success.txt", "default/data", "default/z", "digests.json", "z"):
@@ -149,7 +149,7 @@ def step_of(folder, step):
 
 @pytest.mark.parametrize("second", [0, 1, 4])
 def test_a_kill_at_any_request_leaves_whole_checkpoints(monkeypatch, elsewhere, second):
-    """A push makes one and removes another; a start after it, killed too, puts that right."""
+    """A push uploads one and removes another; the next start, also killed, repairs the bucket."""
     upload, delete = Bucket.upload, Bucket.delete
     left = [0]
 
@@ -193,7 +193,7 @@ def test_a_kill_at_any_request_leaves_whole_checkpoints(monkeypatch, elsewhere, 
 
 
 def test_checkpoints_of_older_code_stay(elsewhere):
-    """They have no seal; nor has one that was moved aside because it was lost."""
+    """They have no seal, and neither has one that was moved aside because its seal was lost."""
     for name in ("checkpoints/7/data", "checkpoints/damaged_9/data", "metrics.jsonl"):
         Bucket(URL).upload(name, b"old")
     folder = paths.local(URL, "--workdir")
@@ -259,7 +259,7 @@ def test_a_lost_answer_to_a_renewal_ends_no_run(monkeypatch):
 
     def twice(self, data, **options):
         upload(self, data, **options)
-        return upload(self, data, **options)  # which the first one's generation forbids
+        return upload(self, data, **options)  # refused: the first upload has changed the generation
 
     with monkeypatch.context() as losing:
         losing.setattr(Blob, "upload_from_string", twice)

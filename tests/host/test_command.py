@@ -1,4 +1,4 @@
-"""What a command does first: nobody else's modules, paths of this machine, one at a time."""
+"""A command's first steps: no foreign modules, this machine's paths, one process at a time."""
 
 import os
 import subprocess

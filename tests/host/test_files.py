@@ -1,4 +1,4 @@
-"""The size of a folder into which another thread or process writes; digests ahead of their use."""
+"""The size of a folder while others write into it, and hashes computed ahead of their use."""
 
 import hashlib
 import os

@@ -9,7 +9,7 @@ GIB = 2**30
 
 @pytest.fixture
 def groups(tmp_path, monkeypatch):
-    """Control groups of which this process is in some: a text as the kernel has it, and limits."""
+    """Puts this process into control groups: the kernel's text that names them, and limits."""
 
     def made(own: str, limits: dict[str, str]) -> None:
         (tmp_path / "own").write_text(own)

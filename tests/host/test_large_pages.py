@@ -12,7 +12,7 @@ from alexnet_jax.host import large_pages
 
 @pytest.fixture
 def started(monkeypatch) -> list[list[str]]:
-    """What this process would have started again as."""
+    """The command lines with which this process would have restarted."""
     found: list[list[str]] = []
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.setattr(large_pages, "ACCELERATORS", ())

@@ -118,7 +118,7 @@ def test_other_threads_have_no_signals():
 
 
 def test_a_handler_of_ones_own_may_take_its_time():
-    """The thread that ends a process that hangs leaves it alone."""
+    """The thread that ends a hanging process does not interrupt it."""
     program = """
 import os, signal, threading
 from alexnet_jax.host import signals

@@ -1,4 +1,4 @@
-"""The watchdog ends who stands still, and nobody else."""
+"""The watchdog ends a process that makes no progress, and no other."""
 
 import subprocess
 import sys

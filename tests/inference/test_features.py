@@ -44,7 +44,7 @@ def test_fc8_of_a_split_is_the_logits_and_fc7_what_they_are_made_of(run):
 
 @pytest.mark.parametrize("in_common", [0.0, 1000.0])
 def test_nearest_is_a_search_over_all(rng, in_common):
-    """Also of vectors that are near each other and far from 0, as after biases of 1."""
+    """Also for vectors close to each other and far from 0, as after biases of 1."""
     queries = in_common + rng.standard_normal((5, 12), np.float32)
     candidates = in_common + rng.standard_normal((300, 12), np.float32)
     queries, candidates = queries.astype(np.float32), candidates.astype(np.float32)

@@ -1,4 +1,4 @@
-"""The Python face: a run's network, used as a notebook uses it."""
+"""The Python interface: a run's network, used as in a notebook."""
 
 import builtins
 import doctest
@@ -157,7 +157,7 @@ def test_every_public_function_has_an_example():
 
 @pytest.mark.parametrize("kind", ["jax", "strings"])
 def test_arrays_of_other_kinds(network, photograph, kind):
-    """What jax.Array iterates over is its rows: it is one image all the same."""
+    """Iterating over a jax.Array yields its rows, but it is one image all the same."""
     pixels = np.asarray(Image.open(photograph))
     given = jnp.asarray(pixels) if kind == "jax" else np.array([str(photograph)])
     [got], [want] = network.predict(given), network.predict(pixels)

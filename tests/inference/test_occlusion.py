@@ -1,4 +1,4 @@
-"""What an answer needs, of a network whose answer is known to need one corner."""
+"""Occlusion, with a network whose answer is known to depend on one corner."""
 
 import types
 
@@ -10,7 +10,7 @@ from alexnet_jax.inference import occlusion
 
 
 class OfACorner:
-    """Says class 1 by how light the photograph's lower left corner is."""
+    """Scores class 1 by the brightness of the photograph's lower left corner."""
 
     config = types.SimpleNamespace(resize=40, image_size=32, exif_orientation=False)
     setup = types.SimpleNamespace(views=types.SimpleNamespace(mean=np.array([10.0, 20.0, 30.0])))

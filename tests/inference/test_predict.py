@@ -29,7 +29,7 @@ def test_the_command_prints_five_best_and_draws_them(run):
 
 
 def test_photographs_of_one_name_and_names_of_every_kind(run, tmp_path):
-    """Each has its picture, none writes onto a photograph, and no name writes on the terminal."""
+    """Each has its own picture, none overwrites a photograph, and no name controls the terminal."""
     pixels = sorted((run / "set" / "val" / "light").iterdir())[0].read_bytes()
     names = ["a/x.jpg", "b/x.jpg", "b/X.JPG", "x_2.png", "out/y.png", "$_^\\{x}$.jpg"]
     names += [b"\xff\xfe.jpg", "esc\x1b[31m\nnext.jpg", "鹤.jpg", f"{'n' * 250}.jpg"]

@@ -217,7 +217,7 @@ def test_a_split_without_labels_is_submitted_not_scored(run, monkeypatch):
 
 
 def test_networks_are_averaged(run):
-    """Table 2: the mean of what each says; the second is the first with other weights."""
+    """Table 2: the mean of the networks' answers; the second is the first with other weights."""
     first = trained.load(run / "w", which="latest")
     other = dataclasses.replace(first, params=jax.tree.map(lambda p: 1.5 * p, first.params))
 

@@ -39,7 +39,7 @@ def by_newton(x, labels, penalty, classes):
     x = np.concatenate([x, np.ones((n, 1))], axis=1)
     w = np.zeros((d + 1, classes))
     weight = np.full(d + 1, penalty)
-    weight[d] = 1e-9  # biases are free; the softmax itself leaves one direction open
+    weight[d] = 1e-9  # biases have no penalty; the softmax leaves one direction free
     for _ in range(50):
         z = x @ w
         p = np.exp(z - z.max(axis=1, keepdims=True))

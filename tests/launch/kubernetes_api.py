@@ -1,4 +1,4 @@
-"""What a cluster's API server answers a pod of a manifest: on loopback, with TLS."""
+"""A stand-in for a cluster's API server: answers a manifest's pods, on loopback, with TLS."""
 
 import contextlib
 import http.server
@@ -27,10 +27,10 @@ exec "$@"
 
 
 class Cluster:
-    """Pods of one Job, of a JobSet or alone, as the manifest has it."""
+    """The pods of a manifest's one Job, with or without a JobSet around it."""
 
     def __init__(self, documents: list[dict[str, Any]], folder: pathlib.Path) -> None:
-        """Takes the documents of a manifest; what pods are given is written to a folder."""
+        """Takes a manifest's documents, and a folder for the files that pods get."""
         self.folder = folder
         self.jobset = next((d for d in documents if d["kind"] == "JobSet"), None)
         self.services = [d for d in documents if d["kind"] == "Service"]
@@ -52,7 +52,7 @@ class Cluster:
         self.pod = self.job["spec"]["template"]["spec"]
 
     def pod_at(self, address: str) -> dict[str, Any]:
-        """Returns the pod of an address; its index is the last number of that, from 1."""
+        """Returns the pod at an address; the address's last number, less one, is its index."""
         index = int(address.rsplit(".", 1)[1]) - 1
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": self.name, "uid": "1"}
         return {

@@ -23,11 +23,11 @@ class Kernel:
         """Runs a cell.
 
         Args:
-          code: of it.
-          interrupted_after: a text of its output, at which it is interrupted.
+          code: the cell's code.
+          interrupted_after: interrupt the cell once its output contains this text.
 
         Returns:
-          What it printed and showed; and its error as a notebook shows it, without colours.
+          The cell's output, and its error as a notebook shows it, without colours.
         """
         said, interrupted = [], threading.Event()
         error = ""

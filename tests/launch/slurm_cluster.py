@@ -54,7 +54,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(folder: pathlib.Path) -> Iterator[Cluster]:
-    """Starts munge, a controller and two nodes, whose names nobody resolves."""
+    """Starts munge, a controller and two nodes, whose names need not resolve."""
     host = socket.gethostname()
     ports = [free_port() for _ in range(3)]
     path = f"{os.environ['PATH']}:/usr/sbin"

@@ -1,4 +1,4 @@
-"""Slurm and MPI as Debian has them, really run on this machine: what they end with."""
+"""Real runs with Debian's Slurm and MPI on this machine, and their results."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def flags(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, flags):
-    """What one process ends with."""
+    """The summary of a run with one process."""
     workdir = tmp_path_factory.mktemp("alone") / "w"
     run = [sys.executable, "-m", "alexnet_jax.main", f"--workdir={workdir}", *flags]
     subprocess.run(run, check=True, env=environment(), capture_output=True)
@@ -69,7 +69,7 @@ def summary(workdir: pathlib.Path) -> dict:
 
 
 def assert_nothing_is_lost(workdir: pathlib.Path) -> None:
-    """The newest checkpoint is of the last update that has a row; every one has."""
+    """The newest checkpoint is of the last update with a row; every update has a row."""
     saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert saved == max(row["step"] for row in small.rows(workdir) if row["split"] == "train")
 

@@ -1,4 +1,4 @@
-"""launch/keep_running.sh: starts again while a run gets on, and gives up where it does not."""
+"""launch/keep_running.sh: restarts a run while it makes progress, and gives up when it does not."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""launch/kubernetes: manifests by their schemas, and runs of their pods beside a stand-in API."""
+"""launch/kubernetes: manifests and their schemas, and runs of their pods with a stand-in API."""
 
 import importlib.util
 import json
@@ -165,7 +165,7 @@ def test_pods_meet_and_train_as_one_run(tmp_path, name):
     reason="needs the kubernetes package, openssl, and a mount namespace of its own",
 )
 def test_a_pod_without_rights_is_told_so(tmp_path):
-    """A service account that the role was not given to."""
+    """The service account is not bound to the role."""
     cluster = Cluster(documents(FOLDER / "job.cpu.yaml"), tmp_path)
     command = [sys.executable, "-m", "alexnet_jax.main", "--distributed", "--workdir=w"]
     with cluster.served() as environment:

@@ -124,7 +124,7 @@ def test_a_notebook_runs_from_any_folder(tmp_path, name):
 
 
 def test_a_command_in_a_cell_leaves_its_kernel(cells):
-    """%run: state stays, flags are each command's own, and what is wrong is one line."""
+    """%run keeps the kernel's state, gives each command its own flags, and an error is one line."""
     assert cells.run("import jax; devices = jax.devices(); x = 41")[1] == ""
     said, error = cells.run(f"%run -m alexnet_jax.main -- {TINY.format(steps=2)}")
     assert not error and "step 2: validation top-1 error" in said

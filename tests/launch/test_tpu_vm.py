@@ -1,4 +1,4 @@
-"""launch/tpu_vm.sh: what it asks gcloud for; no TPU is there, and none is asked for."""
+"""launch/tpu_vm.sh: its calls of a stand-in gcloud; no TPU is present, and none is requested."""
 
 import os
 import shlex
@@ -11,7 +11,7 @@ SCRIPT = str(ROOT / "launch" / "tpu_vm.sh")
 SLICE = ["--type=v5litepod-8", "--zone=us-west4-a"]
 RUN = ["--", "--workdir=/mnt/b/my run", "--config=paper"]
 
-# A slice that is WAITING once, ACTIVE then; its first run ends when it is taken away.
+# A slice is WAITING at first, then ACTIVE; its first TAKEN runs end because it is taken away.
 GCLOUD = """#!/usr/bin/env bash
 printf '%q ' "$@" >> calls; echo >> calls
 n=$(grep -c 'queued-resources create' calls)
@@ -26,7 +26,7 @@ esac
 
 
 def called(tmp_path, *arguments, **environment):
-    """Runs the script with a gcloud that notes what it is asked; returns code, words, calls."""
+    """Runs the script with a gcloud that records its calls; returns exit code, output and calls."""
     program = tmp_path / "bin" / "gcloud"
     program.parent.mkdir()
     program.write_text(GCLOUD)

@@ -30,7 +30,7 @@ has_options = pytest.mark.skipif(
 
 @has_options
 def test_a_convolution_is_compiled_with_the_options(fresh, rng):
-    """Without oneDNN, so that it is XLA's that they are for; against the textbook's."""
+    """Without oneDNN, so that the options reach XLA's convolution; against the textbook's."""
     assert compilation.options() == compilation.CPU
     x = jnp.asarray(rng.normal(size=(2, 9, 9, 8)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 4, 6)), jnp.float32)
@@ -138,7 +138,7 @@ def test_matrix_units_are_fed_as_they_like(platform):
     def gradient(params, images):
         return jax.grad(lambda p: network.apply({"params": p}, images).sum())(params)
 
-    # There is no such device here: the program is made for one, not compiled.
+    # There is no such device here: the program is lowered for one, not compiled.
     with ways.using("auto", platform):
         lowered = jax.jit(gradient).trace(params, images).lower(lowering_platforms=(platform,))
     assert {leaf.dtype for leaf in jax.tree.leaves(lowered.out_info)} == {jnp.dtype("float32")}

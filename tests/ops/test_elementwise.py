@@ -50,7 +50,7 @@ def test_conv_and_its_gradients(rng, way, side, channels, out, size, stride, pad
 
 
 def test_a_gpu_s_conv1_sees_blocks_of_whole_pixels():
-    """Four numbers a pixel: with three, each is made by itself (experiments/speed, s3)."""
+    """Four numbers a pixel: with three, a GPU makes each by itself (experiments/speed, s3)."""
     x, kernel = jnp.ones((2, 227, 227, 3), jnp.bfloat16), jnp.ones((11, 11, 3, 96), jnp.bfloat16)
     with platform.using("auto", "cuda"):
         text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, 4)).lower(x, kernel).as_text()
@@ -129,9 +129,9 @@ def test_dropout_belongs_to_the_example(rng):
 
 
 def test_each_platforms_way_is_the_other_s(rng):
-    """What has no other test of both: CPUs' products, and copies of images."""
+    """Pairs that no other test compares: CPUs' products, and copies of images."""
     x = jnp.asarray(rng.normal(size=(2, 9, 8, 6)), jnp.float32)
-    # Positive: a sum that cancels keeps the rounding of its terms, which CPUs order as they like.
+    # Positive: a sum that cancels keeps its terms' rounding, and CPUs add terms in any order.
     rows = jnp.abs(x[0, 0])
     matrix = jnp.asarray(rng.uniform(0.1, 1, size=(8, 5)), jnp.float32)
     np.testing.assert_allclose(matmul_cpu._small_product(rows, rows.T), rows @ rows.T, 1e-5)
@@ -149,7 +149,7 @@ def test_each_platforms_way_is_the_other_s(rng):
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 1024), (128, 1024), (32, 8)])
 def test_deep_products_are_not_turned_first(rows, columns):
-    """YNNPACK turns the whole matrix first; and a device's share takes what the whole takes."""
+    """YNNPACK would transpose the whole matrix first; a device's share must avoid it too."""
     x = jax.ShapeDtypeStruct((rows, 2048), jnp.float32)
     matrix = jax.ShapeDtypeStruct((2048, columns), jnp.float32)
     with platform.using("auto", platform.PLAIN_CPU):

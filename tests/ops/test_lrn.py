@@ -48,7 +48,7 @@ def test_equals_the_naive_loop(way, size, groups, width, beta, k):
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("lost", [np.nan, np.inf])
 def test_a_column_sees_nothing_of_another(rng, way, dtype, lost):
-    """Not even what is no number, in the values and in the gradients, in any precision."""
+    """Not even NaN or infinity, in values or gradients, in any precision."""
     with enable_x64(dtype == "float64"):
         own, other = jnp.asarray(rng.normal(0, 20, (3, 6)), dtype), jnp.full((3, 6), lost, dtype)
         x = jnp.concatenate([own, other], axis=-1)
@@ -73,7 +73,7 @@ def test_gradient_equals_finite_differences(rng, way, beta, groups):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_relu_and_norm_as_one_are_both(rng, way, groups):
-    """To the last bit: what changes is only what a GPU makes of them in bfloat16."""
+    """To the last bit; only in a GPU's bfloat16 may the two differ."""
     x, dy = (jnp.asarray(rng.normal(0, 20, (3, 4, 12)), jnp.float32) for _ in range(2))
     x = x.at[0, 0].set(0)
     both, both_vjp = jax.vjp(lambda x: lrn(elementwise.relu(x), Lrn(5, 1e-3), groups), x)
@@ -131,7 +131,7 @@ def test_equals_torch(rng, way):
 
 
 def test_a_part_without_neighbours_is_the_whole_to_the_last_bit(rng, as_in_production):
-    """What one device computes of a column must be what several do."""
+    """For a column, one device must compute exactly what several devices compute."""
     x = jnp.asarray(rng.normal(0, 30, (4, 5, 5, 48)), jnp.float32)
     dy = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
     none = jnp.zeros((*x.shape[:-1], 2))

@@ -1,4 +1,4 @@
-"""Four channels in a word, against the same array as it is."""
+"""Four channels packed into a word, compared with the plain array."""
 
 import jax
 import jax.numpy as jnp

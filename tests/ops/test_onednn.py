@@ -41,7 +41,7 @@ def by_windows(x, kernel, stride, padding, groups):
 
 
 def test_the_versions_that_users_get_are_known():
-    """Pins that move want these tests passed with them first, and a line in `VERSIONS`."""
+    """Before a pin moves, these tests must pass with the new version, and `VERSIONS` list it."""
     pins = pathlib.Path(__file__).parents[2].joinpath("requirements.txt").read_text()
     given = re.findall(r"^jaxlib==(\S+)", pins, re.MULTILINE)
     assert given
@@ -231,7 +231,7 @@ def test_it_is_found_inside_a_trace_too(fresh):
 
 @needs_onednn
 def test_a_runs_own_evaluation_has_it(fresh, tmp_path, monkeypatch, caplog):
-    """The loop compiles it where nothing may go to a device by accident."""
+    """The loop compiles it under a guard against accidental transfers to a device."""
     small.write_folder(tmp_path / "set")
     programs, compile_step = [], evaluation.compile_eval_step
 
@@ -283,7 +283,7 @@ def test_one_function_is_traced_for_each():
 
 @needs_onednn
 def test_its_programs_are_not_kept(tmp_path):
-    """XLA reads memory that is not its own when it writes one down."""
+    """XLA reads memory that is not its own when it serialises one."""
     x, kernel = jnp.ones((1, 6, 6, 2)), jnp.ones((3, 3, 2, 4))
     options = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = [jax.config.values[option] for option in options]
@@ -329,7 +329,7 @@ def test_a_jaxlib_built_without_it_says_so(fresh, monkeypatch, caplog):
 
 @needs_onednn
 def test_what_it_says_is_not_believed_unseen(fresh, monkeypatch, caplog):
-    """A call that another jaxlib understands in another way."""
+    """As if another jaxlib understood the call in another way."""
     right = onednn.conv
     monkeypatch.setattr(onednn, "conv", lambda *args, **kwargs: 2 * right(*args, **kwargs))
     assert not onednn.available()

@@ -1,4 +1,4 @@
-"""The one place that chooses, and each way against the reference through it."""
+"""The one place that chooses kernels, and every choice compared with the reference."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def test_other_kernels_are_refused():
 
 
 def test_a_platform_that_is_said_stays_where_kernels_change():
-    """A config's kernels decide, whatever card is computed for."""
+    """The config's kernels decide, whichever device the program is for."""
     with platform.using("reference", "cuda"):
         assert platform.current() == "reference"
         with platform.using("auto"):

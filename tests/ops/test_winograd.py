@@ -53,7 +53,7 @@ def test_it_is_the_convolution(shape, out, padding, taps, rng):
     [(4, 3, 8, (16, 4 * 6 * 6, 8)), (4, 3, 256, (16, 4 * 6 * 6 + 1, 256)), (1, 5, 8, (36, 36, 8))],
 )
 def test_it_multiplies_once_for_four_outputs(images, taps, channels, products):
-    """Sixteen times where nine taps of four pixels were 36; no two matrices whole pages apart."""
+    """16 times where nine taps of four pixels take 36; no two matrices lie whole pages apart."""
     kernel = jnp.zeros((winograd.TILINGS[taps].side ** 2, channels, 8))
     seen = []
 
@@ -67,7 +67,7 @@ def test_it_multiplies_once_for_four_outputs(images, taps, channels, products):
 
 
 def test_factors_are_those_of_lavin_and_gray():
-    """Of 3x3 taps; but for the signs of what is zero at two of three places."""
+    """For 3x3 taps, up to the signs of the kernel rows with two zeros."""
     t = winograd.TILINGS[3]
     np.testing.assert_array_equal(np.abs(t.of_kernel), [[1, 0, 0], [0.5] * 3, [0.5] * 3, [0, 0, 1]])
     np.testing.assert_array_equal(t.of_output, [[1, 1, 1, 0], [0, 1, -1, 1]])

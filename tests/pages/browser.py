@@ -31,5 +31,5 @@ def browser(width: int = 1200, height: int = 1000, dark: bool = False) -> Iterat
 
 
 def problems(found) -> list[str]:
-    """What the browser's console says that is no remark."""
+    """Messages of the browser's console above the level INFO."""
     return [entry["message"] for entry in found.get_log("browser") if entry["level"] != "INFO"]

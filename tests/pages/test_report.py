@@ -123,12 +123,12 @@ def test_many_runs_stay_one_page(folder, tmp_path, monkeypatch, capsys):
 
 
 def pictures_of(path):
-    """What a page's pictures say they show."""
+    """The alternative texts of a page's pictures."""
     return re.findall(r'<img[^>]*alt="([^"]*)"', path.read_text())
 
 
 def test_answers_are_those_of_the_evaluation(folder, one, tmp_path, monkeypatch, capsys):
-    """Nothing is asked again; of a run that older code trained, or damage, the same is shown."""
+    """The page reuses saved answers; if damaged or missing (older code), it predicts anew."""
     monkeypatch.setattr(Network, "predict", None)
     again = report.make([folder / "seed2"], tmp_path / "again.html", with_answers=True)
     assert pictures_of(again) == pictures_of(one)

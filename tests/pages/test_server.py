@@ -32,7 +32,7 @@ BOUNDARY = "a-boundary"
 
 @pytest.fixture(scope="module")
 def server(trained_run):
-    """The command; gives its port."""
+    """Runs the command; yields its port and its process."""
     command = [sys.executable, "-m", "alexnet_jax.predict", "--serve", "--port=0", "--workdir=w"]
     process = subprocess.Popen(
         command, cwd=trained_run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -67,7 +67,7 @@ def stalled(port, length=1000):
 
 @pytest.fixture
 def strict(trained_run, monkeypatch):
-    """A server in this process that waits five seconds, and for three requests; gives its port."""
+    """A server in this process, limited to five seconds and three requests; yields port and log."""
     uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")
     monkeypatch.setattr(pages_server, "MOST_SECONDS", 5.0)
     monkeypatch.setattr(pages_server, "MOST_AT_ONCE", 3)
@@ -103,14 +103,14 @@ def test_an_upload_that_stalls_is_told_and_does_not_keep_others(strict):
                 {"error": "no answer within 5 s"},
             )
     assert ask(port, body=png(1)[0])[0] == 200
-    for _ in range(3):  # who hangs up in the midst of it is no failure of the server's
+    for _ in range(3):  # a client that hangs up midway is no failure of the server
         stalled(port).close()
     assert ask(port, body=png(1)[0])[0] == 200
     assert log == []
 
 
 def test_a_drawing_that_nobody_waits_for_is_not_joined_by_another(strict, monkeypatch):
-    """Of two the first is late; the second begins only when it is done."""
+    """The first of two is late; the second begins only when the first is done."""
     port, log = strict
     monkeypatch.setattr(pages_server, "MOST_SECONDS", 0.5)
     at_once, most, go_on = 0, 0, threading.Event()
@@ -265,7 +265,7 @@ def malformed(number, rng):
 
 
 def test_malformed_uploads_are_an_error_each_and_it_goes_on(server):
-    """500 of them. An image whose damage a decoder does not see is answered as one."""
+    """500 uploads. If a decoder does not notice an image's damage, the image gets an answer."""
     port, process = server
     rng, wrong = random.Random(0), 0
     for number in range(500):

@@ -87,7 +87,7 @@ def test_a_run_goes_on_and_is_read_on_other_meshes(tmp_path):
         for name, leaf in network.params["fc8"].items():
             own = np.asarray(leaf)[..., :5]
             assert apart(np.asarray(wanted["fc8"][name]), own) < 1e-4
-    # What it was computed on changes nothing of how its copies are compared.
+    # The mesh that a run used before does not change how its replicas are compared.
     config.num_steps, config.mesh, config.check_replicas_every = 6, MeshConfig(2, 2), 1
     train.train(config, tmp_path / "w")
 
@@ -101,7 +101,7 @@ def test_too_few_inputs_for_zero_are_refused_before_anything_runs():
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["hybrid", "columns"])
 def test_21843_classes_on_eight_devices(scheme):
-    """Nothing of fall2011's state is on every device, but a hybrid's convolutions."""
+    """No part of fall2011's state is on every device, except a hybrid's convolutions."""
     config = configs.get("fall2011")
     config.num_classes, config.batch_size = 21_843, 128
     config.mesh = MeshConfig(1, 8, scheme)

@@ -62,7 +62,7 @@ def alone():
     ],
 )
 def test_a_mesh_does_not_change_the_updates(alone, name, shape, zero):
-    """Parameters and velocity after a step are sums of gradients: the gradients are the same."""
+    """Parameters and velocity after a step are sums of gradients: equal sums, equal gradients."""
     fields = VARIANTS[name] | {"mesh__zero": zero}
     with enable_x64(True):
         losses, leaves = follow(small(shape, precision="float64", **fields), 3)

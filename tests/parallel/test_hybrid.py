@@ -51,7 +51,7 @@ def hybrid_alone():
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("scheme", ["hybrid", "columns"])
 def test_batch_normalisation_is_over_all_images_of_a_mesh(scheme):
-    """Its statistics too, which are parameters: every image counts once, on whichever device."""
+    """Its running statistics too: every image counts once, on whichever device."""
     found = []
     for shape, how in (((1, 1), "columns"), ((2, 2), scheme)):
         with enable_x64(True):

@@ -108,7 +108,7 @@ def test_mpi_that_cannot_be_asked_is_told_of(environment, monkeypatch):
 
 
 def test_the_order_is_jaxs():
-    """What `VARIABLES` lists is what JAX asks, first to last; torchrun it does not know."""
+    """`VARIABLES` lists launchers in the order in which JAX asks; JAX does not know torchrun."""
     from jax._src import clusters
 
     kinds = clusters.ClusterEnv._cluster_types
@@ -125,7 +125,7 @@ def test_the_order_is_jaxs():
 
 @pytest.fixture
 def tpu_machine(monkeypatch):
-    """A machine on which libtpu is, and no TPU; with a VM's metadata where it is given some."""
+    """A machine with libtpu but without a TPU, and with a VM's metadata if a test gives it some."""
     from jax._src.clusters import cloud_tpu_cluster
 
     monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
@@ -177,7 +177,7 @@ def test_a_pod_of_gkes_tpus(environment, tpu_machine, variables, count, own, mon
 
 @pytest.mark.parametrize("endpoints", ["localhost,10.0.0.2", "a:0:localhost,b:1:10.0.0.2"])
 def test_a_tpu_vm(environment, tpu_machine, endpoints, monkeypatch):
-    """By the metadata of its VM, as older and newer ones have them."""
+    """Found by the VM's metadata, in its older and its newer form."""
     environment({})
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
     tpu_machine(

@@ -54,7 +54,7 @@ def test_an_address_of_each_form():
 
 
 def meeting(port: int, count: int, seconds: float, *processes: int, counts=None) -> list:
-    """What each process's meeting ends with: a Peers, or what it raised."""
+    """Returns how each process's meeting ended: with a Peers, or the error that it raised."""
     found: dict[int, object] = {}
 
     def meet(number: int, process: int) -> None:
@@ -257,7 +257,7 @@ def test_a_signal_before_the_first_update_is_obeyed(config, tmp_path, until):
     assert "ended by SIGTERM" in ended[1][1][-1] or "stopped and saved" in ended[0][1][-1]
 
 
-# A run whose second process is where no block that is open is run any more as it ends.
+# A run whose second process ends at a point where open `with` blocks do not run their exit.
 ENDS_AT_ONCE = """
 import ctypes, sys, threading
 from alexnet_jax.host import signals

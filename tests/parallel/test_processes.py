@@ -155,7 +155,7 @@ def test_a_wrong_mesh_is_refused_by_every_process(config, tmp_path):
 
 
 def test_each_process_reads_its_rows_alone(config):
-    """The rows of all processes together are the batch, the tail's too."""
+    """The processes' rows together make up the batch, also the last one with its padding."""
     reader = ImageReader(open_dataset(config).open("val"), 71)
 
     def batches(rows: slice) -> list[dict[str, np.ndarray]]:

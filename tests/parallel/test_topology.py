@@ -64,14 +64,14 @@ def test_groups_are_neighbours_and_rows_of_a_process_together(shape, kind, host,
     mesh = topology.grid(cores, len(cores) // model, model)
     assert {core.id for core in mesh.ravel()} == set(range(len(cores)))
     for group in mesh:
-        # All around a group is no longer than a row of neighbours, there and back.
+        # A ring around a group is no longer than a row of neighbours, there and back.
         around = zip(group, np.roll(group, -1), strict=True)
         assert sum(steps(shape, one, other) for one, other in around) <= 2 * (model - 1)
     assert topology._together(mesh)
 
 
 def test_numbers_alone_would_put_partners_apart():
-    """What the order is for: hosts are blocks of four, and numbers go around in them."""
+    """Why the order matters: hosts are blocks of four, and numbers run block by block."""
     shape = (4, 4, 4)
     cores = pod(shape)
 

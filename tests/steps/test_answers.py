@@ -1,4 +1,4 @@
-"""What an evaluation says of each image: in the split's order, on every mesh, by every feed."""
+"""An evaluation's answer for each image: in the split's order, on every mesh, with every feed."""
 
 import functools
 
@@ -21,7 +21,7 @@ from alexnet_jax.steps.state import create_state
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A last batch of 8 is not full, and one image is none."""
+    """The last batch of 8 is not full, and one file is not an image."""
     root = tmp_path_factory.mktemp("set")
     small.write_folder(root, val=22)
     sorted((root / "val" / "light").iterdir())[3].write_bytes(b"no image")

@@ -98,7 +98,7 @@ def test_lighting_constants_are_the_authors(shared_data):
 
 
 def test_lighting_ends_at_its_epoch_and_so_does_the_division_for_it():
-    """In the authors' convdata_jpeg.py both stand under one condition, that there is noise."""
+    """In the authors' convdata_jpeg.py one condition covers both: that there is noise."""
     config = plain(lighting="stddev", lighting_off_epoch=3, lighting_rescale=1.1, pixel_std=(2.0,))
     clean = draw(batch(epoch=3), plain())
     np.testing.assert_allclose(draw(batch(epoch=3), config), clean / 2, rtol=1e-6)
@@ -135,7 +135,7 @@ def statistics(side=24) -> Statistics:
 
 
 def test_a_moving_mean_image_is_subtracted_where_each_pixel_lies():
-    """The images of `batch` are their own mean image, so that nothing is left but -7 of blue."""
+    """The images of `batch` equal the mean image except in blue: only -7 of blue is left."""
     views = seen(plain(mean_image="moving"), statistics=statistics())
     drawn = np.asarray(views.training(batch(), jax.random.key(0)))
     np.testing.assert_array_equal(drawn, np.broadcast_to([0.0, 0.0, -7.0], drawn.shape))

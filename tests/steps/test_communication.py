@@ -1,4 +1,4 @@
-"""The compiled steps say to other devices what figure 2 has, and nothing else."""
+"""The compiled steps exchange what figure 2 shows, and nothing else."""
 
 import collections
 import dataclasses
@@ -24,7 +24,7 @@ def paper(shape: tuple[int, int], **fields) -> Config:
 
 
 def by_place(found: list[Collective]) -> dict:
-    """Sums bytes by what a layer says in one direction, and counts."""
+    """Counts exchanges and sums their bytes, by kind, layer, direction and group."""
     places: dict = collections.defaultdict(lambda: [0, 0])
     for c in found:
         entry = places[c.kind, c.layer, c.backward and c.layer != "update", c.group]
@@ -37,7 +37,7 @@ def assert_alike(found: list[Collective], wanted: list[Collective]) -> None:
     got, want = by_place(found), by_place(wanted)
     assert got.keys() == want.keys()
     for place, (count, payload) in want.items():
-        # XLA may put sums together that do not wait for each other.
+        # XLA may merge sums that do not depend on each other.
         merged = place[0] == "all-reduce" and got[place][0] < count
         assert merged or got[place][0] == count, place
         assert got[place][1] == pytest.approx(payload, rel=0.01), place

@@ -1,4 +1,4 @@
-"""What the compiled steps do, counted: a slower program shows here, on a machine of any speed."""
+"""Counts of what the compiled steps do: they show a slower program on a machine of any speed."""
 
 import json
 import math
@@ -29,9 +29,9 @@ LARGE = 2**16  # numbers: what is smaller is no batch of activations
 
 
 def counts(recipe: str, batch: int) -> dict[str, float]:
-    """FLOP and bytes as XLA counts them, and how often the program moves large arrays about.
+    """Returns FLOP and bytes as XLA counts them, and how often the program moves large arrays.
 
-    Convolutions are XLA's own here: what oneDNN does it does not count.
+    Convolutions are XLA's own here, because XLA does not count what oneDNN does.
     """
     config = configs.get(recipe)
     config.batch_size = batch
@@ -69,9 +69,9 @@ def test_the_counts_are_of_every_pinned_version():
 
 @pytest.mark.parametrize("loop", ["accumulate_steps", "steps_per_dispatch"])
 def test_products_in_loops_are_as_fast_as_others(loop):
-    """Every convolution has the order of dimensions that XLA's CPU compiler multiplies fast.
+    """Every convolution has the order of dimensions that XLA's CPU compiler computes fast.
 
-    It brings them there by itself, but not in loops (see `convolution_cpu.conv`).
+    XLA establishes that order by itself, except in loops (see `convolution_cpu.conv`).
     """
     config = small.config(pathlib.Path())
     config.batch_size, config.num_classes = 4, 2
@@ -96,7 +96,7 @@ def test_xla_counts_the_papers_flop():
     products = NAMES["paper"] * training_flops(config, 1000)
     products -= NAMES["paper"] * forward["conv1"]  # the gradient of its input is not needed
     for layer, side, taps in (("conv2", 27, 5), *((f"conv{n}", 13, 3) for n in (3, 4, 5))):
-        # Nor are products with the zeros around an image, in its pass and its input's gradient.
+        # Nor are products with padding zeros, in the forward pass and the input's gradient.
         around = taps // 2 * (taps // 2 + 1)
         zeros = 1 - (1 - around / (side * taps)) ** 2
         products -= 2 * NAMES["paper"] * forward[layer] * zeros

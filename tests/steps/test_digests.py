@@ -1,4 +1,4 @@
-"""Digests of a state: the same on every mesh, other with any bit, and they name the odd device."""
+"""Digests of a state: equal on every mesh, changed by any bit, and able to name the odd device."""
 
 import re
 

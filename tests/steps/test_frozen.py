@@ -1,4 +1,4 @@
-"""Layers that do not learn: they keep every bit, and what lies below costs nothing going back."""
+"""Frozen layers: they keep every bit, and the backward pass stops where nothing below learns."""
 
 import collections
 import itertools
@@ -116,7 +116,7 @@ def test_statistics_of_frozen_layers_stay_and_are_used(parts):
     config = small((2, 1), batch_size=12, optimizer__frozen=frozen, **batch_norm)
     setup = Setup.of(config, 13, 1000)
     start, rng = initial(setup), np.random.default_rng(0)
-    for leaves in start.batch_stats.values():  # whose thirds do not add up to themselves
+    for leaves in start.batch_stats.values():  # values whose thirds do not add up to them exactly
         for part in leaves:
             leaves[part] = rng.uniform(0.5, 2, leaves[part].shape).astype(np.float32)
     _, after = follow(config, 2)

@@ -1,4 +1,4 @@
-"""Kernels that are packed for inference: the same answers, and packed where that is faster."""
+"""Kernels packed for inference: the same answers, and packed only if that is faster."""
 
 import jax
 import numpy as np
@@ -51,7 +51,7 @@ def logits(setup, weights, views, kernels=None):
     ],
 )
 def test_packed_weights_say_what_the_reference_says(recipe, images, packed, rng):
-    """To 1e-5 of the largest logit; images of 5 are a whole turn of `winograd` and a rest."""
+    """To 1e-5 of the largest logit; 5 images are a whole group of `winograd` and a remainder."""
     setup = setup_of(recipe)
     weights = initial_state(setup).weights
     packing = Packing(setup, weights)
@@ -64,7 +64,7 @@ def test_packed_weights_say_what_the_reference_says(recipe, images, packed, rng)
     wanted = logits(setup, weights, views, "reference")
     found = logits(setup, ready, views)
     assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
-    # The kernels themselves are not read: a program that computed with them would copy them twice.
+    # The original kernels are not read: a program that used them would need each of them twice.
     if packed:
         zeros = jax.tree.map(np.zeros_like, {n: ready[n] for n in packed}) | {PACKED: ready[PACKED]}
         for name in packed:
@@ -120,7 +120,7 @@ def test_what_is_not_faster_stays_as_it_is(setup):
 
 @needs_onednn
 def test_an_evaluation_has_no_kernel_twice():
-    """What is packed is an argument of its program; the kernel it was made of is not."""
+    """Packed kernels are arguments of its program; the kernels they were made from are not."""
     setup = setup_of("paper")
     weights = Packing(setup, abstract_state(setup).weights).abstract
     feeding = HostBatches(setup.config.mesh, 8, setup.config.resize)
@@ -132,7 +132,7 @@ def test_an_evaluation_has_no_kernel_twice():
 
 
 def setup_weights(weights):
-    """The leaves that are read: packed ones, and of their layers the biases."""
+    """The leaves that the program reads: all but the kernels that have a packed form."""
     packed = weights[PACKED]
     rest = {
         layer: {

@@ -1,4 +1,4 @@
-"""answers.safetensors: what the last evaluation said of each image, and what is read of damage."""
+"""answers.safetensors: the last evaluation's answer for each image, and reads of damaged files."""
 
 import numpy as np
 import pytest

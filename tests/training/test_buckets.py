@@ -1,4 +1,4 @@
-"""Runs whose workdir is a bucket's, each start of them on a machine that has no copy yet."""
+"""Runs with a workdir in a bucket; each start is on a machine that has no copy yet."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = pathlib.Path(__file__).parents[1] / "run_and_die.py"
 URL = "gs://runs-of-a-test/a folder/w"
-# Every start writes a few objects before its first save, of about twenty.
+# Each start writes a few objects before its first save, which writes about twenty.
 CHAINS = [
     ("upload 20", "removal 1", "upload 30"),
     ("step 1", "upload 25", "sealing 2", "removal 9", "step 5", "upload 22"),
@@ -36,7 +36,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def machines(tmp_path, monkeypatch):
-    """Gives this process the cache of another machine each time it is called."""
+    """Returns a function; each call gives this process another machine's empty cache."""
 
     def another() -> pathlib.Path:
         cache = tmp_path / f"machine {len(list(tmp_path.glob('machine *')))}"

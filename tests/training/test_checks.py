@@ -1,4 +1,4 @@
-"""Faulty devices are found: copies that differ, and updates that come out differently."""
+"""Faulty devices are found: replicas that differ, and updates that a replay computes otherwise."""
 
 import dataclasses
 
@@ -83,7 +83,7 @@ def test_checks_change_no_bit_of_a_run(config, tmp_path, mesh):
 
 
 def test_an_update_that_comes_out_otherwise_names_the_device(config, tmp_path, monkeypatch):
-    """As of a faulty multiplier: one of the two computations of update 4 sees another bit."""
+    """Like a faulty multiplier: one of the two computations of update 4 sees a flipped bit."""
     from alexnet_jax.steps import replay
 
     config.replay_every, config.optimizer.schedule.kind = 4, "constant"

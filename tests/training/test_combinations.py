@@ -1,4 +1,4 @@
-"""However a run is computed, it is the same run: combinations of what does not change it."""
+"""A run is the same however it is computed: combinations of settings that must not change it."""
 
 import copy
 import pathlib
@@ -41,7 +41,7 @@ def recipe(draw: random.Random, folder: pathlib.Path) -> Config:
 
 
 def another_way(draw: random.Random, config: Config) -> Config:
-    """Returns the same run on some mesh, fed and divided in some way; it may be refused."""
+    """Returns the same run with another mesh, feed and division; training may refuse it."""
     c = copy.deepcopy(config)
     scheme = draw.choice(["columns", "hybrid", "hybrid_in_turns"])
     c.mesh = MeshConfig(draw.choice([1, 2, 4]), draw.choice([1, 2, 4]), scheme)

@@ -1,4 +1,4 @@
-"""A run that native code ended says so at its next start, and what the way out is."""
+"""After a crash in native code, a run's next start says so and names the way out."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Damaged checkpoints and workdirs: found, said in a line, and gone on from what is whole."""
+"""Damaged checkpoints and workdirs: found, reported in a line, and resumed from what is whole."""
 
 import json
 import pathlib
@@ -121,7 +121,7 @@ def test_the_best_is_kept_where_the_file_beside_is_lost(trials, tmp_path, lost):
 
 
 def test_a_link_to_a_whole_checkpoint_is_one(trials, base, tmp_path):
-    """As on a full disk, whose owner has moved it to another."""
+    """As when the owner of a full disk has moved it to another disk."""
     moved = (base / "checkpoints" / "6").rename(tmp_path / "6")
     (base / "checkpoints" / "6").symlink_to(moved)
     (base / "checkpoints" / "notes.txt").write_text("mine")
@@ -319,7 +319,7 @@ def test_identity_is_what_may_not_change(trials, base):
 
 
 def test_writes_that_end_after_their_save_has_failed_say_nothing(tmp_path, monkeypatch):
-    """TensorStore's callbacks into Orbax's closed event loop, which Python prints by this hook."""
+    """TensorStore calls back into Orbax's closed event loop; Python reports that by this hook."""
     told = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable))
     for _ in range(2):

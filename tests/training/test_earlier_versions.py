@@ -1,7 +1,7 @@
-"""What be20fbf wrote is read: its runs go on, evaluate and convert, its store opens.
+"""Files that be20fbf wrote: its runs resume, evaluate and convert, and its store opens.
 
-The files of `be20fbf/` are that version's own: two runs of four updates on `set`, what they had
-become after eight, their safetensors, and a store of `set`.
+That version itself wrote the files of `be20fbf/`: two runs of four updates on `set`, their state
+after eight, their safetensors, and a store of `set`.
 """
 
 import json
@@ -35,9 +35,9 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("run", ["plain", "batch_norm"])
 def test_a_run_goes_on_as_it_would_have(folder, run, as_in_production):
-    """To rounding, which LARS makes much of; to the last bit on the machine that wrote it.
+    """Equal up to rounding, which LARS amplifies; to the last bit on the machine that wrote it.
 
-    A velocity that was lost would be apart by more than a half.
+    A lost velocity would differ by more than a half.
     """
     config = run_files.read_config(folder / run)
     config.num_steps = 8
@@ -73,7 +73,7 @@ def test_a_run_is_evaluated(folder, run):
 
 @pytest.mark.parametrize("run", ["plain", "batch_norm"])
 def test_its_weights_are_read_to_the_last_bit(folder, run):
-    """A checkpoint's, and a file's that was converted from it then."""
+    """A checkpoint's weights, and those of a file that be20fbf converted from it."""
     now = trained.load(folder / run).params
     then = formats.read("safetensors", folder / f"{run}.safetensors")
     assert set(now) == set(then.params)
@@ -99,7 +99,7 @@ def test_its_store_opens(folder):
 
 
 def test_rates_of_conv1_are_said_in_words():
-    """`conv1_steps` of be20fbf and later: of a rate of 0 the bias stood still too."""
+    """`conv1_steps` of be20fbf and later: at a rate of 0 the bias stood still too."""
     values = json.loads(to_json(configs.get("original_code")))
     wanted = values["optimizer"]["schedule"].pop("layer_rates")
     values["optimizer"]["schedule"]["conv1_steps"] = [[67.0, 1e-5], [72.0, 0.0]]

@@ -1,4 +1,4 @@
-"""Training figures between rows, and how near the devices are to what their makers say."""
+"""Training figures between rows, and the peak rates that makers name for their devices."""
 
 import json
 import math

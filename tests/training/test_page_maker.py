@@ -1,4 +1,4 @@
-"""The page of a run that is made beside it."""
+"""The page of a run, which another process makes while the run trains."""
 
 import pathlib
 

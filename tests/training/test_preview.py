@@ -1,4 +1,4 @@
-"""--dry_run: what a run would be, and nothing is touched."""
+"""--dry_run: describes a run, and touches nothing."""
 
 import os
 import re

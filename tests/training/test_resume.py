@@ -1,8 +1,8 @@
-"""Runs that are killed or stopped, and go on as if they had not been.
+"""Runs that are killed or stopped, and resume as if nothing had happened.
 
 Each run is a process of its own (run_and_die.py). Kills are chained: a run is killed at one point,
-started again, killed at a later one, and so on to the end, so that each point is met both in a run
-that has been interrupted before and, first in its chain, in one that has not.
+restarted, killed at a later one, and so on to the end. The first point of a chain hits a run that
+was never interrupted; the others hit one that was.
 """
 
 import copy
@@ -99,8 +99,8 @@ def test_a_run_that_began_with_weights_is_exact_too(config, tmp_path, uninterrup
 
 @pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_signal_saves_and_the_same_command_goes_on(config, tmp_path, uninterrupted, number, step):
-    """It goes with the next batch, and all processes stop once they have that one's figures, or
-    before an evaluation that comes first."""
+    """The signal travels with the next batch. All processes stop when they have that batch's
+    figures, or before an evaluation if that comes first."""
     status, said = run(config, tmp_path / "w", f"signal {int(number)} {step}")
     assert status == 128 + number, said
     assert "stopped and saved after step 3; run again to go on" in said
@@ -113,7 +113,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(config, tmp_path, uninterru
 def test_a_row_is_the_same_where_a_kill_came_after_the_save_before_it(
     config, tmp_path, uninterrupted
 ):
-    """A row of steps 1 to 3 has means over all of them, of which two were before the kill."""
+    """A row of steps 1 to 3 averages over all of them; two of them were before the kill."""
     seldom = copy.deepcopy(config)
     seldom.log_every_steps = 3
     assert run(seldom, tmp_path / "whole")[0] == 0

@@ -1,4 +1,4 @@
-"""Runs that begin with weights: which layers are taken, whose input, and what a resume needs."""
+"""Runs that start from weights: the layers they take, whose input, and what a resume needs."""
 
 import hashlib
 import json
@@ -68,7 +68,7 @@ def fine_tuning(source, dataset):
 
 
 def with_classes(folder, names):
-    """Returns a data set whose classes have other names, in the order of their names."""
+    """Returns a data set with renamed classes, which are sorted by their new names."""
     small.write_folder(folder)
     for split in ("train", "val"):
         for old, new in names.items():
@@ -231,7 +231,7 @@ def test_a_flag_is_a_hand_and_a_recipe_is_none(source, tmp_path):
     assert "error: image_size: 83 is set by hand, and the weights have 67" in done.stderr
 
 
-FILES = {  # of a --config file: how it says its own values
+FILES = {  # ways in which a --config file sets values
     "a field": "config = configs.get('fine_tune')\n    config.image_size = 83",
     "Config()": "config = Config(image_size=227, resize=256)",  # what the defaults are
 }
@@ -381,7 +381,7 @@ def test_a_resume_needs_the_source_no_more(source, tmp_path):
 
 
 def test_the_colours_of_the_weights_stay_theirs(source, begin, tmp_path):
-    """A store's own mean image goes with the weights, onto a folder and onto another store."""
+    """A store's own mean image goes with the weights, also to a data set that is a folder."""
     made = small.config(source / "set")
     store = tmp_path / "store"
     (store / UNFINISHED).mkdir(parents=True)
@@ -398,14 +398,14 @@ def test_the_colours_of_the_weights_stay_theirs(source, begin, tmp_path):
     found = run_files.read_statistics(tmp_path / "w")
     np.testing.assert_array_equal(found.mean_image, wanted.mean_image)
     assert run_files.read_config(tmp_path / "w").augment.mean_image == "moving"
-    # They are nowhere else: a run that has lost them does not go on with others.
+    # They are stored nowhere else: a run that has lost them does not resume with others.
     config.num_steps, config.model.dropout_rate = 2, 0.3
     train.train(config, tmp_path / "w3")
     (tmp_path / "w3" / "statistics.npz").unlink()
     config.num_steps = 4
     with pytest.raises(ConfigError, match=r"statistics.npz: is missing, and only there are"):
         train.train(config, tmp_path / "w3")
-    # Of weights without a store's colours, a store has none to give.
+    # If the weights have no store's colours, a store adds none of its own.
     config = fine_tuning(source, store)
     begin(config, tmp_path / "w2")
     assert run_files.read_statistics(tmp_path / "w2") is None

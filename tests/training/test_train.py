@@ -91,7 +91,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
 
 
 def test_the_first_loss_is_that_of_the_initial_network(finished, folder):
-    """The logged loss of step 1 against a forward pass with nothing shared but the modules."""
+    """The logged loss of step 1 against a forward pass that shares only the modules."""
     workdir, _ = finished
     config = small.config(folder)
     config.model.dropout_rate = 0.0
@@ -364,7 +364,7 @@ def test_evaluation_is_exact_whatever_the_batch(finished, folder, batch_size, vi
 
 
 def reading_threads() -> list[str]:
-    """Returns what still reads batches: as a notebook, a test keeps an exception and its frames."""
+    """Returns threads that still read batches; like a notebook, a test keeps exceptions' frames."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("put")]
 
 
@@ -508,7 +508,7 @@ def test_a_run_in_another_thread_has_no_trouble_with_signals(folder, tmp_path):
 def test_an_interrupted_run_ends_as_it_should_and_goes_on(
     folder, tmp_path, monkeypatch, caplog, capsys, where
 ):
-    """A cell with one line; a script with the signal's code, and the line before."""
+    """A cell ends with one line; a script prints that line, and ends with the signal's code."""
     if where == "notebook":
         monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)
     config = small.config(folder)

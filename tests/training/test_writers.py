@@ -54,7 +54,7 @@ def test_learning_curves_are_drawn(tmp_path):
 
 
 def events_of(folder):
-    """The events of a folder's one file, by TensorBoard's format: length, sum, bytes, sum."""
+    """The events of a folder's one file, in TensorBoard's format: length, sum, bytes, sum."""
     (file,) = folder.iterdir()
     data, found = file.read_bytes(), []
     while data:
@@ -85,7 +85,7 @@ def test_a_start_within_the_same_second_keeps_what_the_one_before_wrote(tmp_path
 
 
 def test_a_full_disk_is_an_error_of_the_row_that_names_the_file(tmp_path, monkeypatch):
-    """/dev/full takes nothing: what is written to it fails as it is flushed."""
+    """/dev/full accepts nothing: a write to it fails when it is flushed."""
     writers = Writers(tmp_path, last_step=0)
     metrics, board = writers._metrics, writers._board._events._py_recordio_writer
     for owner, name, mode, path in (

@@ -1,4 +1,4 @@
-"""Writers that a team hands in, and what TensorBoard gets beside the rows."""
+"""Writers that a team adds, and what TensorBoard gets besides the rows."""
 
 import pathlib
 import re

@@ -154,7 +154,7 @@ def net_parameter(layers, v1):
 
 
 def caffe_layers(tensors, order):
-    """The layers of a network of Caffe, with the first layer's in the order asked for."""
+    """Caffe's layers, with normalisation and pooling after conv1 in the order that is asked for."""
     found = []
     for layer in LAYERS:
         kind = "Convolution" if layer.startswith("conv") else "InnerProduct"
@@ -590,7 +590,7 @@ def test_only_torchvisions_own_network_is_written_for_it(narrow, tmp_path, chang
 
 
 def test_a_tensor_more_or_twice_is_refused(narrow, tmp_path):
-    """Nothing is left out, and nothing is in the place of another."""
+    """The reader drops no tensor, and lets none take the place of another."""
     params = random_params(narrow("bvlc_alexnet"))
     tensors = layout.from_standard(params, layout.LAYOUTS["caffe"])
     layers = caffe_layers(tensors, ["LRN"])

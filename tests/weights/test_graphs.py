@@ -1,4 +1,4 @@
-"""Networks as ONNX and StableHLO: what other programs compute from them is what ours do."""
+"""Networks as ONNX and StableHLO: other programs compute from them what we compute."""
 
 import dataclasses
 import json
@@ -116,7 +116,7 @@ def test_local_normalisation_is_onnxs_own(tmp_path, rng):
     path = tmp_path / "out.onnx"
     formats.write_onnx(weights_of("paper", tmp_path, rng), path)
     kinds = [node.op_type for node in onnx.load(str(path)).graph.node]
-    # One for each column of each of the two layers.
+    # One for each of two columns, in each of two layers.
     assert kinds.count("LRN") == 4 and "Pow" not in kinds
     formats.write_onnx(weights_of("bvlc_alexnet", tmp_path, rng), path)  # its windows cross columns
     assert [node.op_type for node in onnx.load(str(path)).graph.node].count("LRN") == 2

@@ -1,4 +1,4 @@
-"""Small files of weights that were made to take long, or much, until they are refused."""
+"""Small weight files made to cost much time or memory: they are refused soon."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ import pytest
 from alexnet_jax.weights import formats
 from alexnet_jax.weights.types import WeightsError
 
-# ((), ((), ...)): forty tuples, each of which holds the one before twice.
+# Forty nested tuples, each of which holds the one before twice.
 TUPLES = b")q\x00" + b"h\x00h\x00\x86q\x00" * 40
 
 
@@ -56,7 +56,7 @@ def field(number: int, content: bytes) -> bytes:
 
 
 def legacy(storages: int) -> bytes:
-    """Thousands of storages, of which each tensor names one."""
+    """A file in PyTorch's legacy format with thousands of storages, one for each tensor."""
     made = b"".join(pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001, {}))
     made += b"\x80\x02}("
     for i in range(storages):

@@ -1,6 +1,6 @@
-"""Files of weights that were changed by chance or on purpose: read, or refused in one line.
+"""Weight files changed by chance or on purpose: read, or refused in one line.
 
-Until one is refused it takes no more than ten seconds, and four times its size and 200 MB.
+Either takes at most ten seconds, and four times the file's size and 200 MB more than usual.
 """
 
 import io
@@ -94,7 +94,7 @@ FORMATS = {
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Returns other bytes, changed mostly where a format says what is where."""
+    """Returns changed bytes; most changes are near the ends, where formats say what is where."""
     changed = bytearray(data)
     for _ in range(rng.choice([1, 1, 1, 2, 5, 40])):
         if not changed:
@@ -119,7 +119,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def rezipped(data: bytes, rng: random.Random) -> bytes:
-    """Changes an entry of an archive, whose CRC is right again; some are deflated."""
+    """Changes one entry of an archive and corrects its CRC; some entries are deflated."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(out, "w") as made:
         names = archive.namelist()

@@ -1,4 +1,4 @@
-"""Runs that begin with other people's networks compute, before update 1, what those compute."""
+"""Runs that start from other people's networks compute, before update 1, what those compute."""
 
 import dataclasses
 
@@ -50,7 +50,7 @@ FILES = {"caffe": caffe_file, "onnx": onnx_file, "torchvision": torchvision_file
 
 
 def outputs(config, classes, tree, statistics, images):
-    """Returns what each layer computes of an evaluation's view."""
+    """Returns every layer's output for an evaluation's view."""
     network = model.build(config.model, classes, "float32")
     [view] = augment.Views.of(config, statistics).evaluation(jnp.asarray(images), 1)
     found, kept = network.apply(
@@ -64,7 +64,7 @@ def outputs(config, classes, tree, statistics, images):
 
 
 def begun(weights, class_names, **init):
-    """Returns what the layers of a run compute that begins with weights, and what it was told."""
+    """Starts a run from weights; returns its config, its weights, and what became of each layer."""
     config = configs.get("fine_tune")
     config.init = dataclasses.replace(config.init, weights=str(weights), **init)
     found = start.read(config)
@@ -82,7 +82,7 @@ def test_before_update_1_it_is_the_imported_network(form, narrow, tmp_path, rng)
     images = rng.integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
     wanted = outputs(weights.config, 13, weights.params, weights.statistics, images)
 
-    # Of a file that names no classes all but fc8, and the images as the file's network has them.
+    # A file without class names gives all layers but fc8, and its own network's input settings.
     config, tree, layers = begun(path, ["a", "b"])
     assert layers["fc8"] == "anew: the weights do not name their classes"
     for name in ("augment", "image_size", "resize"):
@@ -92,7 +92,7 @@ def test_before_update_1_it_is_the_imported_network(form, narrow, tmp_path, rng)
         assert own == theirs
     np.testing.assert_array_equal(outputs(config, 2, tree, None, images)["fc7"], wanted["fc7"])
 
-    # Of an imported run whose classes have names: the whole network, or some rows.
+    # An imported run with class names gives the whole network, or some rows of fc8.
     run_weights.write("workdir", dataclasses.replace(weights, class_names=NAMES), tmp_path / "w")
     config, tree, layers = begun(tmp_path / "w", NAMES)
     assert set(layers.values()) == {"taken"}

@@ -111,7 +111,7 @@ def test_a_checkpoint_is_read_like_the_plain_state(network, optimizer, tmp_path,
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_storages_of_any_width_may_lie_between(network, tmp_path, legacy):
-    """Of lists and tuples too: what is saved before the weights moves them in the older format."""
+    """Also in lists and tuples: in the older format, whatever precedes the weights shifts them."""
     others = [
         torch.arange(5),
         (torch.ones(3, dtype=torch.uint8), torch.ones(7, dtype=torch.bool)),

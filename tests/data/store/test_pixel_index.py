@@ -149,7 +149,7 @@ def test_a_damaged_image_is_named_or_skipped(copied, damage):
 
 
 def without_indices(folder: pathlib.Path) -> None:
-    """Makes a store one of those that were made before there were indices."""
+    """Turns a store into one from before there were indices."""
     file = folder / store.MANIFEST
     manifest = json.loads(file.read_text())
     for path in folder.glob("*.pixels-*"):

@@ -41,8 +41,8 @@ def prepare(*arguments: object, limit: int | None = None) -> tuple[int, str]:
     """Runs the command; returns its status and what it says.
 
     Args:
-      arguments: of the command.
-      limit: bytes that a file may have, as on a disk that is full.
+      arguments: the command's arguments.
+      limit: the largest size of a file in bytes, to simulate a full disk.
     """
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
     line = command(*arguments)
@@ -68,7 +68,7 @@ def write_images(path: pathlib.Path, count: int = 60) -> None:
 
 
 def independent(path: pathlib.Path, side: int) -> np.ndarray:
-    """The authors' rule, written again over Pillow's decoder."""
+    """The authors' resize rule, written anew with Pillow's decoder."""
     pixels = np.asarray(Image.open(path).convert("RGB"))
     height, width = pixels.shape[:2]
     s = side / min(height, width)
@@ -155,7 +155,7 @@ def wait_until(process, happened) -> None:
 
 @pytest.mark.slow
 def test_killed_at_any_moment_and_continued_it_is_the_same(tmp_path):
-    """Twenty kills: some shards further each time, or before the first."""
+    """Twenty kills, each some shards after the previous one, or before the first shard."""
     images, chance = tmp_path / "images", random.Random(0)
     write_images(images, 400)
     arguments = (f"--dataset={images}", "--resize=64", "--shards=40")
@@ -169,7 +169,7 @@ def test_killed_at_any_moment_and_continued_it_is_the_same(tmp_path):
         process = subprocess.Popen(
             line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        # Some shards further than it is, or while it starts; the first kill is amidst the shards.
+        # Kill it some shards further on, or during its start; the first kill comes amid the shards.
         aim = len(list(out.glob("*-of-00040"))) + (chance.randint(0, 12) if kills else 6)
         wait_until(process, lambda out=out, aim=aim: len(list(out.glob("*-of-00040"))) >= aim)
         if process.poll() is None:
@@ -349,7 +349,7 @@ def test_what_a_bad_image_stopped_goes_on_with_skip(images, made, tmp_path):
 
 
 def test_another_source_of_the_same_size_is_refused(images, tmp_path):
-    """Half a store of one data set, and half of another, would have the labels of neither."""
+    """Half of one data set and half of another would make a store with the labels of neither."""
     source, out = tmp_path / images.name, tmp_path / "a"
     shutil.copytree(images, source)
     bad = sorted(source.glob("val/*/*.jpeg"))[0]
@@ -498,7 +498,7 @@ def test_a_disk_that_fills_up_while_progress_is_noted_says_so(images, tmp_path, 
 
 
 def test_ctrl_c_twice_stops_once_and_says_one_line(images, tmp_path):
-    """The second would interrupt the stopping, and workers that start know nothing of signals."""
+    """A second Ctrl-C would interrupt the clean-up; starting workers do not handle signals yet."""
     source = tmp_path / "set" / "train" / "class"
     source.mkdir(parents=True)
     one = sorted(images.glob("train/*/*"))[0].resolve()
@@ -602,10 +602,10 @@ def test_real_photographs(shared_data, tmp_path):
 
 @pytest.mark.slow
 def test_real_photographs_have_imagenets_colour_axes(shared_data, tmp_path):
-    """Against the photographs themselves, and the axes that the authors found in all of ImageNet.
+    """Compares with the photographs themselves, and with the authors' axes for all of ImageNet.
 
-    These ten classes vary less in colour: over all of them the standard deviations are 0.78, 0.91
-    and 1.00 of the authors'. Every eighth photograph will do here.
+    These ten classes vary less in colour: over all their photographs the standard deviations are
+    0.78, 0.91 and 1.00 of the authors'. Every eighth photograph is enough here.
     """
     some, out = tmp_path / "imagenette", tmp_path / "store"
     for path in sorted((shared_data / "imagenette").glob("*/*/*"))[::8]:

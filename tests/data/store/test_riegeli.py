@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from alexnet_jax.data.store import riegeli
 from alexnet_jax.data.types import DataError
 
-# Round the sizes at which a record ends, or begins, at a block's header.
+# Around the sizes at which a record ends, or begins, at a block's header.
 SIZES = st.one_of(st.integers(1, 300), st.integers(65_300, 65_600), st.integers(130_900, 197_000))
 
 
