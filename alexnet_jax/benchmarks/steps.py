@@ -19,7 +19,7 @@ from alexnet_jax.parallel import mesh as meshes
 from alexnet_jax.steps import evaluation, state
 from alexnet_jax.steps.flops import forward_flops
 from alexnet_jax.steps.packing import Packing
-from alexnet_jax.steps.setup import Setup
+from alexnet_jax.steps.setup import IMAGENET_TRAIN, Setup
 from alexnet_jax.steps.training import compile_train_step
 
 LEAST_SECONDS = 1.0  # that a round of a contender takes
@@ -54,9 +54,15 @@ def prepared(config: Config) -> Config:
     return config
 
 
-def compiled_training(config: Config) -> jax.stages.Compiled:
-    """Returns the train step on one device: crop, flip, lighting, gradient and update."""
-    return compile_train_step(Setup.of(config, config.num_classes), _feeding(config))
+def compiled_training(config: Config, num_examples: int = IMAGENET_TRAIN) -> jax.stages.Compiled:
+    """Returns the train step on one device: crop, flip, lighting, gradient and update.
+
+    Args:
+      config: from `prepared`.
+      num_examples: images of an epoch, which schedules count.
+    """
+    setup = Setup.of(config, config.num_classes, num_examples)
+    return compile_train_step(setup, _feeding(config))
 
 
 def training(config: Config) -> Ours:

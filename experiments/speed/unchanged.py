@@ -1,7 +1,7 @@
 """A check that the step's optimisations do not change what is learned.
 
     python -m experiments.speed.unchanged [--config=paper] [--batch_size=16] [--steps=100]
-        [--precision=float32] [--width=1] [--dataset=FOLDER|NAME --data_dir=D]
+        [--precision=float32] [--width=1] [--num_examples=N] [--dataset=FOLDER|NAME --data_dir=D]
 
 Trains three times on batches of random images and labels, or on those of a data set: as every run
 does; from a start with each parameter at the next number of its precision; and with
@@ -11,6 +11,7 @@ update's loss from the first run's: the effect of one rounding at the start, and
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +29,7 @@ from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.host import large_pages
 from alexnet_jax.host.progress import Progress
 from alexnet_jax.steps import state
-from alexnet_jax.steps.setup import Setup
+from alexnet_jax.steps.setup import IMAGENET_TRAIN, Setup
 
 SHOWN = 10  # updates between two lines
 
@@ -59,11 +60,15 @@ def of_dataset(config: Config) -> Batches:
 
 
 def losses(
-    config: Config, count: int, batches: Batches | None = None, nudged: bool = False
+    config: Config,
+    count: int,
+    batches: Batches | None = None,
+    nudged: bool = False,
+    num_examples: int = IMAGENET_TRAIN,
 ) -> Iterator[float]:
     """Yields the loss of each update; `nudged` raises each first parameter to the next number."""
     batches = batches or of_noise(config)
-    program = steps.compiled_training(config)
+    program = steps.compiled_training(config, num_examples)
     now = state.create_state(Setup.of(config, config.num_classes))
     if nudged:
         now = now.replace(params=jax.tree.map(lambda w: jnp.nextafter(w, jnp.inf), now.params))
@@ -94,16 +99,21 @@ def _run(_: list[str]) -> None:
         config.dataset, config.data_dir = flags.FLAGS.dataset, flags.FLAGS.data_dir
         config.num_classes = config.num_classes or len(open_dataset(config).class_names)
     config, count, first = steps.prepared(config), flags.FLAGS.steps, []
+    # An epoch of another length has another warm-up, and with it another rate.
+    examples = flags.FLAGS.num_examples or IMAGENET_TRAIN
+    if flags.FLAGS.dataset:
+        examples = open_dataset(config).size(config.train_split)
     batches = of_dataset(config) if flags.FLAGS.dataset else of_noise(config)
+    run = functools.partial(losses, count=count, batches=batches, num_examples=examples)
     with Progress("as it runs", 0, count, "update") as bar:
-        for loss in losses(config, count, batches):
+        for loss in run(config):
             first.append(loss)
             bar.advance()
     what = f"{flags.FLAGS.config}, batch {config.batch_size}, {config.precision}"
     print(f"{what}: loss {first[0]:.4f} to {first[-1]:.4f}", flush=True)
-    compared("from the next numbers", losses(config, count, batches, nudged=True), first)
+    compared("from the next numbers", run(config, nudged=True), first)
     reference = dataclasses.replace(config, kernels="reference")
-    compared("with kernels=reference", losses(reference, count, batches), first)
+    compared("with kernels=reference", run(reference), first)
 
 
 def define_flags() -> None:
@@ -113,6 +123,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("steps", 100, "updates")
     flags.DEFINE_float("width", 1, "times the recipe's", lower_bound=0)
     flags.DEFINE_string("precision", "float32", "float32 or float64")
+    flags.DEFINE_integer("num_examples", 0, "images of an epoch of noise; 0: as many as ImageNet's")
     flags.DEFINE_string("dataset", "", "a folder, a store or TFDS's name; none: images of noise")
     flags.DEFINE_string("data_dir", "", "TFDS's")
 

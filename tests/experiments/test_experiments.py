@@ -260,6 +260,16 @@ def test_the_fastest_rate_is_looked_for_beyond_the_ends():
         figure1.fastest((0.02,), 60, lambda rate, epochs: {"reached": None, "diverged": "all"})
 
 
+def test_an_epochs_length_decides_how_fast_a_warm_up_is(tmp_path):
+    """With ImageNet's 1.28 million images a hundred updates of noise hardly warm up."""
+    config = small.config(tmp_path)
+    config.optimizer.schedule.warmup_epochs = 0.5
+    config = steps.prepared(config)
+    slow, fast = (list(unchanged.losses(config, 4, num_examples=n)) for n in (10**6, 32))
+    assert slow[0] == fast[0]
+    assert abs(fast[3] - slow[3]) > 1e-4
+
+
 def test_a_run_is_unchanged_from_itself_and_moved_by_a_rounding(tmp_path, capsys):
     config = steps.prepared(small.config(tmp_path))
     first = list(unchanged.losses(config, 3))
@@ -309,7 +319,7 @@ def test_the_command_compares_on_noise_and_on_a_data_set(tmp_path, monkeypatch, 
     monkeypatch.setattr(unchanged.configs, "get", lambda _: config)
     path = str(tmp_path / dataset) if dataset else ""
     given = {"config": "default", "batch_size": 8, "steps": 2, "precision": "float32", "width": 1}
-    given |= {"dataset": path, "data_dir": ""}
+    given |= {"dataset": path, "data_dir": "", "num_examples": 0}
     monkeypatch.setattr(unchanged.flags, "FLAGS", argparse.Namespace(**given))
     unchanged._run([])
     said = capsys.readouterr().out
