@@ -29,16 +29,18 @@ def define_flags() -> None:
     config_flags.define()
     flags.DEFINE_integer("batch_size", 128, "images of a batch", lower_bound=1)
     flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "of the network")
-    flags.DEFINE_integer("rounds", 5, "of each contender, in turns", lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "timed rounds per contender, alternated", lower_bound=1)
     others = ["", "torch", "onnxruntime", "openvino"]
     flags.DEFINE_enum("against", "", others, "compare in the same run; eval with all of them")
     flags.DEFINE_string("dataset", "drawn_patterns", "input: the data set, or a folder of images")
     flags.DEFINE_string("data_dir", "", "input: TFDS's data_dir")
     flags.DEFINE_float("memory_gib", 0, "memory: how much there is; 0: the device's", lower_bound=0)
     flags.DEFINE_list("devices", ["1", "2", "4", "8"], "scaling: how many, each in turn")
-    flags.DEFINE_list("schemes", list(LAYOUTS), "scaling: how the network is shared out")
+    flags.DEFINE_list("schemes", list(LAYOUTS), "scaling: ways to split the network")
     flags.DEFINE_list(
-        "batch_per_device", [], "scaling, such as 128,1024; none: 8 of simulated devices, else 128"
+        "batch_per_device",
+        [],
+        "scaling: images per device, such as 128,1024; empty: 8 on simulated devices, else 128",
     )
     flags.DEFINE_string("workdir", "", "trace: of a run with --profile=FROM:TO")
     flags.DEFINE_string("json", "", "FILE for the rows")
@@ -59,7 +61,7 @@ def _refuse_fields(arguments: list[str]) -> None:
     names = {argument.lstrip("-").partition("=")[0] for argument in arguments}
     for field in OWN_FLAGS:
         if f"config.{field}" in names:
-            raise ConfigError(f"--config.{field}: say --{field}=... here")
+            raise ConfigError(f"--config.{field}: use --{field}=... instead")
 
 
 def _refuse(mode: str) -> None:
@@ -74,11 +76,13 @@ def _refuse(mode: str) -> None:
     if f.against and mode not in ("step", "eval", "input"):
         raise ConfigError(f"--against: {mode} is not compared with PyTorch; step, eval, input are")
     if f.against not in ("", "torch") and mode != "eval":
-        raise ConfigError(f"--against={f.against}: {mode} is compared with PyTorch alone; eval is")
+        raise ConfigError(
+            f"--against={f.against}: {mode} compares only with torch; use --against=torch, or eval"
+        )
     if f.picture and mode not in ("layers", "scaling"):
         raise ConfigError(f"--picture: {mode} draws none; layers and scaling do")
     if f.workdir and mode != "trace":
-        raise ConfigError(f"--workdir: {mode} measures by itself; trace reads a run's")
+        raise ConfigError(f"--workdir: {mode} reads no run; leave it out, or use trace")
     if mode == "startup":
         refused = [name for name in ("batch_size", "precision") if f[name].present]
         if f.config != configs.get("paper"):

@@ -101,14 +101,14 @@ def take_no_arguments(arguments: list[str]) -> None:
       arguments: the command's own name, and what is no flag.
     """
     if len(arguments) > 1:
-        sys.exit(f"error: unexpected argument {arguments[1]}; this command takes --flags alone")
+        sys.exit(f"error: unexpected argument {arguments[1]}; this command takes only --flags")
 
 
 def define_network_flags() -> None:
     """Declares the flags of a command that reads a run's network."""
     flags.DEFINE_string("checkpoint", "best", "best, latest or a step")
     flags.DEFINE_enum(
-        "kernels", "", ["", "auto", "reference"], "how it is computed; empty: as the run was"
+        "kernels", "", ["", "auto", "reference"], "kernels to compute with; empty: the run's"
     )
 
 
@@ -144,7 +144,7 @@ def errors_as_one_line() -> Iterator[None]:
         if not isinstance(error, jax.errors.JaxRuntimeError) or jax.process_count() == 1:
             raise
         reason = str(error).splitlines()[0][:200]
-        sys.exit(f"error: another process ended, see what it said ({reason})")
+        sys.exit(f"error: another process ended ({reason}); read its output")
 
 
 def _without_devices() -> str:

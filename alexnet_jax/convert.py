@@ -61,12 +61,14 @@ def define_flags() -> None:
     flags.DEFINE_enum("from", None, FROM, "format of the input", required=True)
     flags.DEFINE_enum("to", None, TO, "format of the output", required=True)
     flags.DEFINE_bool(
-        "from_images", False, "onnx, stablehlo: take uint8 RGB crops, not views less their mean"
+        "from_images",
+        False,
+        "onnx, stablehlo: take uint8 RGB crops, not views with the mean subtracted",
     )
-    flags.DEFINE_string("recipe", None, "which network it is, where the file does not say")
+    flags.DEFINE_string("recipe", None, "recipe of the network, if the file does not name it")
     flags.DEFINE_string("class_names", None, "a file of its classes, one a line by label")
-    flags.DEFINE_string("dataset", None, "what the workdir evaluates on by default")
-    flags.DEFINE_string("data_dir", None, "TFDS's folder of it")
+    flags.DEFINE_string("dataset", None, "data set that the workdir evaluates on by default")
+    flags.DEFINE_string("data_dir", None, "TFDS's data_dir for that data set")
 
 
 def main() -> None:

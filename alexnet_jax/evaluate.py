@@ -133,8 +133,8 @@ def _file_of_predictions(network: TrainedNetwork, split: str) -> pathlib.Path | 
     if path.suffix == SUBMISSION and left_out:
         raise ConfigError(
             f"--predictions: {left_out} images of {split} were left out when "
-            f"{network.config.dataset} was prepared, and every image needs a line; evaluate the "
-            "images that it was made from"
+            f"{network.config.dataset} was prepared, but every image needs a line; evaluate the "
+            "original images instead"
         )
     return path
 
@@ -210,12 +210,12 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "predictions",
         "",
-        "FILE.csv or FILE.jsonl: the five best classes of each image, and its own",
+        "FILE.csv, FILE.jsonl: each image's class and five likeliest; FILE.txt: a submission",
     )
     flags.DEFINE_string(
         "label_order",
         "",
-        "of FILE.txt: a file that names label 1, 2, ... a line each; else the classes' own order",
+        "for FILE.txt: file that names labels 1, 2, ... one per line; empty: the classes' order",
     )
 
 

@@ -29,9 +29,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "the folder that the run is kept
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "join the processes that Slurm, OpenMPI, Kubernetes or a TPU pod started"
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "begin anew: removes what a run left there")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "start over: remove what a run left there")
 _DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "only say what the run would be: data, layers, memory; writes nothing"
+    "dry_run", False, "only describe the run (data, layers, memory); write nothing"
 )
 _PROFILE = flags.DEFINE_string(
     "profile", "", "FROM:TO: record these updates; python -m alexnet_jax.benchmark trace reads it"

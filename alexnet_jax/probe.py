@@ -45,7 +45,7 @@ def _probe() -> None:
         source, name = network.source(split)
         sources[name] = source
     if len(sources) < 2:
-        raise DataError(f"--split: {name} is what the probe learns from; name another to test it")
+        raise DataError(f"--split: the probe learns from {name}; name another split to test on")
     (trained_on, first), (tested_on, second) = sources.items()
     if first.class_names != second.class_names:
         raise DataError(f"split {tested_on} has other classes than {trained_on}")
@@ -82,12 +82,12 @@ def _probe() -> None:
 
 def define_flags() -> None:
     """Declares the command's flags."""
-    flags.DEFINE_string("workdir", None, "of the run, or of imported weights", required=True)
-    flags.DEFINE_string("dataset", "", "what to tell apart; empty: the run's own data set")
-    flags.DEFINE_string("data_dir", "", "TFDS's folder of it")
-    flags.DEFINE_list("layers", ["pool5", "fc6", "fc7"], "whose activations to read")
-    flags.DEFINE_string("train_split", "", "to learn from; empty: train, or the run's own")
-    flags.DEFINE_string("split", "", "to test on; empty: the data set's validation split")
+    flags.DEFINE_string("workdir", None, "folder of a run, or of imported weights", required=True)
+    flags.DEFINE_string("dataset", "", "data set to classify; empty: the run's own")
+    flags.DEFINE_string("data_dir", "", "TFDS's data_dir for that data set")
+    flags.DEFINE_list("layers", ["pool5", "fc6", "fc7"], "layers to probe")
+    flags.DEFINE_string("train_split", "", "split to learn from; empty: train, or the run's own")
+    flags.DEFINE_string("split", "", "split to test on; empty: the data set's validation split")
     cli.define_network_flags()
     flags.DEFINE_string("out", "", "a file for the figures, JSON")
 

@@ -61,8 +61,8 @@ def make(workdirs: list[pathlib.Path], out: pathlib.Path, with_answers: bool) ->
     pictured = runs[:MOST_WITH_ANSWERS] if with_answers else []
     if with_answers and len(pictured) < len(runs):
         cli.say(
-            f"the first {MOST_WITH_ANSWERS} runs alone have pictures of answers, so that the page "
-            "stays under 5 MB; name fewer to see those of others",
+            f"only the first {MOST_WITH_ANSWERS} runs have pictures of answers, to keep the page "
+            "under 5 MB; name fewer runs to see the others'",
             file=sys.stderr,
         )
     for one in pictured:

@@ -43,10 +43,10 @@ def define_flags() -> None:
     flags.DEFINE_string("out", "", "the picture or file; empty: in the first workdir's plots")
     flags.DEFINE_string("split", "", "split or slice; empty: the run's evaluation split")
     cli.define_network_flags()
-    flags.DEFINE_string("layer", "fc7", "of neighbours and features: conv1 .. fc8")
+    flags.DEFINE_string("layer", "fc7", "neighbours, features: the layer, conv1 .. fc8")
     flags.DEFINE_integer("images", 8, "answers, neighbours: how many images", lower_bound=1)
-    flags.DEFINE_integer("neighbours", 6, "of each image", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "of the choice of images", lower_bound=0)
+    flags.DEFINE_integer("neighbours", 6, "neighbours: how many per image", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "seed of the random choice of images", lower_bound=0)
     flags.DEFINE_string("dataset", "", "another data set than the run's")
     flags.DEFINE_string("data_dir", "", "another data_dir than the run's")
     config_flags.define()
@@ -239,7 +239,7 @@ def _run(arguments: list[str]) -> None:
             raise ConfigError(f"{named[0]}: {kind} takes no photographs")
         if kind not in OF_RECIPES and flags.FLAGS["config"].present:
             raise ConfigError(
-                f"--config: {kind} is of a run, by --workdir; {' and '.join(OF_RECIPES)} take it"
+                f"--config: {kind} reads a run: use --workdir; {' and '.join(OF_RECIPES)} take it"
             )
         path = KINDS[kind]() if kind in KINDS else OF_PHOTOGRAPHS[kind](named)
         cli.say(f"written: {path}")

@@ -63,7 +63,9 @@ def parse(rule: str) -> LayerRate:
     value, start = (_number(text, rule) for text in (match["value"], match["start"] or "0"))
     by_update = match["unit"] == "update"
     if by_update and start != int(start):
-        raise ConfigError(f"optimizer.schedule.layer_rates: {rule!r}: half an update is none")
+        raise ConfigError(
+            f"optimizer.schedule.layer_rates: {rule!r}: the update must be a whole number"
+        )
     return LayerRate(
         layers,
         PARTS[match["part"]],

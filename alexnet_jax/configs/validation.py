@@ -243,7 +243,7 @@ def _check_network(config: Config) -> None:
         if layer not in layers:
             raise ConfigError(f"optimizer.frozen: {unknown(layer, layers)}")
     if set(layers) == set(config.optimizer.frozen):
-        raise ConfigError("optimizer.frozen: names every layer; leave out what is to learn")
+        raise ConfigError("optimizer.frozen: names every layer; leave out those that should learn")
     places = ("pool5", "fc6", "fc7")
     for place in model.dropout_after:
         if place not in places:
@@ -303,14 +303,14 @@ def _check_shares(config: Config) -> None:
             fitting = [d for d in (8, 4, 2, 1) if d < devices and wide % d == 0]
             raise ConfigError(
                 f"mesh.model: {devices} devices cannot share the {wide:g} channels of {name} "
-                f"equally; the nearest that can is {max(fitting)}"
+                f"equally; use {max(fitting)}"
             )
     together = devices if model.lrn.across_columns else devices // model.columns
     least = min(model.channels[0], model.channels[1]) * model.width / devices
     if together > 1 and scheme.channels and least < model.lrn.size // 2:
         raise ConfigError(
-            f"mesh.model: {devices} devices leave {least:g} channels each, fewer than the "
-            f"{model.lrn.size // 2} that a window of LRN reads from a neighbour; use a smaller one"
+            f"mesh.model: {devices} devices leave {least:g} channels each, but an LRN window "
+            f"reads {model.lrn.size // 2} from a neighbour; use a smaller mesh.model"
         )
 
 
@@ -326,8 +326,8 @@ def _check_optimizer(optimizer: OptimizerConfig, batch_size: int) -> None:
         )
     if optimizer.fc_updates > 1 and optimizer.accumulate_steps > 1:
         raise ConfigError(
-            "optimizer.accumulate_steps: must be 1 where optimizer.fc_updates is more: that cuts "
-            "the batch already"
+            "optimizer.accumulate_steps: must be 1 if optimizer.fc_updates is more than 1, "
+            "which already splits the batch"
         )
     if schedule.kind == "step" and not schedule.steps:
         raise ConfigError("optimizer.schedule.steps: empty with kind = step; use ((30.0, 0.001),)")

@@ -95,8 +95,9 @@ class Dataset:
             if split in self.sizes:
                 return split
         raise DataError(
-            f"eval_split: {self.name} has none of {', '.join(EVAL_SPLITS)} but {sorted(self.sizes)}"
-            "; hold out a part, such as train_split=train[:90%] and eval_split=train[90%:]"
+            f"eval_split: {self.name} has none of {', '.join(EVAL_SPLITS)}, but only "
+            f"{sorted(self.sizes)}; hold out a part, such as train_split=train[:90%] and "
+            "eval_split=train[90%:]"
         )
 
     def _range(self, spec: str) -> tuple[str, int, int]:

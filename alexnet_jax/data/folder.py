@@ -211,7 +211,9 @@ def _refuse_other_forms(
     mixed = [split for split in splits.values() if split.loose and split.classes]
     if mixed and not any(name.lower() in SPLITS for name in class_names):
         loose = mixed[0].path / mixed[0].loose[0]
-        raise DataError(f"{loose}: lies beside folders of classes; move it into its own")
+        raise DataError(
+            f"{loose}: lies beside folders of classes; move it into the folder of its class"
+        )
     tiny = [split.path for split in splits.values() if (split.path / _TINY).is_file()]
     if tiny:
         raise DataError(
@@ -245,14 +247,14 @@ def _described(path: pathlib.Path, splits: dict[str, _Split]) -> str:
         names = ", ".join(sorted(splits)[:3])
         more = ", ..." if len(splits) > 3 else ""
         if any(split.classes for split in splits.values()):
-            return f"its folders ({names}{more}) hold splits, as it seems, not classes"
+            return f"its folders ({names}{more}) seem to hold splits, not classes"
         return f"its folders ({names}{more}) hold images, not folders of classes"
     directly_in = _Split(path)
     images = directly_in._images(path, "", set(), deeper=False)
     if images:
         return (
-            f"holds {len(images):,} images without labels (python -m alexnet_jax.predict tells "
-            "what is on them)"
+            f"holds {len(images):,} images without labels (python -m alexnet_jax.predict "
+            "classifies them)"
         )
     names = [folder.name for folder in _folders(path)]
     return f"holds no split/class/image, but {', '.join(names[:3]) or 'no folder'}"

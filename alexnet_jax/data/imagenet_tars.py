@@ -108,8 +108,8 @@ class ImagenetTars(Dataset):
 def _refuse_compressed(archive: pathlib.Path) -> None:
     if archive.suffix == ".gz":
         raise DataError(
-            f"{archive}: is compressed, and no image of it can be read alone; decompress it (its "
-            f"photographs take no more room so): gunzip -k {archive.name}"
+            f"{archive}: is compressed, so its images cannot be read one by one; decompress it "
+            f"(photographs take no more room): gunzip -k {archive.name}"
         )
 
 

@@ -56,13 +56,14 @@ def labelled_as(source: Source, class_names: list[str]) -> Source:
         hint = "" if not theirs.isdecimal() else " (do they count from 0 as Caffe, or from 1?)"
         raise DataError(
             f"{source.where(0)}: none of its {len(source.class_names):,} classes, such as "
-            f"{theirs}, is the network's, such as {ours}{hint}. Say the network's in the data "
-            "set's words with --class_names=FILE, one a line in the order of its labels"
+            f"{theirs}, is among the network's, such as {ours}{hint}. Name the network's "
+            "classes in the data set's words with --class_names=FILE, one per line in the order of "
+            "its labels"
         )
     if relabelled.unknown:
         print(
             f"{len(relabelled.unknown)} of {len(source.class_names)} classes are not the network's "
-            f"(such as {printable(relabelled.unknown[0])}); their images count as without a label",
+            f"(such as {printable(relabelled.unknown[0])}); their images count as unlabelled",
             flush=True,
         )
     return relabelled

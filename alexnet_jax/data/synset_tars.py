@@ -87,8 +87,8 @@ def _archives(
                 name, suffix = os.path.splitext(entry.name.rpartition("/")[2])
                 if entry.isfile() and is_image(entry):
                     raise DataError(
-                        f"{path}: holds {entry.name}, an image; an archive has one .tar a class in "
-                        "it, or name the folder of such archives"
+                        f"{path}: holds {entry.name}, an image; name a .tar with one .tar per "
+                        "class, or a folder of such archives"
                     )
                 if entry.isfile() and suffix.lower() == ".tar" and not name.startswith("."):
                     yield path, name, entry.offset_data, entry.size

@@ -85,9 +85,9 @@ def by_name(name: str, data_dir: str, may_prepare: bool = True) -> TfdsDataset:
         raise
     except ImportError as error:
         raise DataError(
-            f"dataset: TFDS prepares {name} with a package that is not installed ({error}); "
-            "pip install tensorflow-cpu tensorboard once, or prepare it elsewhere: to read it "
-            "neither is needed"
+            f"dataset: to prepare {name}, TFDS needs a package that is not installed ({error}); "
+            "pip install tensorflow-cpu tensorboard once, or prepare it elsewhere: reading it "
+            "needs neither"
         ) from error
     except (AssertionError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]

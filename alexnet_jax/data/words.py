@@ -42,8 +42,8 @@ def read_names(path: pathlib.Path, classes: int) -> list[str]:
         raise DataError(f"--class_names: {path} cannot be read ({error})") from error
     except _NoListError as error:
         raise DataError(
-            f"--class_names: {path} is no list of names, and no dictionary of them by labels from "
-            f"0 on ({error}); write a name a line"
+            f"--class_names: {path} is neither a list of names nor a dictionary of names by labels "
+            f"from 0 on ({error}); write one name per line"
         ) from error
     if "" in names:
         raise DataError(

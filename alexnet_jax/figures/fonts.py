@@ -26,9 +26,9 @@ def with_letters_that_a_font_has(text: str) -> str:
     if lacking and not _said:
         _said.append("")
         print(
-            "note: no font here has some letters of the names that are drawn, and Latin ones stand "
-            "for them; Noto Sans CJK (Debian's fonts-noto-cjk) has those of Chinese, Japanese and "
-            "Korean, and matplotlib 3.11 joins those of Arabic and Hebrew",
+            "note: no font here has some letters of the drawn names, so Latin letters stand in; "
+            "Noto Sans CJK (Debian's fonts-noto-cjk) has those of Chinese, Japanese and Korean, "
+            "and matplotlib 3.11 joins those of Arabic and Hebrew",
             file=sys.stderr,
         )
     return "".join(

@@ -290,8 +290,8 @@ class Lease:
             with contextlib.suppress(ValueError):  # by something else, of which nothing is known
                 lasts = max(lasts, float(seconds))
             print(
-                f"{self._bucket.url}: a process that may have been killed held it; looking for "
-                f"{lasts:.0f} s whether it still does",
+                f"{self._bucket.url}: a process that may have been killed holds the lease; "
+                f"watching for {lasts:.0f} s whether it renews it",
                 file=sys.stderr,
                 flush=True,
             )

@@ -60,9 +60,9 @@ def predict_split(
     source, split = first.source(split)
     if not first.class_names and len(source.class_names) not in (0, first.num_classes):
         raise ConfigError(
-            f"--dataset: {c.dataset} has {len(source.class_names)} classes, and the network tells "
-            f"{first.num_classes} apart without names for them; say them with --class_names=FILE, "
-            "one a line in the order of its labels"
+            f"--dataset: {c.dataset} has {len(source.class_names)} classes, but the network has "
+            f"{first.num_classes}, without names; name them with --class_names=FILE, one per line "
+            "in the order of its labels"
         )
     reader = first.reader(labelled_as(source, first.class_names))
     feed = host_feed.HostFeed(c, first.setup.mesh, reader, Cut(evaluation.eval_batch_size(c)))

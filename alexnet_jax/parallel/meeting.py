@@ -223,8 +223,8 @@ class Meeting:
             messages = line.receive()
             if messages == [] and time.monotonic() - started > seconds:
                 raise ProcessesError(
-                    f"--coordinator: whoever listens at {name} does not answer as process 0 of "
-                    "this run does; is the port another program's? Choose another"
+                    f"--coordinator: the program at {name} does not answer as process 0 of this "
+                    "run; is the port another program's? Choose another port"
                 )
             if messages is None:
                 raise ProcessesError(

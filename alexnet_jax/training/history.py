@@ -138,7 +138,10 @@ def read(path: pathlib.Path) -> list[Event]:
         warning = f"warning: {path}: line {damaged[0]} is no event"
         if len(damaged) > 1:
             warning += f", nor are {len(damaged) - 1} others"
-        print(printable(f"{warning}; what the run's time went to is told without"), file=sys.stderr)
+        print(
+            printable(f"{warning}; the breakdown of the run's time skips damaged lines"),
+            file=sys.stderr,
+        )
     return events
 
 

@@ -41,7 +41,7 @@ class Record:
             older = earlier_versions.checkpoint_errors(workdir / "checkpoints")
             return cls(errors=rows.validation_errors(workdir / rows.METRICS) | older)
         except ValueError as error:
-            message = f"warning: {error}; which checkpoint is best is taken from metrics.jsonl"
+            message = f"warning: {error}; metrics.jsonl says which checkpoint is best"
             print(printable(message), file=sys.stderr)
             return cls(errors=rows.validation_errors(workdir / rows.METRICS))
 

@@ -296,5 +296,5 @@ def _refuse_unlabelled(source: Source, name: str) -> None:
     if label < 0:
         raise DataError(
             f"{name} has no labels to learn or to compare with; python -m alexnet_jax.evaluate "
-            "tells what is on its images"
+            "classifies its images"
         )

@@ -191,8 +191,8 @@ def read_own_statistics(workdir: pathlib.Path, config: Config) -> colour.Statist
     statistics = read_statistics(workdir)
     if statistics is None and config.augment.statistics == "auto":
         raise ConfigError(
-            f"{workdir / colour.FILE}: is missing, and only there are the colours that the run's "
-            "images are normalised by; restore it"
+            f"{workdir / colour.FILE}: is missing, and nothing else has the colours that "
+            "normalise the run's images; restore it"
         )
     return statistics
 

@@ -100,7 +100,7 @@ def _read(config: Config, workdir: pathlib.Path | None) -> Start:
     form, path = _named(config.init.weights)
     which = config.init.checkpoint
     if form != "workdir" and which != "best":
-        raise ConfigError(f"init.checkpoint: {which} is of a workdir, and {path} is a file")
+        raise ConfigError(f"init.checkpoint: {which} applies to a workdir, but {path} is a file")
     if workdir is not None and path.resolve() == workdir.resolve():
         raise ConfigError(
             f"init.weights: {path} is the workdir of this run itself; use another for one of them"
@@ -118,7 +118,7 @@ def _read(config: Config, workdir: pathlib.Path | None) -> Start:
             for name, (ours, theirs) in inheritance.by_hand.items()
         )
         raise ConfigError(
-            f"{changes}; leave out what comes with {path}, or its layers (init.layers)"
+            f"{changes}; do not set what comes with {path}, or leave out its layers (init.layers)"
         )
     validate(inheritance.config)
     sealed = path / FOLDER / str(weights.step) / seal.FILE if path.is_dir() else path
@@ -252,8 +252,8 @@ def _classes(
     rows = {name: row for row, name in enumerate(there)}
     if len(rows) < len(there):
         raise ConfigError(
-            f"init.classes: {start.path} has two classes of one name, so that names do not tell "
-            "its rows; name them with convert --class_names, or leave init.classes out"
+            f"init.classes: {start.path} has two classes with the same name, so names cannot pick "
+            "its rows; rename them with convert --class_names, or leave init.classes out"
         )
     for name, name_here in zip(here, class_names, strict=True):
         if name not in rows:
@@ -263,7 +263,7 @@ def _classes(
             )
     if len(here) != classes:
         raise ConfigError(
-            f"init.classes: {classes:,} classes are asked for (num_classes), and {len(here):,} "
+            f"init.classes: num_classes asks for {classes:,} classes, but only {len(here):,} "
             "have names to pick rows by"
         )
     picked = [rows[name] for name in here]

@@ -305,6 +305,6 @@ def format_of(path: pathlib.Path) -> str:
     if first[8:9] == b"{":  # after the length of its header
         return "safetensors"
     raise WeightsError(
-        f"{path}: is of a format that its name does not tell; put it before the path, such as "
+        f"{path}: its name does not show its format; put the format before the path, such as "
         f"{next(iter(READERS))}:{path} (one of {', '.join(READERS)})"
     )

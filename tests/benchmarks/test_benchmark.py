@@ -257,7 +257,7 @@ def test_mistakes_are_one_line(tmp_path):
 def test_a_flag_of_the_benchmarks_own_is_not_said_by_a_field(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmark", "step", "--config.batch_size=3"])
     monkeypatch.setattr(benchmark, "define_flags", lambda: None)
-    with pytest.raises(SystemExit, match="--config.batch_size: say --batch_size=... here"):
+    with pytest.raises(SystemExit, match="--config.batch_size: use --batch_size=... instead"):
         benchmark.main()
 
 

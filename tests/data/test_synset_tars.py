@@ -120,7 +120,7 @@ def test_an_archive_inside_that_is_cut_short_is_named(both, tmp_path, kept):
 
 def test_files_that_are_no_archives_of_classes_are_refused(both, tmp_path):
     tars, _ = both
-    with pytest.raises(DataError, match=r"holds n00004475_0.JPEG, an image; an archive has one"):
+    with pytest.raises(DataError, match=r"holds n00004475_0.JPEG, an image; name a .tar with one"):
         open_dataset(Config(dataset=str(tars / "n00004475.tar")))
     text = tmp_path / "a.txt"
     text.write_text("no data set")

@@ -77,6 +77,6 @@ def test_names_in_lists_and_dictionaries_by_label(tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(
-            DataError, match=r"names.txt is no list of names, .* write a name a lin"
+            DataError, match=r"names.txt is neither a list of names .* write one name"
         ):
             words.read_names(path, 3)

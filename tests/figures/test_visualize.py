@@ -71,7 +71,7 @@ def test_a_split_is_drawn_from_the_compiled_step(run, tmp_path):
 
 def test_mistakes_are_one_line(run):
     wrong = {
-        "--config: kernels is of a run": ["kernels", "--workdir=w", "--config=paper"],
+        "--config: kernels reads a run": ["kernels", "--workdir=w", "--config=paper"],
         "kernel is not known; did you mean kernels": ["kernel", "--workdir=w"],
         "--workdir: name the folder of a run": ["kernels"],
         "nowhere has no metrics.jsonl": ["curves", "--workdir=nowhere"],

@@ -249,7 +249,7 @@ def test_labels_that_nobody_maps_are_refused(trained_run, tmp_path):
     shutil.copytree(trained_run / "set", tmp_path / "set")
     shutil.copytree(tmp_path / "set" / "val" / "dark", tmp_path / "set" / "val" / "third")
     network.config.dataset = str(tmp_path / "set")
-    with pytest.raises(ConfigError, match="has 3 classes, and the network tells 2 apart .*FILE"):
+    with pytest.raises(ConfigError, match="has 3 classes, but the network has 2, without .*FILE"):
         predict_split([network], "val", 1)
     named = dataclasses.replace(network, class_names=["dark", "light"])
     found = predict_split([named], "val", 1)

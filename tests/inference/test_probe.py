@@ -119,7 +119,7 @@ def test_the_command(trained_run, tmp_path):
     )
     assert said[0] == ""
     assert said[1].startswith("error: layer: fc9 is not known; did you mean fc")
-    assert said[2].startswith("error: --split: train is what the probe learns from")
+    assert said[2].startswith("error: --split: the probe learns from train")
     assert said[3].startswith("error: ") and "unexpected argument odd" in said[4]
     about = json.loads(out.read_text())
     assert [row["layer"] for row in about["probes"]] == ["pool5", "fc7"]

@@ -118,7 +118,7 @@ def test_many_runs_stay_one_page(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report, "MOST_WITH_ANSWERS", 1)
     workdirs = [folder / f"seed{seed}" for seed in range(3)]
     path = report.make(workdirs, tmp_path / "many.html", with_answers=True)
-    assert "the first 1 runs alone have pictures of answers" in capsys.readouterr().err
+    assert "only the first 1 runs have pictures of answers" in capsys.readouterr().err
     assert sum("conv1" in alt for alt in pictures_of(path)) == 1
 
 

@@ -106,7 +106,7 @@ def test_thirty_updates_with_dropout_are_the_same(thirty, shape):
             "batch_size: 6 does not divide over 4 devices that share the images; use 4 or 8",
         ),
         ((1, 8), {"model__width": 1 / 16}, "mesh.model: 8 devices cannot share the 6 channels of"),
-        ((1, 4), {"model__lrn__size": 9, "model__lrn__across_columns": True}, "than the 4 that"),
+        ((1, 4), {"model__lrn__size": 9, "model__lrn__across_columns": True}, "reads 4 from a"),
         ((1, 2), {"mesh__scheme": "hybird"}, "mesh.scheme: hybird is not known; did you mean hyb"),
         ((1, 2), {"mesh__scheme": "hybrid", "model__columns_meet": False}, "use columns"),
         (

@@ -190,7 +190,7 @@ def test_a_rate_reaches_its_leaf_alone():
         ("conv1: -1", "-1 is no number"),
         ("conv1: nan", "nan is no number"),
         ("conv1: 1 from epoch soon", "soon is no number"),
-        ("conv1: 1 from update 2.5", "half an update is none"),
+        ("conv1: 1 from update 2.5", "the update must be a whole number"),
     ],
 )
 def test_what_is_no_rate_is_refused(rule, message):

@@ -8,7 +8,7 @@ import pytest
 import small
 
 from alexnet_jax import configs, train
-from alexnet_jax.config import Config, ConfigError, MeshConfig
+from alexnet_jax.config import Config, ConfigError, InitConfig, MeshConfig
 from alexnet_jax.training.rows import read_rows
 
 OFTEN = 1  # combinations that are tried each time
@@ -37,6 +37,8 @@ def recipe(draw: random.Random, folder: pathlib.Path) -> Config:
     c.eval_views = draw.choice([1, 10])
     c.num_epochs, c.num_steps, c.log_every_steps = 1, 3, 1
     c.optimizer.schedule.warmup_epochs = 0.0
+    # Recipes that start from weights, and hold out a part of train, do neither here.
+    c.init, c.train_split, c.eval_split = InitConfig(), "train", ""
     return c
 
 

@@ -204,7 +204,7 @@ def test_what_a_hand_set_otherwise_is_refused(source, tmp_path):
     config.model.lrn.size = 3
     wanted = (
         r"image_size: 83 is set by hand, and the weights have 67; model.lrn.size: 3 is set by "
-        r"hand, and the weights have 5; leave out what comes with .*/w"
+        r"hand, and the weights have 5; do not set what comes with .*/w"
     )
     with pytest.raises(ConfigError, match=wanted):
         train.train(config, tmp_path / "w")
@@ -403,7 +403,7 @@ def test_the_colours_of_the_weights_stay_theirs(source, begin, tmp_path):
     train.train(config, tmp_path / "w3")
     (tmp_path / "w3" / "statistics.npz").unlink()
     config.num_steps = 4
-    with pytest.raises(ConfigError, match=r"statistics.npz: is missing, and only there are"):
+    with pytest.raises(ConfigError, match=r"statistics.npz: is missing, and nothing else"):
         train.train(config, tmp_path / "w3")
     # If the weights have no store's colours, a store adds none of its own.
     config = fine_tuning(source, store)
@@ -453,7 +453,7 @@ def test_a_file_of_ours_and_formats_by_name(source, begin, tmp_path):
     for name, form in {"a.caffemodel": "caffe", "b.ONNX": "onnx", "c.pth": "torchvision"}.items():
         assert formats.format_of(tmp_path / name) == form
     (tmp_path / "odd").write_text("what?")
-    with pytest.raises(WeightsError, match="put it before the path, such as caffe:"):
+    with pytest.raises(WeightsError, match="put the format before the path, such as caffe:"):
         formats.format_of(tmp_path / "odd")
 
 

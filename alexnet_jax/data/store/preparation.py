@@ -182,8 +182,8 @@ class Preparation:
                     self._note(started[future], future.result())
         except BrokenProcessPool as error:
             raise DataError(
-                "prepare: a worker ended by itself, perhaps for lack of memory; run the same "
-                "command again, with fewer --workers"
+                "prepare: a worker died, perhaps for lack of memory; run the same command "
+                "again with fewer --workers"
             ) from error
         finally:
             stop.value = 1  # ends shards under way after a bad image or Ctrl-C

@@ -38,8 +38,8 @@ def shards(dataset: Dataset, options: Options) -> list[Shard]:
     for split, size in sorted(dataset.sizes.items()):
         if not re.fullmatch(r"[A-Za-z0-9_]+", split) or split == "all":  # TFDS's for all splits
             raise DataError(
-                f"split {split} of {dataset.name}: a store's splits are of letters, digits and _ "
-                "alone, and not called all; rename it"
+                f"split {split} of {dataset.name}: a store takes only letters, digits and _ in a "
+                "split's name, and no split named all; rename it"
             )
         pixels = size * options.resize**2 * 3
         shared = min(SHARDS_TO_SHARE, math.ceil(pixels / LEAST_SHARD_BYTES))
