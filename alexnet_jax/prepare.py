@@ -43,10 +43,10 @@ def _prepare() -> None:
         resize=f.resize,
         exif_orientation=f.exif_orientation,
     )
-    refuse_another_folder(folder)
+    refuse_another_folder(folder)  # before a data set is downloaded or scanned for it
     dataset = open_dataset(about, silent=False)
     made = prepare(dataset, folder, options, f.workers or machine.cores())
-    if not made:
+    if made is None:
         cli.say(f"{f.out}: is finished; --verify checks it")
         return
     for message in made.bad_images:

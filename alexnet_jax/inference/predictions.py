@@ -258,7 +258,7 @@ def class_errors(predictions: Predictions, network: TrainedNetwork) -> list[dict
 def write_class_errors(
     path: pathlib.Path, predictions: Predictions, network: TrainedNetwork
 ) -> None:
-    """Writes `class_errors` as CSV."""
+    """Writes `class_errors` as CSV; at least one image must have a label."""
     rows = class_errors(predictions, network)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:

@@ -100,7 +100,9 @@ def _read(config: Config, workdir: pathlib.Path | None) -> Start:
     form, path = _named(config.init.weights)
     which = config.init.checkpoint
     if form != "workdir" and which != "best":
-        raise ConfigError(f"init.checkpoint: {which} applies to a workdir, but {path} is a file")
+        raise ConfigError(
+            f"init.checkpoint: {which} is for a workdir, and {path} is a file; leave it out"
+        )
     if workdir is not None and path.resolve() == workdir.resolve():
         raise ConfigError(
             f"init.weights: {path} is the workdir of this run itself; use another for one of them"
@@ -264,7 +266,7 @@ def _classes(
     if len(here) != classes:
         raise ConfigError(
             f"init.classes: num_classes asks for {classes:,} classes, but only {len(here):,} "
-            "have names to pick rows by"
+            "have names to pick rows by; leave num_classes or init.classes out"
         )
     picked = [rows[name] for name in here]
     return (

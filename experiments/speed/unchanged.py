@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import configs
+from alexnet_jax import cli, configs
 from alexnet_jax.benchmarks import steps
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, ConfigError
 from alexnet_jax.data.loader import ImageReader
 from alexnet_jax.data.order import batch_positions
 from alexnet_jax.data.sources import open_dataset
@@ -90,7 +90,28 @@ def compared(what: str, others: Iterator[float], first: list[float]) -> None:
                 bar.say(f"{what}: apart by {apart:.1e} in the first {len(values)}")
 
 
+def _images_of_an_epoch(config: Config) -> int:
+    """Returns how many images a schedule counts to an epoch; a warm-up's rate depends on it.
+
+    Raises:
+      ConfigError: the recipe warms up over epochs, and nothing says how long one is.
+    """
+    if flags.FLAGS.dataset:
+        return open_dataset(config).size(config.train_split)
+    if config.optimizer.schedule.warmup_epochs and not flags.FLAGS.num_examples:
+        raise ConfigError(
+            f"--num_examples: {flags.FLAGS.config} warms up over epochs; give the images of one, "
+            "such as 6000 for the default's own data"
+        )
+    return flags.FLAGS.num_examples or IMAGENET_TRAIN
+
+
 def _run(_: list[str]) -> None:
+    with cli.errors_as_one_line():
+        _compare()
+
+
+def _compare() -> None:
     config = configs.get(flags.FLAGS.config)
     config.batch_size, config.precision = flags.FLAGS.batch_size, flags.FLAGS.precision
     config.model.width *= flags.FLAGS.width
@@ -99,10 +120,7 @@ def _run(_: list[str]) -> None:
         config.dataset, config.data_dir = flags.FLAGS.dataset, flags.FLAGS.data_dir
         config.num_classes = config.num_classes or len(open_dataset(config).class_names)
     config, count, first = steps.prepared(config), flags.FLAGS.steps, []
-    # An epoch of another length has another warm-up, and with it another rate.
-    examples = flags.FLAGS.num_examples or IMAGENET_TRAIN
-    if flags.FLAGS.dataset:
-        examples = open_dataset(config).size(config.train_split)
+    examples = _images_of_an_epoch(config)
     batches = of_dataset(config) if flags.FLAGS.dataset else of_noise(config)
     run = functools.partial(losses, count=count, batches=batches, num_examples=examples)
     with Progress("as it runs", 0, count, "update") as bar:
@@ -123,7 +141,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("steps", 100, "updates")
     flags.DEFINE_float("width", 1, "times the recipe's", lower_bound=0)
     flags.DEFINE_string("precision", "float32", "float32 or float64")
-    flags.DEFINE_integer("num_examples", 0, "images of an epoch of noise; 0: as many as ImageNet's")
+    flags.DEFINE_integer("num_examples", 0, "images of an epoch of noise; 0: ImageNet's")
     flags.DEFINE_string("dataset", "", "a folder, a store or TFDS's name; none: images of noise")
     flags.DEFINE_string("data_dir", "", "TFDS's")
 

@@ -312,6 +312,16 @@ def test_batches_of_a_data_set_are_its_images(tmp_path):
     assert first["epoch"].tolist() == [0] * 8 and second["epoch"].tolist() == [0] * 8
 
 
+def test_a_warm_up_over_epochs_of_noise_needs_their_length(monkeypatch):
+    values = {"config": "imagenette", "dataset": "", "num_examples": 0}
+    monkeypatch.setattr(unchanged.flags, "FLAGS", argparse.Namespace(**values))
+    with pytest.raises(ConfigError, match="--num_examples: imagenette warms up over epochs"):
+        unchanged._images_of_an_epoch(configs.get("imagenette"))
+    assert unchanged._images_of_an_epoch(configs.get("paper")) == 1_281_167
+    unchanged.flags.FLAGS.num_examples = 9469
+    assert unchanged._images_of_an_epoch(configs.get("imagenette")) == 9469
+
+
 @pytest.mark.parametrize("dataset", ["", "set"])
 def test_the_command_compares_on_noise_and_on_a_data_set(tmp_path, monkeypatch, capsys, dataset):
     small.write_folder(tmp_path / "set")
@@ -319,7 +329,7 @@ def test_the_command_compares_on_noise_and_on_a_data_set(tmp_path, monkeypatch, 
     monkeypatch.setattr(unchanged.configs, "get", lambda _: config)
     path = str(tmp_path / dataset) if dataset else ""
     given = {"config": "default", "batch_size": 8, "steps": 2, "precision": "float32", "width": 1}
-    given |= {"dataset": path, "data_dir": "", "num_examples": 0}
+    given |= {"dataset": path, "data_dir": "", "num_examples": 0 if dataset else 20}
     monkeypatch.setattr(unchanged.flags, "FLAGS", argparse.Namespace(**given))
     unchanged._run([])
     said = capsys.readouterr().out

@@ -53,6 +53,7 @@ def prepare(
       DataError: an image or a folder that cannot be used; what is finished is kept.
       FolderInUseError: another process makes the same store.
     """
+    refuse_another_folder(folder)
     unfinished = folder / store.UNFINISHED
     if store_plan.finished_already(dataset, folder, options):
         if unfinished.is_dir():  # it was killed at the very end
@@ -74,7 +75,7 @@ def prepare(
 
 
 def refuse_another_folder(folder: pathlib.Path) -> None:
-    """Refuses a folder that holds something else than a store, before a data set is read for it.
+    """Refuses a folder that holds something else than a store.
 
     Raises:
       DataError: it does; its files may be TFDS's own.

@@ -26,7 +26,8 @@ from alexnet_jax import train
 from alexnet_jax.config import Config
 from alexnet_jax.data.sources import open_dataset
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.data.store import store
+from alexnet_jax.data.store import preparation, store
+from alexnet_jax.data.store.shard_writer import Options
 from alexnet_jax.data.tfds_dataset import TfdsDataset
 from alexnet_jax.data.types import DataError
 
@@ -372,6 +373,16 @@ def test_another_source_of_the_same_size_is_refused(images, tmp_path):
     finally:
         os.chdir(before)
     assert status == 0, said
+
+
+def test_called_from_python_it_writes_over_nothing_either(images, tmp_path):
+    mine = tmp_path / "mine.part-0"
+    mine.write_text("not a store's")
+    dataset = open_dataset(Config(dataset=str(images), resize=64))
+    options = Options("raw", 64, False, "raise", 0)
+    with pytest.raises(DataError, match="is not empty and holds no store"):
+        preparation.prepare(dataset, tmp_path, options, 1)
+    assert mine.read_text() == "not a store's" and list(tmp_path.iterdir()) == [mine]
 
 
 def test_a_data_set_of_tfds_is_not_written_over(images, made, tmp_path):
